@@ -1,0 +1,78 @@
+"""Emulated fine-tuning as a decoding engine: a large base model with the behaviour of small tuned ones.
+
+    from eft_engine import Engine, TunedPair
+    engine = Engine.load("base", pairs={"chat": TunedPair(tuned="small-tuned", reference="small")})
+    print(engine.generate("Why is the sky blue?").text)
+
+Options, outputs and errors import without torch; the engine itself is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from eft_engine import errors
+from eft_engine.config import (
+    ChatTemplate,
+    CompositionOptions,
+    EngineConfig,
+    MemberConfig,
+    PlainText,
+    PromptOptions,
+    SamplingParams,
+    TunedPair,
+    Verbatim,
+)
+from eft_engine.errors import EFTError
+from eft_engine.outputs import (
+    GenerationDelta,
+    RequestMetrics,
+    RequestOutput,
+    ScoreOutput,
+    TokenLogprobs,
+    TokenScore,
+    Usage,
+)
+
+if TYPE_CHECKING:
+    from eft_engine.engine.engine import Engine, LoadedPair
+    from eft_engine.zoo.presets import load_preset
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ChatTemplate",
+    "CompositionOptions",
+    "EFTError",
+    "Engine",
+    "EngineConfig",
+    "GenerationDelta",
+    "LoadedPair",
+    "MemberConfig",
+    "PlainText",
+    "PromptOptions",
+    "RequestMetrics",
+    "RequestOutput",
+    "SamplingParams",
+    "ScoreOutput",
+    "TokenLogprobs",
+    "TokenScore",
+    "TunedPair",
+    "Usage",
+    "Verbatim",
+    "errors",
+    "load_preset",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch on first use (PEP 562)."""
+    if name in ("Engine", "LoadedPair"):
+        from eft_engine.engine import engine
+
+        return getattr(engine, name)
+    if name == "load_preset":
+        from eft_engine.zoo.presets import load_preset
+
+        return load_preset
+    raise AttributeError(f"module 'eft_engine' has no attribute {name!r}")

@@ -1,0 +1,295 @@
+"""What a caller can set: small frozen objects, grouped by subject.
+
+Unknown names, wrong types and values out of range raise `InvalidOptionError`; nothing is dropped in silence.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from eft_engine.errors import InvalidOptionError
+
+RewardWeights = float | Mapping[str, float] | None
+"""A number for every pair, a mapping by pair name (pairs not named keep their own weight), or None (own weights)."""
+
+
+class Options(BaseModel):
+    """Base of all option objects: frozen, unknown names refused, errors typed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _as_option_error(type(self), error) from None
+
+
+def _as_option_error(options: type[BaseModel], error: ValidationError) -> InvalidOptionError:
+    """The first finding of pydantic, in our words and with a suggestion for a misspelt name."""
+    finding = error.errors()[0]
+    option = ".".join(str(part) for part in finding["loc"])
+    value = finding["input"]
+    if finding["type"] == "extra_forbidden":
+        known = list(options.model_fields)
+        close = difflib.get_close_matches(option, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known options: {', '.join(known)}"
+        message = f"{options.__name__} has no option {option!r} (value {value!r}); {hint}"
+    else:
+        reason = finding["msg"].removeprefix("Value error, ")
+        message = f"{options.__name__}.{option}: {reason}; got {value!r}"
+    return InvalidOptionError(message, option=option, value=value)
+
+
+def _as_stop_list(value: object) -> object:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else value
+
+
+class MemberConfig(Options):
+    """Where one member comes from and how it is held.
+
+    A plain string is short for `MemberConfig(source=string)`. As `tuned`, a folder or hub id that holds a PEFT adapter
+    is short for the pair's reference with that adapter on top.
+    """
+
+    source: str = Field(description="hub id, folder, or .gguf file", min_length=1)
+    adapter: str | None = Field(
+        default=None, description="folder or hub id of a LoRA adapter to put on top of `source`"
+    )
+    gguf_file: str | None = Field(
+        default=None, description="name of the .gguf file inside the folder or hub repository"
+    )
+    tokenizer: str | None = Field(
+        default=None, description="folder or hub id of the tokenizer, where it lies elsewhere"
+    )
+    revision: str | None = Field(default=None, description="hub branch, tag or commit")
+    dtype: str | None = Field(default=None, description="float32, bfloat16, float16 or auto; None: the engine's")
+    device: str | None = Field(default=None, description="cpu, cuda, cuda:1, ...; None: the engine's")
+    device_map: str | dict[str, Any] | None = Field(
+        default=None, description="passed to transformers; spreads one member"
+    )
+    quantization_config: Any = Field(
+        default=None, description="a transformers quantisation config object, passed through"
+    )
+    trust_remote_code: bool = Field(default=False, description="run modelling code shipped with the checkpoint")
+
+    @field_validator("dtype")
+    @classmethod
+    def _known_dtype(cls, value: str | None) -> str | None:
+        return value if value is None else _check_dtype(value)
+
+
+def _check_dtype(value: str) -> str:
+    known = ("auto", "float32", "bfloat16", "float16")
+    if value not in known:
+        raise ValueError(f"must be one of {', '.join(known)}")
+    return value
+
+
+def _as_member(value: object) -> object:
+    return MemberConfig(source=value) if isinstance(value, str) else value
+
+
+Member = Annotated[MemberConfig, BeforeValidator(_as_member)]
+
+
+class TunedPair(Options):
+    """One behaviour: a small model after (`tuned`) and before (`reference`) fine-tuning, and its default weight.
+
+    Weight 0 leaves the behaviour out, 1 is up-scaling, in between is a trade-off, above 1 exaggerates. **A negative weight
+    pushes the base away from the tuned behaviour; with a safety-tuned pair that undoes the safety tuning ("emulated
+    disalignment"). It is allowed because research needs it; do not let untrusted callers choose weights.**
+    """
+
+    tuned: Member
+    reference: Member
+    weight: float = Field(default=1.0, description="default weight of the behaviour; finite, may be negative")
+
+    def __init__(
+        self, tuned: str | MemberConfig, reference: str | MemberConfig, weight: float = 1.0, **unknown: Any
+    ) -> None:
+        super().__init__(tuned=tuned, reference=reference, weight=weight, **unknown)
+
+    @field_validator("weight")
+    @classmethod
+    def _finite(cls, value: float) -> float:
+        if not math.isfinite(value):
+            raise ValueError("must be a finite number")
+        return value
+
+
+class SamplingParams(Options):
+    """How the next token is drawn from the composed distribution, and when to stop.
+
+    Order: penalties and logit bias, temperature, top-k, top-p, min-p; each filter sees what the one before it left
+    (as the warpers of transformers do).
+    """
+
+    max_tokens: int = Field(default=256, ge=1, description="most tokens to generate")
+    temperature: float = Field(
+        default=1.0, ge=0.0, allow_inf_nan=False, description="0: always the most probable token"
+    )
+    top_k: int = Field(default=0, ge=0, description="keep the k most probable tokens; 0: all")
+    top_p: float = Field(
+        default=1.0, gt=0.0, le=1.0, description="keep the smallest set with at least this probability"
+    )
+    min_p: float = Field(
+        default=0.0, ge=0.0, le=1.0, description="drop tokens below this share of the most probable one"
+    )
+    repetition_penalty: float = Field(
+        default=1.0,
+        gt=0.0,
+        allow_inf_nan=False,
+        description="divides positive and multiplies negative scores of seen tokens",
+    )
+    presence_penalty: float = Field(
+        default=0.0, ge=-2.0, le=2.0, description="subtracted once per token already generated"
+    )
+    frequency_penalty: float = Field(
+        default=0.0, ge=-2.0, le=2.0, description="subtracted per occurrence already generated"
+    )
+    logit_bias: dict[int, float] = Field(default_factory=dict, description="token id -> value added to its score")
+    seed: int | None = Field(default=None, ge=0, lt=2**64, description="same seed, same text, whatever else runs")
+    stop: Annotated[tuple[str, ...], BeforeValidator(_as_stop_list)] = Field(
+        default=(), description="strings that end the text; they are not part of it"
+    )
+    stop_token_ids: tuple[int, ...] = Field(default=(), description="token ids that end the text")
+    ignore_eos: bool = Field(default=False, description="go on after an end-of-sequence token")
+    logprobs: int | None = Field(
+        default=None, ge=0, le=100, description="report log-probabilities with this many alternatives; None: do not"
+    )
+
+    @field_validator("stop")
+    @classmethod
+    def _no_empty_stop(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if any(not text for text in value):
+            raise ValueError("a stop string must not be empty")
+        return value
+
+    @field_validator("logit_bias")
+    @classmethod
+    def _usable_bias(cls, value: dict[int, float]) -> dict[int, float]:
+        for token_id, bias in value.items():
+            if token_id < 0 or math.isnan(bias) or bias == math.inf:
+                raise ValueError(f"token id {token_id} with bias {bias} is not usable (ids from 0, no NaN, no +inf)")
+        return value
+
+
+class CompositionOptions(Options):
+    """Variants of the composition formula (Mitchell et al. 2023, section 3.3 and 4.3)."""
+
+    amplification: float = Field(
+        default=1.0,
+        allow_inf_nan=False,
+        description="coefficient b on the up-scaling direction: tuned part + b * (base - reference part)",
+    )
+    conservative_top_p: float | None = Field(
+        default=None,
+        gt=0.0,
+        le=1.0,
+        description="outside this nucleus of the tuned model its own probability is kept; None: off",
+    )
+
+
+class ChatTemplate(Options):
+    """Render messages through a chat template: the named member's own, or the given Jinja text."""
+
+    of: Literal["base", "tuned", "reference"] = Field(default="tuned", description="whose template")
+    jinja: str | None = Field(default=None, description="template text to use instead of a member's own")
+
+
+class PlainText(Options):
+    """Render messages as lines of plain text, which pre-trained bases often continue better than chat markup.
+
+    `template` is applied to each message, `closing` ends the prompt and opens the answer.
+    """
+
+    template: str = Field(default="{role}: {content}\n\n", description="one message; fields {role} and {content}")
+    closing: str = Field(default="Answer:", description="text after the last message")
+    role_names: dict[str, str] = Field(
+        default_factory=lambda: {"user": "Question", "assistant": "Answer", "system": "Instruction"},
+        description="how each role is written",
+    )
+
+    @field_validator("template")
+    @classmethod
+    def _has_content(cls, value: str) -> str:
+        if "{content}" not in value:
+            raise ValueError("must contain {content}")
+        return value
+
+
+class Verbatim(Options):
+    """Give a member exactly this text as its prompt."""
+
+    text: str = Field(min_length=1)
+
+
+Rendering = ChatTemplate | PlainText | Verbatim
+
+
+class PromptOptions(Options):
+    """How prompts become token ids.
+
+    By default messages are rendered and tokenised once and every member reads the same ids. A member named here gets its own
+    rendering and so its own prompt length; only the generated tokens are shared.
+    """
+
+    chat_template: ChatTemplate = Field(default_factory=ChatTemplate, description="for members not named below")
+    base: Rendering | None = None
+    tuned: Rendering | None = Field(default=None, description="for the tuned model of every pair")
+    reference: Rendering | None = Field(default=None, description="for the reference model of every pair")
+    add_special_tokens: bool = Field(
+        default=True, description="add the tokenizer's own start token to raw string prompts"
+    )
+    control_tokens: Literal["neutralise", "parse"] = Field(
+        default="neutralise",
+        description="control tokens written inside message content: break them up (a user cannot end a turn), or honour them",
+    )
+    template_variables: dict[str, Any] = Field(
+        default_factory=dict,
+        description="further variables for the chat template (tools, enable_thinking, ...)",
+    )
+
+
+class EngineConfig(Options):
+    """How members are held and how the engine steps."""
+
+    dtype: str = Field(default="auto", description="float32, bfloat16, float16, or auto: the checkpoint's own")
+    device: str = Field(default="auto", description="cpu, cuda, cuda:1, ..., or auto: a GPU when there is one")
+    max_num_seqs: int = Field(
+        default=16, ge=1, description="most requests that step together; the others wait in order"
+    )
+    max_context_len: int | None = Field(
+        default=None, ge=2, description="cap on prompt + output tokens; None: the models'"
+    )
+    prefill_chunk_len: int = Field(
+        default=512, ge=8, description="most prompt tokens read per step, so streams do not stall"
+    )
+    mismatched_tokens: Literal["refuse", "mask"] = Field(
+        default="refuse",
+        description="ids that mean different tokens: refuse the trio, or never generate them (at most 1 %)",
+    )
+    self_check: bool = Field(
+        default=True, description="compare each network with its plain forward pass when it is loaded"
+    )
+    show_progress: bool | None = Field(
+        default=None, description="show what is being loaded; None: when stderr is a terminal"
+    )
+
+    @field_validator("dtype")
+    @classmethod
+    def _known_dtype(cls, value: str) -> str:
+        return _check_dtype(value)
+
+
+Messages = Sequence[Mapping[str, Any]]
+Prompt = str | Messages
+"""A raw string, or a conversation: a list of {"role", "content"} mappings."""

@@ -1,0 +1,99 @@
+"""Emulated fine-tuning: combining the members' next-token distributions (Mitchell et al. 2023, arXiv 2310.12962).
+
+    composed = normalise( base + sum_i weight_i * (tuned_i - reference_i) )                  equation 4, log-probabilities
+
+Members are ordered base, tuned_1, reference_1, tuned_2, reference_2, ... The formula is linear in the members, so a row is
+described by one coefficient per member; a member with coefficient 0 does not matter and need not be run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def member_coefficients(weights: Sequence[float], *, amplification: float = 1.0) -> list[float]:
+    """Coefficient of every member for one row.
+
+    Amplification b (section 3.3 of the paper) scales the up-scaling direction `base - reference`. For any weights:
+
+        (1 - sum_i weight_i) * base + sum_i weight_i * (tuned_i + b * (base - reference_i))
+
+    which is equation 4 for b = 1.
+
+    >>> member_coefficients([1.0])
+    [1.0, 1.0, -1.0]
+    >>> member_coefficients([1.0], amplification=1.5)
+    [1.5, 1.0, -1.5]
+    >>> member_coefficients([0.5, 0.25])
+    [1.0, 0.5, -0.5, 0.25, -0.25]
+    """
+    base = 1.0 + (amplification - 1.0) * sum(weights)
+    return [base, *(value for weight in weights for value in (weight, -amplification * weight))]
+
+
+def member_logprobs(logits: Tensor, masked_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities over the shared vocabulary.
+
+    Args:
+        logits: `[rows, width]`, any float dtype, already cut to the shared width.
+        masked_ids: ids that not all members have; they get -inf.
+
+    Returns:
+        float32 log-probabilities `[rows, width]`, and the normaliser `logits - logprobs` per row `[rows]`.
+    """
+    scores = logits.float()
+    if len(masked_ids):
+        scores = scores.index_fill(-1, masked_ids, -torch.inf)
+    normalisers = torch.logsumexp(scores, dim=-1)
+    return scores - normalisers[:, None], normalisers
+
+
+def compose(logprobs: Tensor, coefficients: Tensor) -> Tensor:
+    """Unnormalised composed scores.
+
+    A member that gives a token probability 0 forbids it if its coefficient is positive and says nothing about it if it is
+    negative (the ratio tuned / reference is not defined there), so nothing becomes NaN:
+
+    >>> logprobs = torch.tensor([[[-1.0, -torch.inf], [-1.0, -1.0], [-2.0, -torch.inf]]])
+    >>> compose(logprobs, torch.tensor([[1.0, 1.0, -1.0]]))
+    tensor([[0., -inf]])
+
+    Args:
+        logprobs: `[rows, members, width]`; a member that was not run may hold anything finite.
+        coefficients: `[rows, members]`; 0 for a member that was not run.
+
+    Returns:
+        `[rows, width]`, float32.
+    """
+    weighted = coefficients[:, :, None]
+    silent = torch.isneginf(logprobs) & (weighted <= 0)
+    return (logprobs * weighted).masked_fill_(silent, 0.0).sum(dim=1)
+
+
+def keep_tuned_outside_nucleus(scores: Tensor, tuned: Tensor, top_p: Tensor) -> Tensor:
+    """Conservative up-scaling: outside the tuned model's own nucleus its probability is kept as it is (section 4.3).
+
+    The up-scaling ratio base / reference of a token that both small models find improbable is noise; there it is set to 1.
+
+    Args:
+        scores: composed scores of normalised members, `[rows, width]`, not normalised.
+        tuned: the tuned model's log-probabilities, `[rows, width]`.
+        top_p: size of the nucleus, `[rows]`.
+    """
+    return torch.where(nucleus(tuned, top_p), scores, tuned)
+
+
+def nucleus(scores: Tensor, top_p: Tensor) -> Tensor:
+    """The smallest set of most probable tokens with at least probability `top_p`: mask `[rows, width]`.
+
+    >>> nucleus(torch.tensor([[0.5, 0.3, 0.2]]).log(), torch.tensor([0.6]))
+    tensor([[ True,  True, False]])
+    """
+    ordered, order = scores.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
+    before = ordered.cumsum(dim=-1) - ordered  # probability of all tokens ranked higher
+    keep = before < top_p[:, None]
+    keep[:, 0] = True
+    return torch.zeros_like(keep).scatter_(-1, order, keep)

@@ -1,0 +1,1 @@
+"""State and time: requests become sequences, sequences share steps, steps become answers."""

@@ -1,0 +1,563 @@
+"""The public engine: prompts in, up-scaled text out. `generate` is the join of `stream`; async wraps the same events."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeAlias, TypeVar, cast, overload
+
+from eft_engine.config import (
+    CompositionOptions,
+    EngineConfig,
+    MemberConfig,
+    Messages,
+    Prompt,
+    PromptOptions,
+    RewardWeights,
+    SamplingParams,
+    TunedPair,
+)
+from eft_engine.engine.routing import Route, plan_route, resolve_weights
+from eft_engine.engine.scheduler import Scheduler
+from eft_engine.engine.sequence import Event, GenerationSequence, Request, ScoringSequence, Sequence
+from eft_engine.engine.step import Stepper
+from eft_engine.engine.worker import EngineWorker
+from eft_engine.errors import ContextOverflowError, EFTError, EmptyPromptError, InvalidOptionError
+from eft_engine.models.loading import Trio, load_trio, trio_from_models
+from eft_engine.models.planning import TrioPlan, member_names, plan_trio
+from eft_engine.outputs import GenerationDelta, RequestOutput, ScoreOutput, TrioReport
+from eft_engine.text.prompt import PromptTokenizers, RenderedPrompt, render_prompt
+from eft_engine.text.tokenizer import Tokenizer
+
+T = TypeVar("T")
+PerRequest: TypeAlias = T | Seq[T]
+
+
+@dataclass(frozen=True)
+class LoadedPair:
+    """A pair of models that are loaded already, for `Engine.from_models`."""
+
+    tuned: Any
+    reference: Any
+    weight: float = 1.0
+
+
+class Engine:
+    """A trio of models that answers as one: the base with the behaviour of the tuned pairs.
+
+    Make one with `Engine.load` or `Engine.from_models`. All methods may be called from any thread and, the `a...` ones, from any
+    event loop; requests that are in flight together share forward passes. An error in one request leaves the others alone.
+    """
+
+    def __init__(
+        self, trio: Trio, weights: Mapping[str, float], config: EngineConfig, plan: TrioPlan | None = None
+    ) -> None:
+        self.config = config
+        self._trio = trio
+        self._weights = dict(weights)
+        self._plan = plan
+        members = list(trio.members.values())
+        self._tokenizer = members[0].tokenizer
+        self._tokenizers = PromptTokenizers(
+            base=members[0].tokenizer,
+            tuned=members[1 if len(members) > 1 else 0].tokenizer,
+            reference=members[2 if len(members) > 1 else 0].tokenizer,
+        )
+        self._tokenizer_lock = threading.Lock()
+        self._eos_token_ids = frozenset().union(*(network.eos_token_ids for network in trio.networks))
+        stepper = Stepper(trio.vocabulary, self._tokenizer, device=trio.networks[0].device)
+        scheduler = Scheduler(max_num_seqs=config.max_num_seqs, prefill_chunk_len=config.prefill_chunk_len)
+        self._worker = EngineWorker(scheduler, stepper)
+
+    # ---- making one ----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(
+        cls,
+        base: str | MemberConfig,
+        *,
+        pairs: Mapping[str, TunedPair] | None = None,
+        config: EngineConfig | None = None,
+    ) -> Engine:
+        """Load a base and its tuned pairs.
+
+        Args:
+            base: hub id, folder, .gguf file, or a `MemberConfig`.
+            pairs: tuned pairs by name; without any, the engine is the base alone.
+            config: dtype, device, batch and context limits.
+
+        Raises:
+            LoadError: a member is missing, damaged, unsafe, unsupported, or does not fit into memory.
+            VocabularyMismatchError: the members do not mean the same token by the same id.
+        """
+        config = config or EngineConfig()
+        pairs = dict(pairs or {})
+        _check_pair_names(pairs)
+        plan = plan_trio(base, pairs, config)
+        return cls(load_trio(plan, config), {name: pair.weight for name, pair in pairs.items()}, config, plan)
+
+    @classmethod
+    def from_models(
+        cls,
+        base: Any,
+        *,
+        tokenizer: Tokenizer | Mapping[str, Tokenizer],
+        pairs: Mapping[str, LoadedPair] | None = None,
+        config: EngineConfig | None = None,
+    ) -> Engine:
+        """An engine of transformers models that are loaded already; `close` gives them back as they were.
+
+        Args:
+            base: a causal language model of transformers.
+            tokenizer: one for all members, or a mapping by member name (`base`, `<pair>.tuned`, `<pair>.reference`).
+            pairs: loaded pairs by name; the same model object may appear several times and is held and run once.
+            config: as for `load`; dtype and device are the models' own.
+
+        Raises:
+            UnsupportedModelError, VocabularyMismatchError: as for `load`.
+        """
+        config = config or EngineConfig()
+        pairs = dict(pairs or {})
+        _check_pair_names(pairs)
+        models = {"base": base}
+        for name, pair in pairs.items():
+            models |= {f"{name}.tuned": pair.tuned, f"{name}.reference": pair.reference}
+        tokenizers = tokenizer if isinstance(tokenizer, Mapping) else dict.fromkeys(models, tokenizer)
+        missing = [name for name in models if name not in tokenizers]
+        if missing:
+            raise InvalidOptionError(
+                f"tokenizer has no entry for {', '.join(missing)}", option="tokenizer", value=list(tokenizers)
+            )
+        trio = trio_from_models(models, tokenizers, config)
+        return cls(
+            trio,
+            resolve_weights({name: pair.weight for name, pair in pairs.items()}, dict.fromkeys(pairs, 1.0)),
+            config,
+        )
+
+    # ---- what it is ----------------------------------------------------------------------------------------------------
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The pairs' own weights by name."""
+        return dict(self._weights)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The base's tokenizer."""
+        return self._tokenizer
+
+    @property
+    def context_len(self) -> int:
+        """Most tokens of prompt and output together: the smallest of the members' limits and of `max_context_len`."""
+        limits = [network.context_len for network in self._trio.networks]
+        return min([*limits, self.config.max_context_len or limits[0]])
+
+    def report(self) -> TrioReport:
+        """Members, what they share, bytes and vocabulary.
+
+        Raises:
+            InvalidOptionError: the engine was made from loaded models, whose origin is not known.
+        """
+        if self._plan is None:
+            raise InvalidOptionError("an engine made by from_models has no load report", option="report")
+        return self._plan.report()
+
+    # ---- generating ----------------------------------------------------------------------------------------------------
+
+    # A string is also a sequence of strings, so the overloads overlap; the first one that fits is meant.
+    @overload
+    def generate(  # type: ignore[overload-overlap]
+        self,
+        prompt: str | Seq[Mapping[str, Any]],
+        *,
+        sampling: SamplingParams | None = None,
+        reward_weights: RewardWeights = None,
+        composition: CompositionOptions | None = None,
+        prompt_options: PromptOptions | None = None,
+    ) -> RequestOutput: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: Seq[str] | Seq[Messages],
+        *,
+        sampling: PerRequest[SamplingParams] | None = None,
+        reward_weights: RewardWeights | Seq[RewardWeights] = None,
+        composition: PerRequest[CompositionOptions] | None = None,
+        prompt_options: PerRequest[PromptOptions] | None = None,
+    ) -> list[RequestOutput]: ...
+
+    def generate(
+        self,
+        prompt: Any,
+        *,
+        sampling: Any = None,
+        reward_weights: Any = None,
+        composition: Any = None,
+        prompt_options: Any = None,
+    ) -> RequestOutput | list[RequestOutput]:
+        """Answer one prompt, or a list of prompts together.
+
+        Args:
+            prompt: a string (raw prompt), a list of messages (chat template), or a list of either; a list in, a list out.
+            sampling, reward_weights, composition, prompt_options: one for all, or a list with one per prompt.
+                `reward_weights` is a number for every pair, a mapping by pair name, or None for the pairs' own weights.
+
+        Raises:
+            RequestError: a prompt or a weight is wrong; then nothing of the call is run.
+            GenerationError: a request failed while it ran.
+            EngineClosedError: the engine is closed.
+        """
+        batch = is_batch(prompt)
+        prepared = self._prepare_all(
+            prompt if batch else [prompt], sampling, reward_weights, composition, prompt_options, batch
+        )
+        streams = [_BlockingEvents(self._worker) for _ in prepared]
+        sequences = [make(events.put) for make, events in zip(prepared, streams, strict=True)]
+        self._worker.submit(sequences)
+        try:
+            outputs = [_last(events.deltas(sequence)) for events, sequence in zip(streams, sequences, strict=True)]
+        finally:
+            for sequence in sequences:
+                self._worker.cancel(sequence)
+        return outputs if batch else outputs[0]
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        sampling: SamplingParams | None = None,
+        reward_weights: RewardWeights = None,
+        composition: CompositionOptions | None = None,
+        prompt_options: PromptOptions | None = None,
+    ) -> Iterator[GenerationDelta]:
+        """Answer one prompt piece by piece; arguments and errors as for `generate`.
+
+        The request is checked and submitted at once; closing the iterator cancels it.
+        """
+        (make,) = self._prepare_all([prompt], sampling, reward_weights, composition, prompt_options, False)
+        events = _BlockingEvents(self._worker)
+        sequence = make(events.put)
+        self._worker.submit([sequence])
+        return events.deltas(sequence)
+
+    async def agenerate(
+        self,
+        prompt: Any,
+        *,
+        sampling: Any = None,
+        reward_weights: Any = None,
+        composition: Any = None,
+        prompt_options: Any = None,
+    ) -> Any:
+        """`generate` for an event loop: waits without blocking it. Cancelling the task cancels the requests."""
+        batch = is_batch(prompt)
+        prepared = await asyncio.to_thread(
+            self._prepare_all,
+            prompt if batch else [prompt],
+            sampling,
+            reward_weights,
+            composition,
+            prompt_options,
+            batch,
+        )
+        streams = [_AsyncEvents(self._worker) for _ in prepared]
+        sequences = [make(events.put) for make, events in zip(prepared, streams, strict=True)]
+        self._worker.submit(sequences)
+        try:
+            outputs = [
+                await _alast(events.deltas(sequence)) for events, sequence in zip(streams, sequences, strict=True)
+            ]
+        finally:
+            for sequence in sequences:
+                self._worker.cancel(sequence)
+        return outputs if batch else outputs[0]
+
+    async def astream(
+        self,
+        prompt: Prompt,
+        *,
+        sampling: SamplingParams | None = None,
+        reward_weights: RewardWeights = None,
+        composition: CompositionOptions | None = None,
+        prompt_options: PromptOptions | None = None,
+    ) -> AsyncIterator[GenerationDelta]:
+        """`stream` for an event loop. Closing the iterator or cancelling the task cancels the request."""
+        (make,) = await asyncio.to_thread(
+            self._prepare_all, [prompt], sampling, reward_weights, composition, prompt_options, False
+        )
+        events = _AsyncEvents(self._worker)
+        sequence = make(events.put)
+        self._worker.submit([sequence])
+        async for delta in events.deltas(sequence):
+            yield delta
+
+    # ---- scoring -------------------------------------------------------------------------------------------------------
+
+    def score(
+        self,
+        prompt: Prompt,
+        completion: str,
+        *,
+        reward_weights: RewardWeights = None,
+        composition: CompositionOptions | None = None,
+        prompt_options: PromptOptions | None = None,
+    ) -> ScoreOutput:
+        """Log-probabilities of `completion` after `prompt`, token by token, under every member and their composition.
+
+        All members are run, whatever the weights. The completion is tokenised on its own, without special tokens.
+
+        Raises:
+            RequestError: as for `generate`; also for a completion without tokens or one that does not fit the context.
+        """
+        events = _BlockingEvents(self._worker)
+        sequence = self._prepare_score(prompt, completion, reward_weights, composition, prompt_options, events.put)
+        self._worker.submit([sequence])
+        return cast(ScoreOutput, events.take())
+
+    async def ascore(
+        self,
+        prompt: Prompt,
+        completion: str,
+        *,
+        reward_weights: RewardWeights = None,
+        composition: CompositionOptions | None = None,
+        prompt_options: PromptOptions | None = None,
+    ) -> ScoreOutput:
+        """`score` for an event loop."""
+        events = _AsyncEvents(self._worker)
+        sequence = await asyncio.to_thread(
+            self._prepare_score, prompt, completion, reward_weights, composition, prompt_options, events.put
+        )
+        self._worker.submit([sequence])
+        return cast(ScoreOutput, await events.take())
+
+    # ---- the end -------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Stop; requests in flight fail with `EngineClosedError`. Models given to `from_models` come back as they were."""
+        self._worker.close()
+        for network in self._trio.networks:
+            network.release()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ---- from arguments to sequences -----------------------------------------------------------------------------------
+
+    def _prepare_all(
+        self,
+        prompts: Seq[Prompt],
+        sampling: Any,
+        reward_weights: Any,
+        composition: Any,
+        prompt_options: Any,
+        batch: bool,
+    ) -> list[Callable[[Callable[[Event], None]], Sequence]]:
+        """Check every request before any of them is submitted; each result makes its sequence once its caller is known."""
+        count = len(prompts)
+        columns = (
+            prompts,
+            _per_request(sampling, SamplingParams(), count, "sampling", batch=batch),
+            _per_request(reward_weights, None, count, "reward_weights", batch=batch),
+            _per_request(composition, CompositionOptions(), count, "composition", batch=batch),
+            _per_request(prompt_options, PromptOptions(), count, "prompt_options", batch=batch),
+        )
+        return [self._prepare(*row) for row in zip(*columns, strict=True)]
+
+    def _prepare(
+        self,
+        prompt: Prompt,
+        sampling: SamplingParams,
+        reward_weights: RewardWeights,
+        composition: CompositionOptions,
+        prompt_options: PromptOptions,
+    ) -> Callable[[Callable[[Event], None]], Sequence]:
+        weights = resolve_weights(reward_weights, self._weights)
+        rendered = self._render(prompt, prompt_options)
+        route = plan_route(self._trio, rendered, weights, composition)
+        room = self._room(route)
+        tokenizer = self._tokenizer
+
+        def make(emit: Callable[[Event], None]) -> Sequence:
+            return GenerationSequence(
+                self._request(route, weights, composition, emit),
+                sampling=sampling,
+                prompt_ids=rendered.base,
+                max_new_tokens=min(sampling.max_tokens, room),
+                eos_token_ids=self._eos_token_ids,
+                tokenizer=tokenizer,
+            )
+
+        return make
+
+    def _prepare_score(
+        self,
+        prompt: Prompt,
+        completion: str,
+        reward_weights: RewardWeights,
+        composition: CompositionOptions | None,
+        prompt_options: PromptOptions | None,
+        emit: Callable[[Event], None],
+    ) -> Sequence:
+        composition = composition or CompositionOptions()
+        weights = resolve_weights(reward_weights, self._weights)
+        rendered = self._render(prompt, prompt_options or PromptOptions())
+        with self._tokenizer_lock:
+            completion_ids = tuple(self._tokenizer.encode(completion, add_special_tokens=False))
+        if not completion_ids:
+            raise EmptyPromptError(f"the completion {completion!r} has no tokens, so there is nothing to score")
+        route = plan_route(self._trio, rendered, weights, composition, run_all=True)
+        room = self._room(route)
+        if len(completion_ids) > room:
+            longest = max(len(stream.prompt_ids) for stream in route.streams)
+            raise ContextOverflowError(
+                f"prompt ({longest} tokens) and completion ({len(completion_ids)} tokens) do not fit the context of "
+                f"{longest + room} tokens",
+                prompt_len=longest + len(completion_ids),
+                context_len=longest + room,
+            )
+        return ScoringSequence(self._request(route, weights, composition, emit), completion_ids=completion_ids)
+
+    def _render(self, prompt: Prompt, options: PromptOptions) -> RenderedPrompt:
+        with self._tokenizer_lock:
+            return render_prompt(prompt, options, self._tokenizers)
+
+    def _room(self, route: Route) -> int:
+        """Tokens that can follow the prompt; the tightest stream decides."""
+        rooms: list[int] = []
+        for stream in route.streams:
+            context_len = min(stream.network.context_len, self.config.max_context_len or stream.network.context_len)
+            prompt_len = len(stream.prompt_ids)
+            if prompt_len >= context_len:
+                raise ContextOverflowError(
+                    f"the prompt has {prompt_len} tokens and the context holds {context_len}, so there is no room for an "
+                    "answer; shorten the prompt",
+                    prompt_len=prompt_len,
+                    context_len=context_len,
+                )
+            rooms.append(context_len - prompt_len)
+        return min(rooms)
+
+    def _request(
+        self,
+        route: Route,
+        weights: Mapping[str, float],
+        composition: CompositionOptions,
+        emit: Callable[[Event], None],
+    ) -> Request:
+        names = tuple(member_names(self._weights))
+        return Request(f"eft-{uuid.uuid4().hex}", route, weights, composition, names, emit)
+
+
+def is_batch(prompt: Any) -> bool:
+    """Whether this is a list of prompts and not one prompt: its items are strings or lists of messages."""
+    return isinstance(prompt, list | tuple) and all(isinstance(item, str | list | tuple) for item in prompt)
+
+
+def _per_request(value: Any, default: Any, count: int, name: str, *, batch: bool) -> list[Any]:
+    if batch and isinstance(value, list | tuple):
+        if len(value) != count:
+            raise InvalidOptionError(
+                f"{name} has {len(value)} entries for {count} prompts; give one per prompt, or one for all",
+                option=name,
+                value=value,
+            )
+        values = list(value)
+    else:
+        values = [value] * count
+    values = [default if own is None else own for own in values]
+    for own in values:
+        if default is not None and not isinstance(own, type(default)):
+            raise InvalidOptionError(f"{name} must be a {type(default).__name__}, got {own!r}", option=name, value=own)
+    return values
+
+
+def _check_pair_names(pairs: Mapping[str, Any]) -> None:
+    for name in pairs:
+        if not name or "." in name:
+            raise InvalidOptionError(
+                f"a pair's name must not be empty or contain a dot, got {name!r}", option="pairs", value=name
+            )
+
+
+class _BlockingEvents:
+    """Events of one sequence for a caller that waits in its own thread."""
+
+    def __init__(self, worker: EngineWorker) -> None:
+        self._worker = worker
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.put = self._events.put
+
+    def take(self) -> GenerationDelta | ScoreOutput:
+        event = self._events.get()
+        if isinstance(event, EFTError):
+            raise event
+        return event
+
+    def deltas(self, sequence: Sequence) -> Iterator[GenerationDelta]:
+        try:
+            while True:
+                delta = cast(GenerationDelta, self.take())
+                yield delta
+                if delta.output is not None:
+                    return
+        finally:
+            self._worker.cancel(sequence)
+
+
+class _AsyncEvents:
+    """Events of one sequence for a caller in an event loop."""
+
+    def __init__(self, worker: EngineWorker) -> None:
+        self._worker = worker
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+
+    def put(self, event: Event) -> None:
+        if not self._loop.is_closed():  # a loop that is gone has nobody left to tell
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    async def take(self) -> GenerationDelta | ScoreOutput:
+        event = await self._events.get()
+        if isinstance(event, EFTError):
+            raise event
+        return event
+
+    async def deltas(self, sequence: Sequence) -> AsyncIterator[GenerationDelta]:
+        try:
+            while True:
+                delta = cast(GenerationDelta, await self.take())
+                yield delta
+                if delta.output is not None:
+                    return
+        finally:
+            self._worker.cancel(sequence)
+
+
+def _last(deltas: Iterator[GenerationDelta]) -> RequestOutput:
+    output = None
+    for delta in deltas:
+        output = delta.output
+    assert output is not None, "a stream ends with its output"
+    return output
+
+
+async def _alast(deltas: AsyncIterator[GenerationDelta]) -> RequestOutput:
+    output = None
+    async for delta in deltas:
+        output = delta.output
+    assert output is not None, "a stream ends with its output"
+    return output

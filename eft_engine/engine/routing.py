@@ -1,0 +1,154 @@
+"""Which members one request needs, over which prompt, and with which coefficients.
+
+A *stream* is one network reading one list of tokens. Members that would read the same tokens with the same weights are one
+stream: base and reference may be one model, several pairs may share a reference. Their coefficients add up, and a stream whose
+sum is 0 cannot change the result, so it is not run. That one rule gives weight 0 (only the base runs), base = reference at
+weight 1 (only the tuned model runs), and shared references.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from eft_engine.config import CompositionOptions, RewardWeights
+from eft_engine.decoding.composition import member_coefficients
+from eft_engine.errors import InvalidOptionError, InvalidWeightError, UnknownPairError
+from eft_engine.models.kv_cache import KVSlot
+from eft_engine.models.language_model import Block, LanguageModel
+from eft_engine.models.loading import Trio
+from eft_engine.text.prompt import RenderedPrompt
+
+
+@dataclass(eq=False)
+class Stream:
+    """One network (with or without an adapter) reading one prompt and everything generated after it.
+
+    `members` are the indices of the members it stands for, in the order of `member_names`; the first of them carries the
+    sum of their coefficients. `slot` is held while the sequence runs.
+    """
+
+    network: LanguageModel
+    adapter: str | None
+    prompt_ids: tuple[int, ...]
+    members: tuple[int, ...]
+    slot: KVSlot | None = None
+
+    @property
+    def cache_len(self) -> int:
+        """Tokens of this stream that its network has read."""
+        return self.slot.length if self.slot else 0
+
+    def num_pending(self, output_ids: Sequence[int]) -> int:
+        """Tokens still to be read before the next one can be predicted."""
+        return len(self.prompt_ids) + len(output_ids) - self.cache_len
+
+    def block(self, output_ids: Sequence[int], *, num_tokens: int, num_logits: int) -> Block:
+        """Feed the next `num_tokens` of prompt and output."""
+        assert self.slot is not None, "a stream is fed while it holds a slot"
+        start, num_prompt = self.cache_len, len(self.prompt_ids)
+        stop = start + num_tokens
+        token_ids = [
+            *self.prompt_ids[start:stop],
+            *output_ids[max(0, start - num_prompt) : max(0, stop - num_prompt)],
+        ]
+        return Block(self.slot, token_ids, num_logits, self.adapter)
+
+
+@dataclass(frozen=True)
+class Route:
+    """A request's streams and the coefficient of every member (0 for one that is not run or that another stands for)."""
+
+    streams: tuple[Stream, ...]
+    coefficients: tuple[float, ...]
+
+
+def resolve_weights(reward_weights: RewardWeights, own: Mapping[str, float]) -> dict[str, float]:
+    """Effective weight of every pair: a number for all, a mapping for some, None for the pairs' `own` weights.
+
+    Raises:
+        UnknownPairError: the mapping names a pair that does not exist.
+        InvalidWeightError: a weight is not a finite number.
+    """
+    if reward_weights is None:
+        return dict(own)
+    if not isinstance(reward_weights, Mapping):
+        return dict.fromkeys(own, _checked_weight(reward_weights, "every pair"))
+    for name in reward_weights:
+        if name not in own:
+            raise UnknownPairError(
+                f"there is no pair {name!r}; this engine has {', '.join(map(repr, own)) or 'no pairs'}",
+                name=str(name),
+                known=list(own),
+            )
+    return dict(own) | {name: _checked_weight(weight, f"pair {name!r}") for name, weight in reward_weights.items()}
+
+
+def _checked_weight(weight: object, whose: str) -> float:
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+        raise InvalidWeightError(f"the weight of {whose} must be a finite number, got {weight!r}", value=weight)
+    return float(weight)
+
+
+def plan_route(
+    trio: Trio,
+    prompt: RenderedPrompt,
+    weights: Mapping[str, float],
+    composition: CompositionOptions,
+    *,
+    run_all: bool = False,
+) -> Route:
+    """Streams and coefficients of a request.
+
+    Args:
+        trio: the members.
+        prompt: token ids per role.
+        weights: effective weight per pair, in the engine's order.
+        composition: amplification changes coefficients; conservative mode needs all three members of its pair.
+        run_all: run every member whatever its coefficient (scoring reports all of them).
+
+    Raises:
+        InvalidOptionError: conservative mode with more than one active pair.
+    """
+    coefficients = member_coefficients(list(weights.values()), amplification=composition.amplification)
+    grouped: dict[tuple[LanguageModel, str | None, tuple[int, ...]], list[int]] = {}
+    for index, member in enumerate(trio.members.values()):
+        prompt_ids = getattr(prompt, member.name.rpartition(".")[2])
+        grouped.setdefault((member.network, member.adapter, prompt_ids), []).append(index)
+    needed = set(range(len(coefficients))) if run_all else _needed_anyway(weights, composition)
+    streams: list[Stream] = []
+    merged = [0.0] * len(coefficients)
+    for (network, adapter, prompt_ids), indices in grouped.items():
+        total = math.fsum(coefficients[index] for index in indices)
+        if total != 0.0 or needed.intersection(indices):
+            streams.append(Stream(network, adapter, prompt_ids, tuple(indices)))
+            merged[indices[0]] = total
+    if (
+        not streams
+    ):  # every coefficient cancelled out, which leaves the uniform distribution; the base carries it with weight 0
+        index = 0
+        base = next(iter(trio.members.values()))
+        streams.append(Stream(base.network, base.adapter, prompt.base, (index,)))
+    return Route(tuple(streams), tuple(merged))
+
+
+def _needed_anyway(weights: Mapping[str, float], composition: CompositionOptions) -> set[int]:
+    """Members that conservative mode reads directly: base, tuned and reference of its one active pair."""
+    if composition.conservative_top_p is None:
+        return set()
+    active = [index for index, weight in enumerate(weights.values()) if weight != 0.0]
+    if len(active) > 1:
+        raise InvalidOptionError(
+            "conservative_top_p needs exactly one pair with a weight other than 0, got "
+            + ", ".join(f"{name}={weight}" for name, weight in weights.items()),
+            option="conservative_top_p",
+            value=composition.conservative_top_p,
+        )
+    return {2 * index + 1 for index in active}
+
+
+def conservative_member(weights: Mapping[str, float], composition: CompositionOptions) -> int | None:
+    """Index of the tuned member whose nucleus conservative mode uses, or None when it changes nothing."""
+    needed = _needed_anyway(weights, composition)
+    return needed.pop() if needed else None

@@ -1,0 +1,185 @@
+"""Every error the engine raises, under one root.
+
+    EFTError
+    ├── ConfigurationError            what was asked for cannot be meant (also a ValueError)
+    │   ├── InvalidOptionError        an option has a wrong name, type or range
+    │   └── VocabularyMismatchError   the members do not mean the same token by the same id
+    ├── LoadError                     a member could not be loaded
+    │   ├── ModelNotFoundError        nothing is at the given place
+    │   ├── CorruptWeightsError       files are there and cannot be read as this model's weights
+    │   ├── UnsafeWeightsError        only pickled weights are there; they are never opened
+    │   ├── TokenizerMissingError     the model came without a tokenizer
+    │   ├── UnsupportedModelError     the architecture cannot be run by the engine
+    │   ├── UnsupportedAdapterError   the adapter cannot be switched per row
+    │   └── LoadOutOfMemoryError      the weights do not fit
+    ├── RequestError                  one request is wrong; the engine is fine (also a ValueError)
+    │   ├── EmptyPromptError
+    │   ├── ChatTemplateError
+    │   ├── ContextOverflowError
+    │   ├── UnknownPairError
+    │   └── InvalidWeightError
+    ├── GenerationError               one request failed while it ran; the engine is fine
+    │   ├── NonFiniteLogitsError
+    │   └── EngineStepError
+    └── EngineClosedError             the engine was closed
+
+Numbers that a caller may act on are fields, never only words in the message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class EFTError(Exception):
+    """Root of all errors of this package."""
+
+
+class ConfigurationError(EFTError, ValueError):
+    """What was asked for cannot be meant."""
+
+
+class InvalidOptionError(ConfigurationError):
+    """An option has a wrong name, a wrong type or a value out of range.
+
+    `option` is the field's name, `value` what arrived.
+    """
+
+    def __init__(self, message: str, *, option: str | None = None, value: object = None) -> None:
+        super().__init__(message)
+        self.option = option
+        self.value = value
+
+
+@dataclass(frozen=True)
+class TokenDifference:
+    """One id under which members mean different tokens; `tokens` maps member name to its token text."""
+
+    token_id: int
+    tokens: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        return f"id {self.token_id} is " + ", ".join(f"{token!r} in {name}" for name, token in self.tokens)
+
+
+class VocabularyMismatchError(ConfigurationError):
+    """Members do not mean the same token by the same id, so their distributions cannot be combined.
+
+    `differences` are the first ids that differ, `num_differences` how many there are in all.
+    """
+
+    def __init__(self, message: str, *, differences: Sequence[TokenDifference], num_differences: int) -> None:
+        super().__init__(message)
+        self.differences = tuple(differences)
+        self.num_differences = num_differences
+
+
+class LoadError(EFTError):
+    """A member could not be loaded. `member` is its role (base, chat.tuned, ...), `source` where it was looked for."""
+
+    def __init__(self, message: str, *, member: str | None = None, source: str | None = None) -> None:
+        super().__init__(message)
+        self.member = member
+        self.source = source
+
+
+class ModelNotFoundError(LoadError):
+    """Nothing is at the given place."""
+
+
+class CorruptWeightsError(LoadError):
+    """Files are there, and they cannot be read as this model's weights."""
+
+
+class UnsafeWeightsError(LoadError):
+    """Only pickled weights are there. They can run code when opened, so they are never opened."""
+
+
+class TokenizerMissingError(LoadError):
+    """The model came without a tokenizer."""
+
+
+class UnsupportedModelError(LoadError):
+    """The architecture cannot be run by the engine (no key/value cache of a supported shape, attention sinks, ...)."""
+
+
+class UnsupportedAdapterError(LoadError):
+    """The adapter cannot be switched on and off per row; merge it into a model first."""
+
+
+class LoadOutOfMemoryError(LoadError):
+    """The weights do not fit: `needed_bytes` against `available_bytes` on `device` (None where unknown)."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        needed_bytes: int | None,
+        available_bytes: int | None,
+        device: str,
+        member: str | None = None,
+        source: str | None = None,
+    ) -> None:
+        super().__init__(message, member=member, source=source)
+        self.needed_bytes = needed_bytes
+        self.available_bytes = available_bytes
+        self.device = device
+
+
+class RequestError(EFTError, ValueError):
+    """One request is wrong. The engine and all other requests go on."""
+
+
+class EmptyPromptError(RequestError):
+    """The prompt has no tokens, so there is nothing to continue."""
+
+
+class ChatTemplateError(RequestError):
+    """The messages could not be rendered: no chat template, a malformed message, or the template refused them."""
+
+
+class ContextOverflowError(RequestError):
+    """The prompt leaves no room: `prompt_len` tokens against a context of `context_len` tokens."""
+
+    def __init__(self, message: str, *, prompt_len: int, context_len: int) -> None:
+        super().__init__(message)
+        self.prompt_len = prompt_len
+        self.context_len = context_len
+
+
+class UnknownPairError(RequestError):
+    """`reward_weights` names a pair that the engine does not have. `known` lists those it has."""
+
+    def __init__(self, message: str, *, name: str, known: Sequence[str]) -> None:
+        super().__init__(message)
+        self.name = name
+        self.known = tuple(known)
+
+
+class InvalidWeightError(RequestError):
+    """A reward weight is not a finite number. `value` is what arrived."""
+
+    def __init__(self, message: str, *, value: object) -> None:
+        super().__init__(message)
+        self.value = value
+
+
+class GenerationError(EFTError):
+    """One request failed while it ran. The engine and all other requests go on."""
+
+
+class NonFiniteLogitsError(GenerationError):
+    """A member returned NaN or +inf, or the members together forbid every token. `position` is the output position."""
+
+    def __init__(self, message: str, *, position: int) -> None:
+        super().__init__(message)
+        self.position = position
+
+
+class EngineStepError(GenerationError):
+    """A step of the engine failed; the cause is chained."""
+
+
+class EngineClosedError(EFTError):
+    """The engine was closed before or while the request ran."""

@@ -1,0 +1,232 @@
+"""Key/value cache with one slot per stream and per-row lengths. The only file that touches transformers' cache classes.
+
+Each layer holds one buffer `[slots, kv_heads, max_len, head_dim]` for keys and one for values. A *slot* belongs to one stream of
+tokens; its `length` says how many of its positions are valid, and that integer is the whole state: taking tokens back is
+`truncate(length)`, without a copy. Rows of one forward pass have different lengths. They are written at their own positions and
+read through a mask; nothing is padded on the left, so positions never shift.
+
+A forward pass works on *adjacent* slots, so that it reads the buffers through a view instead of gathering rows: `arrange` moves
+slots together when the set of rows changes, which happens when requests come and go and not at every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+LENGTH_STEP = 256
+"""Buffers grow to a multiple of this many positions (and at least by half), so that growing stays rare."""
+
+
+@dataclass(eq=False)
+class KVSlot:
+    """One stream's place in the cache. `length` is the number of valid positions."""
+
+    index: int
+    length: int = 0
+
+    def truncate(self, length: int) -> None:
+        """Keep the first `length` positions."""
+        assert 0 <= length <= self.length, f"cannot keep {length} of {self.length} positions"
+        self.length = length
+
+
+@dataclass
+class BatchLayout:
+    """Where the rows of one forward pass lie: adjacent slots from `first_slot`, and each token's position.
+
+    `write_positions` are distinct per row, also in the padded columns of short rows; `positions` repeat a short row's last
+    position there. Both `[rows, columns]`. `window` is the number of cached positions that any row may read.
+    """
+
+    first_slot: int
+    write_positions: Tensor
+    positions: Tensor
+    window: int
+    unmasked: bool
+    """Every row is one token that may read the whole window, so no mask is needed."""
+    _on_device: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _masks: dict[tuple[int | None, int, torch.dtype, torch.device], Tensor | None] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, slots: Sequence[KVSlot], num_tokens: Sequence[int]) -> BatchLayout:
+        """Layout for feeding `num_tokens[row]` tokens to each of these adjacent slots."""
+        lengths = torch.tensor([slot.length for slot in slots])
+        counts = torch.tensor(num_tokens)
+        columns = torch.arange(max(num_tokens))
+        write_positions = lengths[:, None] + columns  # [rows, columns]
+        positions = torch.minimum(write_positions, (lengths + counts - 1)[:, None])
+        ends = [slot.length + count for slot, count in zip(slots, num_tokens, strict=True)]
+        unmasked = max(num_tokens) == 1 and min(ends) == max(ends)
+        return cls(slots[0].index, write_positions, positions, max(ends), unmasked)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the forward pass."""
+        return self.positions.shape[0]
+
+    @property
+    def needed_len(self) -> int:
+        """Positions that a buffer must have, padded columns included."""
+        return int(self.write_positions[:, -1].max()) + 1
+
+    def indices(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Slot and position of every written token, `[rows, 1]` and `[rows, columns]`, on `device`."""
+        if device not in self._on_device:
+            slots = self.first_slot + torch.arange(self.num_rows)
+            self._on_device[device] = (slots[:, None].to(device), self.write_positions.to(device))
+        return self._on_device[device]
+
+    def mask(
+        self, *, sliding_window: int | None, num_groups: int, dtype: torch.dtype, device: torch.device
+    ) -> Tensor | None:
+        """Additive attention mask `[rows, 1, num_groups * columns, window]`, or None when every row may read everything.
+
+        A token at position p reads positions up to p, and with a sliding window of n only the last n of them. The query axis
+        is repeated for the `num_groups` query heads that share a key head (see `attention`).
+        """
+        if sliding_window is not None and sliding_window >= self.window:
+            sliding_window = None
+        if self.unmasked and sliding_window is None:
+            return None
+        key = (sliding_window, num_groups, dtype, device)
+        if key not in self._masks:
+            query = self.positions.to(device)[:, None, :, None]  # [rows, 1, columns, 1]
+            keys = torch.arange(self.window, device=device)
+            visible = keys <= query
+            if sliding_window is not None:
+                visible &= keys > query - sliding_window
+            mask = torch.zeros(visible.shape, dtype=dtype, device=device)
+            mask.masked_fill_(~visible, torch.finfo(dtype).min)
+            self._masks[key] = mask.repeat(1, 1, num_groups, 1) if mask.shape[2] > 1 else mask
+        return self._masks[key]
+
+
+class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
+    """One layer's buffers, made when the layer first sees keys (then its device, dtype and head sizes are known)."""
+
+    keys: Tensor | None
+    values: Tensor | None
+
+    def __init__(self, cache: SlotKVCache) -> None:
+        super().__init__()
+        self._cache = cache
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Make buffers, or enlarge them to what the cache needs now, keeping what they hold."""
+        self.keys = self._enlarged(self.keys, key_states)
+        self.values = self._enlarged(self.values, value_states)
+        self.is_initialized = True
+
+    def _enlarged(self, buffer: Tensor | None, states: Tensor) -> Tensor:
+        _, kv_heads, _, head_dim = states.shape
+        # Zeros, not empty memory: masked positions get weight 0, and 0 * NaN would still be NaN.
+        new = states.new_zeros(self._cache.num_slots, kv_heads, self._cache.max_len, head_dim)
+        if buffer is not None:
+            new[: buffer.shape[0], :, : buffer.shape[2]] = buffer
+        return new
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write `[rows, kv_heads, columns, head_dim]` states; return views `[rows, kv_heads, window, head_dim]`."""
+        layout = self._cache.layout
+        assert layout is not None, "the cache is written inside LanguageModel.forward only"
+        if self.keys is None or self.keys.shape[::2] != (self._cache.num_slots, self._cache.max_len):
+            self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None
+        assert self.values is not None
+        slots, positions = layout.indices(key_states.device)
+        self.keys[slots, :, positions] = key_states.transpose(1, 2)
+        self.values[slots, :, positions] = value_states.transpose(1, 2)
+        rows = slice(layout.first_slot, layout.first_slot + layout.num_rows)
+        return self.keys[rows, :, : layout.window], self.values[rows, :, : layout.window]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Window and offset; asked only by mask code that our attention replaces."""
+        layout = self._cache.layout
+        return (layout.window if layout else query_length), 0
+
+    def get_seq_length(self) -> int:
+        """A batch has no single length: positions are always passed explicitly."""
+        return 0
+
+    def get_max_length(self) -> int:
+        """No maximum: the buffers grow."""
+        return -1
+
+
+class SlotKVCache(Cache):  # type: ignore[misc]
+    """The cache of one network: one `SlotLayer` per layer, and the slots."""
+
+    def __init__(self, num_layers: int) -> None:
+        self.num_slots = 0
+        self.max_len = 0
+        self.layout: BatchLayout | None = None
+        self._slots: list[KVSlot | None] = []
+        super().__init__(layers=[SlotLayer(self) for _ in range(num_layers)])
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all buffers."""
+        return sum(
+            buffer.nbytes for layer in self.layers if layer.is_initialized for buffer in (layer.keys, layer.values)
+        )
+
+    def allocate(self) -> KVSlot:
+        """A free slot, empty."""
+        if None not in self._slots:
+            self._slots.append(None)
+            # Doubling keeps the number of copies logarithmic in the number of slots.
+            if len(self._slots) > self.num_slots:
+                self.num_slots = max(1, 2 * self.num_slots)
+        slot = KVSlot(self._slots.index(None))
+        self._slots[slot.index] = slot
+        return slot
+
+    def release(self, slot: KVSlot, *, erase: bool = False) -> None:
+        """Give the slot back. `erase` overwrites it: needed when it may hold NaN, which masking alone does not silence."""
+        assert self._slots[slot.index] is slot, "a slot is released once"
+        self._slots[slot.index] = None
+        if erase:
+            for buffer in self._buffers():
+                buffer[slot.index].zero_()
+
+    def reserve(self, needed_len: int) -> None:
+        """Have at least `needed_len` positions per slot from the next write on."""
+        if needed_len > self.max_len:
+            wanted = max(needed_len, self.max_len + self.max_len // 2)
+            self.max_len = -(-wanted // LENGTH_STEP) * LENGTH_STEP
+
+    def arrange(self, slots: Sequence[KVSlot]) -> list[KVSlot]:
+        """Make these slots adjacent, moving as few as possible; returns them in their order in memory."""
+        wanted = set(slots)
+        assert len(wanted) == len(slots), "a slot takes part once in a forward pass"
+        starts = range(len(self._slots) - len(slots) + 1)
+        start = max(starts, key=lambda first: sum(slot in wanted for slot in self._slots[first : first + len(slots)]))
+        places = range(start, start + len(slots))
+        outside = [slot for slot in slots if slot.index not in places]
+        for place in places:
+            if self._slots[place] not in wanted:
+                self._swap(place, outside.pop().index)
+        return sorted(slots, key=lambda slot: slot.index)
+
+    def _swap(self, a: int, b: int) -> None:
+        first, second = self._slots[a], self._slots[b]
+        used = max(slot.length for slot in (first, second) if slot is not None)
+        for buffer in self._buffers():
+            if max(a, b) < buffer.shape[0]:
+                held = buffer[a, :, :used].clone()
+                buffer[a, :, :used] = buffer[b, :, :used]
+                buffer[b, :, :used] = held
+        self._slots[a], self._slots[b] = second, first
+        for index in (a, b):
+            slot = self._slots[index]
+            if slot is not None:
+                slot.index = index
+
+    def _buffers(self) -> list[Tensor]:
+        return [buffer for layer in self.layers if layer.is_initialized for buffer in (layer.keys, layer.values)]

@@ -1,0 +1,192 @@
+"""One network under the engine: feeds ragged blocks of tokens to its slots and returns only the logits that are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from eft_engine.errors import UnsupportedModelError
+from eft_engine.models.adapters import AdapterSwitch
+from eft_engine.models.attention import ATTENTION_NAME, register_attention
+from eft_engine.models.kv_cache import BatchLayout, KVSlot, SlotKVCache
+
+SELF_CHECK_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
+"""Largest allowed difference of logits, relative to the largest logit; other dtypes: 0.1, as their rounding differs by path."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """What one stream feeds in one forward pass, and for how many of its last tokens logits are wanted."""
+
+    slot: KVSlot
+    token_ids: Sequence[int]
+    num_logits: int
+    adapter: str | None = None
+
+
+class LanguageModel:
+    """A causal language model of transformers, run over slots.
+
+    While it is held here the model's attention function and its output layer are hooked; `release` gives the model back as
+    it came.
+
+    Args:
+        model: on its device(s), any dtype; it is put into eval mode.
+        name: what to call it in reports and errors.
+        self_check: compare a small ragged run with the model's own forward pass.
+
+    Raises:
+        UnsupportedModelError: the model has no output layer, or the engine's way of running it changes its logits.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, name: str, self_check: bool = True) -> None:
+        self.name = name
+        self.model = model.eval()
+        text_config = model.config.get_text_config()
+        output_layer = model.get_output_embeddings()
+        if output_layer is None:
+            raise UnsupportedModelError(f"{name}: {type(model).__name__} has no output layer to read logits from")
+        self.logits_width: int = output_layer.weight.shape[0]
+        self.context_len: int = getattr(text_config, "max_position_embeddings", None) or 2**20
+        self.num_layers: int = text_config.num_hidden_layers
+        self.device = model.get_input_embeddings().weight.device
+        self.adapters = AdapterSwitch(model)
+        self.num_forwards = 0
+        self._wanted: tuple[list[int], list[int]] | None = None
+        self._own_attention: str = model.config._attn_implementation
+        register_attention()
+        model.set_attn_implementation(ATTENTION_NAME)
+        self._hook = output_layer.register_forward_pre_hook(self._keep_wanted)
+        self.kv_cache = SlotKVCache(self.num_layers)
+        if self_check:
+            self._check()
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """End-of-sequence ids of the model's generation configuration (or of its configuration)."""
+        generation = getattr(self.model, "generation_config", None)
+        ids = getattr(generation, "eos_token_id", None)
+        if ids is None:
+            ids = self.model.config.get_text_config().eos_token_id
+        return frozenset([ids] if isinstance(ids, int) else ids or [])
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the network without its adapters."""
+        return sum(parameter.numel() for parameter in self._own_parameters())
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Bytes of the network's weights without its adapters."""
+        return sum(parameter.nbytes for parameter in self._own_parameters())
+
+    def _own_parameters(self) -> Iterator[Tensor]:
+        return (parameter for key, parameter in self.model.named_parameters() if ".lora_" not in key)
+
+    def add_adapter(self, folder: Path, *, member: str) -> str:
+        """Load a LoRA adapter onto this network; returns the name that blocks refer to. Errors: `AdapterSwitch.add`."""
+        return self.adapters.add(folder, member=member)
+
+    @torch.inference_mode()
+    def forward(self, blocks: Sequence[Block]) -> Tensor:
+        """Feed every block to its slot and advance the slots' lengths.
+
+        Returns:
+            Logits `[sum of num_logits, logits_width]` in the model's dtype, block after block in the order given; for each
+            block those after its last `num_logits` tokens, oldest first.
+        """
+        assert blocks, "a forward pass has at least one block"
+        slots = self.kv_cache.arrange([block.slot for block in blocks])
+        by_slot = {block.slot: block for block in blocks}
+        rows = [by_slot[slot] for slot in slots]
+        counts = [len(block.token_ids) for block in rows]
+        layout = BatchLayout.of(slots, counts)
+        self.kv_cache.reserve(layout.needed_len)
+        columns = max(counts)
+        input_ids = torch.tensor(
+            [[*block.token_ids, *[0] * (columns - count)] for block, count in zip(rows, counts, strict=True)],
+            device=self.device,
+        )  # [rows, columns], short rows padded on the right
+        row_of = {slot: row for row, slot in enumerate(slots)}
+        wanted = [
+            (row_of[block.slot], len(block.token_ids) - block.num_logits + position)
+            for block in blocks
+            for position in range(block.num_logits)
+        ]
+        self._wanted = ([row for row, _ in wanted], [column for _, column in wanted])
+        self.kv_cache.layout = layout
+        self.adapters.set_rows([block.adapter for block in rows])
+        try:
+            logits: Tensor = self.model(
+                input_ids=input_ids,
+                position_ids=layout.positions.to(self.device),
+                past_key_values=self.kv_cache,
+                use_cache=True,
+                kv_layout=layout,
+            ).logits
+        finally:
+            self._wanted = None
+            self.kv_cache.layout = None
+            self.adapters.set_rows(None)
+        for slot, count in zip(slots, counts, strict=True):
+            slot.length += count
+        self.num_forwards += 1
+        return logits[0]  # [1, wanted, width] -> [wanted, width]
+
+    def _keep_wanted(self, module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        """Pre-hook of the output layer: multiply only the wanted hidden states with the vocabulary."""
+        if self._wanted is None:
+            return None
+        rows, columns = self._wanted
+        return (args[0][rows, columns][None], *args[1:])  # [1, wanted, hidden]
+
+    @torch.inference_mode()
+    def _check(self) -> None:
+        """Two rows of unequal length, then one more token each, against the model's own forward pass."""
+        limit = min(self.logits_width, 1000)
+        prompts = [[(7 * i + 3) % limit for i in range(6)], [(11 * i + 5) % limit for i in range(4)]]
+        slots = [self.kv_cache.allocate() for _ in prompts]
+        try:
+            self.forward([Block(slot, ids[:-1], 0) for slot, ids in zip(slots, prompts, strict=True)])
+            ours = self.forward([Block(slot, ids[-1:], 1) for slot, ids in zip(slots, prompts, strict=True)])
+        except (TypeError, RuntimeError, AttributeError, IndexError, ValueError) as error:
+            raise UnsupportedModelError(
+                f"{self.name}: {type(self.model).__name__} cannot be run over the engine's cache: {error}"
+            ) from error
+        finally:
+            for slot in slots:
+                self.kv_cache.release(slot)
+        tolerance = SELF_CHECK_TOLERANCE.get(ours.dtype, 0.1)
+        with self._own_forward():
+            for ids, row in zip(prompts, ours, strict=True):
+                plain = self.model(input_ids=torch.tensor([ids], device=self.device), use_cache=False).logits[0, -1]
+                difference = ((row - plain).abs().max() / plain.abs().max()).item()
+                if not difference <= tolerance:
+                    raise UnsupportedModelError(
+                        f"{self.name}: the logits of {type(self.model).__name__} change by {difference:.2g} of their size "
+                        f"(allowed {tolerance:.2g}) when it runs over the engine's cache, so this architecture is not "
+                        "supported; EngineConfig(self_check=False) skips this check"
+                    )
+
+    @contextmanager
+    def _own_forward(self) -> Iterator[None]:
+        """The model with its own attention function, for comparison."""
+        self.model.set_attn_implementation(self._own_attention)
+        try:
+            yield
+        finally:
+            self.model.set_attn_implementation(ATTENTION_NAME)
+
+    def release(self) -> None:
+        """Give the model back: own attention function, no hooks, no adapters of ours. The cache is dropped."""
+        self._hook.remove()
+        self.adapters.remove()
+        self.model.set_attn_implementation(self._own_attention)
+        self.kv_cache = SlotKVCache(self.num_layers)

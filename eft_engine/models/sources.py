@@ -1,0 +1,168 @@
+"""What a member's `source` string stands for: a folder, a GGUF file, a hub id, or an adapter."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from transformers.utils import find_adapter_config_file
+
+from eft_engine.config import MemberConfig, TunedPair
+from eft_engine.errors import (
+    CorruptWeightsError,
+    ModelNotFoundError,
+    UnsafeWeightsError,
+    UnsupportedAdapterError,
+)
+
+PICKLED_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a network comes from, as transformers wants it: `location` is a folder or a hub id."""
+
+    location: str
+    gguf_file: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.location}/{self.gguf_file}" if self.gguf_file else self.location
+
+
+@dataclass(frozen=True)
+class ResolvedMember:
+    """A member's network and, where it has one, its adapter's folder."""
+
+    config: MemberConfig
+    source: Source
+    adapter: Path | None = None
+
+
+def resolve_base(member: MemberConfig) -> ResolvedMember:
+    """Resolve the base. Errors: as `resolve_source` and `resolve_adapter`."""
+    return _resolve_member(member, role="base")
+
+
+def resolve_pair(name: str, pair: TunedPair) -> tuple[ResolvedMember, ResolvedMember]:
+    """The tuned and the reference member of a pair. A tuned source that is an adapter sits on the reference's network.
+
+    Raises:
+        UnsupportedAdapterError: `tuned` is an adapter and the reference has one of its own already.
+    """
+    reference = _resolve_member(pair.reference, role=f"{name}.reference")
+    if pair.tuned.adapter is None and is_adapter(pair.tuned):
+        if reference.adapter is not None:
+            raise UnsupportedAdapterError(
+                f"{name}: tuned and reference are both adapters, so it is open what the tuned one sits on; "
+                "write tuned=MemberConfig(source=<model>, adapter=<adapter>)",
+                member=f"{name}.tuned",
+                source=pair.tuned.source,
+            )
+        adapter = resolve_adapter(pair.tuned.source, revision=pair.tuned.revision, role=f"{name}.tuned")
+        return dataclasses.replace(reference, adapter=adapter), reference
+    return _resolve_member(pair.tuned, role=f"{name}.tuned"), reference
+
+
+def _resolve_member(member: MemberConfig, *, role: str) -> ResolvedMember:
+    adapter = None
+    if member.adapter is not None:
+        adapter = resolve_adapter(member.adapter, revision=None, role=role)
+    return ResolvedMember(member, resolve_source(member, role=role), adapter)
+
+
+def resolve_source(member: MemberConfig, *, role: str) -> Source:
+    """Folder, GGUF file or hub id.
+
+    Raises:
+        ModelNotFoundError: a local path that does not exist, or a folder without a model.
+        UnsafeWeightsError: a folder whose weights are only pickles.
+    """
+    text = member.source
+    path = Path(text).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return Source(str(path.parent), path.name)
+    if not path.is_dir():
+        if path.exists() or _looks_like_path(text):
+            raise ModelNotFoundError(
+                f"{role}: no model folder and no .gguf file at {text!r}; give an existing folder, a .gguf file, or a "
+                "hub id such as 'organisation/model'",
+                member=role,
+                source=text,
+            )
+        return Source(text, member.gguf_file)
+    if member.gguf_file is not None:
+        if not (path / member.gguf_file).is_file():
+            raise ModelNotFoundError(f"{role}: {path} has no file {member.gguf_file!r}", member=role, source=text)
+        return Source(str(path), member.gguf_file)
+    if (path / "config.json").is_file():
+        _check_weight_files(path, role=role)
+        return Source(str(path))
+    ggufs = sorted(file.name for file in path.glob("*.gguf"))
+    if len(ggufs) == 1:
+        return Source(str(path), ggufs[0])
+    if ggufs:
+        reason = f"has several .gguf files ({', '.join(ggufs)}); choose one with MemberConfig(gguf_file=...)"
+    elif (path / "adapter_config.json").is_file():
+        reason = "is an adapter; say what it sits on with MemberConfig(source=<model>, adapter=<this folder>)"
+    else:
+        reason = "has neither a config.json nor a .gguf file"
+    raise ModelNotFoundError(f"{role}: the folder {text!r} {reason}", member=role, source=text)
+
+
+def _looks_like_path(text: str) -> bool:
+    return text.startswith((".", "/", "~")) or text.count("/") > 1 or "\\" in text or text.endswith(".gguf")
+
+
+def _check_weight_files(folder: Path, *, role: str) -> None:
+    if any(folder.glob("*.safetensors")):
+        return
+    pickles = [file.name for pattern in PICKLED_WEIGHTS for file in folder.glob(pattern)]
+    if pickles:
+        raise UnsafeWeightsError(
+            f"{role}: {folder} has only pickled weights ({', '.join(sorted(pickles))}), which can run code and are never "
+            "opened; convert them with save_pretrained, which writes safetensors",
+            member=role,
+            source=str(folder),
+        )
+    raise CorruptWeightsError(
+        f"{role}: {folder} has a config.json and no *.safetensors weights", member=role, source=str(folder)
+    )
+
+
+def is_adapter(member: MemberConfig) -> bool:
+    """Whether the source holds a PEFT adapter and no model of its own."""
+    path = Path(member.source).expanduser()
+    if path.is_dir():
+        return (path / "adapter_config.json").is_file() and not (path / "config.json").is_file()
+    if path.exists() or _looks_like_path(member.source):
+        return False
+    try:
+        return find_adapter_config_file(member.source, revision=member.revision) is not None
+    except OSError:  # unreachable or unknown hub id: loading it as a model will say so in full
+        return False
+
+
+def resolve_adapter(text: str, *, revision: str | None, role: str) -> Path:
+    """Folder of an adapter; one on the hub is downloaded (configuration and safetensors only).
+
+    Raises:
+        ModelNotFoundError: nothing is there.
+    """
+    path = Path(text).expanduser()
+    if path.is_dir() and (path / "adapter_config.json").is_file():
+        return path
+    if path.exists() or _looks_like_path(text):
+        raise ModelNotFoundError(
+            f"{role}: no adapter at {text!r} (no adapter_config.json there)", member=role, source=text
+        )
+    try:
+        files = ["adapter_config.json", "adapter_model.safetensors"]
+        return Path(snapshot_download(text, revision=revision, allow_patterns=files))
+    except (OSError, ValueError) as error:
+        raise ModelNotFoundError(
+            f"{role}: the adapter {text!r} is neither a folder nor reachable on the hub: {error}",
+            member=role,
+            source=text,
+        ) from error

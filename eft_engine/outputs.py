@@ -1,0 +1,185 @@
+"""What a caller gets back. Plain frozen data, no torch: every object can be kept, compared and serialised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+FinishReason = Literal["stop", "length"]
+"""`stop`: an end-of-sequence token, a stop token or a stop string; `length`: max_tokens or the context was reached."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Token counts of one request. `prompt_tokens` is the longest prompt among the members that ran."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True)
+class RequestMetrics:
+    """Where the time of one request went, in seconds of wall clock, and what it cost in forward passes."""
+
+    queue_s: float
+    """From submission until the first step that worked on the request."""
+    ttft_s: float
+    """Time to first token: from submission until the first generated token."""
+    tpot_s: float
+    """Time per output token after the first; 0 for a single token."""
+    total_s: float
+    """From submission to the last token."""
+    num_forwards: Mapping[str, int]
+    """Forward passes in which a member took part for this request, by member name; a member that was not needed has 0."""
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Output tokens per second after the first token; 0 when there was only one."""
+        return 1.0 / self.tpot_s if self.tpot_s > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class TopToken:
+    """One alternative at a position; `token` is its text, `logprob` natural log under the composed distribution."""
+
+    token_id: int
+    token: str
+    logprob: float
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """Log-probabilities (natural log, temperature 1, before penalties and filters) of one generated token.
+
+    `members` holds the token's log-probability under every member that ran, by member name.
+    """
+
+    token_id: int
+    token: str
+    logprob: float
+    top: tuple[TopToken, ...]
+    members: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class GenerationDelta:
+    """One piece of a stream. The last piece carries `finish_reason` and the finished `output`."""
+
+    text_delta: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    finish_reason: FinishReason | None = None
+    output: RequestOutput | None = None
+
+
+@dataclass(frozen=True)
+class RequestOutput:
+    """The answer to one request.
+
+    `text` is without special tokens and without the stop string; `token_ids` are all generated ids, an end-of-sequence id
+    included. `stop_reason` is the stop string or the token id that ended the text, None for `length`.
+    `reward_weights` are the weights that were in effect, by pair name.
+    """
+
+    request_id: str
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    stop_reason: str | int | None
+    usage: Usage
+    metrics: RequestMetrics
+    reward_weights: Mapping[str, float]
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+
+
+@dataclass(frozen=True)
+class PairScore:
+    """One pair's view of one token: natural-log probabilities and the implicit reward `tuned - reference`."""
+
+    tuned: float
+    reference: float
+
+    @property
+    def delta(self) -> float:
+        """The implicit reward of the token (Rafailov et al. 2023; equation 3 of Mitchell et al. 2023, without its scale)."""
+        return self.tuned - self.reference
+
+
+@dataclass(frozen=True)
+class TokenScore:
+    """One scored token: natural-log probability under the base, each pair and the composition."""
+
+    token_id: int
+    token: str
+    base: float
+    composed: float
+    pairs: Mapping[str, PairScore]
+
+
+@dataclass(frozen=True)
+class ScoreOutput:
+    """Scores of a completion, token by token, and their sums."""
+
+    tokens: tuple[TokenScore, ...]
+    reward_weights: Mapping[str, float]
+
+    @property
+    def base(self) -> float:
+        """Log-probability of the whole completion under the base."""
+        return sum(token.base for token in self.tokens)
+
+    @property
+    def composed(self) -> float:
+        """Log-probability of the whole completion under the composition."""
+        return sum(token.composed for token in self.tokens)
+
+    def reward(self, pair: str) -> float:
+        """Implicit reward of the whole completion under `pair`: sum of `tuned - reference`."""
+        return sum(token.pairs[pair].delta for token in self.tokens)
+
+
+@dataclass(frozen=True)
+class MemberReport:
+    """One member as it is (or would be) loaded.
+
+    `network` names the set of weights; members with the same `network` share them. `parameter_bytes` counts that network once;
+    `adapter_bytes` is what this member adds to it.
+    """
+
+    name: str
+    source: str
+    adapter: str | None
+    network: str
+    architecture: str
+    num_parameters: int
+    parameter_bytes: int
+    adapter_bytes: int
+    logits_width: int
+    context_len: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class VocabularyReport:
+    """How far the members' vocabularies agree."""
+
+    shared_vocab_size: int
+    masked_ids: tuple[int, ...]
+    differences: tuple[str, ...] = ()
+    widths: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrioReport:
+    """All members, what they share, and the vocabulary."""
+
+    members: tuple[MemberReport, ...]
+    vocabulary: VocabularyReport
+    total_bytes: int
+    """Bytes of all distinct weights and adapters together."""

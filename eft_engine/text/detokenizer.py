@@ -1,0 +1,101 @@
+"""Token ids to text while they arrive: whole characters only, and nothing that may still become a stop string.
+
+A token's text is not always the text of its ids alone: a character may be split over several byte tokens, and some tokenizers
+drop a leading space at the start of a text. So the newest ids are decoded together with a few before them, and a piece is
+released when it no longer ends in the replacement character (U+FFFD), which stands for an unfinished one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from eft_engine.text.tokenizer import Tokenizer
+
+REPLACEMENT = "\ufffd"
+
+MAX_CHARACTER_TOKENS = 8
+"""After this many tokens an "unfinished" character is invalid bytes and is released as it is (UTF-8 needs at most 4)."""
+
+
+class IncrementalDetokenizer:
+    """Decodes a growing list of token ids.
+
+    The pieces joined equal `tokenizer.decode(token_ids, skip_special_tokens=True)`.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._special_ids = frozenset(tokenizer.all_special_ids)
+        self._token_ids: list[int] = []
+        self._prefix_start = 0  # ids before this one no longer influence new text
+        self._read_end = 0  # ids before this one are released
+
+    def add(self, token_ids: Sequence[int]) -> str:
+        """Text that became certain with these ids."""
+        self._token_ids += [token_id for token_id in token_ids if token_id not in self._special_ids]
+        return self._release(final=False)
+
+    def flush(self) -> str:
+        """What is still held back: bytes that never became a character."""
+        return self._release(final=True)
+
+    def _release(self, *, final: bool) -> str:
+        num_held = len(self._token_ids) - self._read_end
+        if num_held == 0:
+            return ""
+        before = self._decode(self._token_ids[self._prefix_start : self._read_end])
+        text = self._decode(self._token_ids[self._prefix_start :])
+        unfinished = text.endswith(REPLACEMENT) and num_held < MAX_CHARACTER_TOKENS
+        if unfinished and not final:
+            return ""
+        self._prefix_start = self._read_end
+        self._read_end = len(self._token_ids)
+        return text[len(before) :]
+
+    def _decode(self, token_ids: list[int]) -> str:
+        return str(self._tokenizer.decode(token_ids, skip_special_tokens=True))
+
+
+@dataclass(frozen=True)
+class TextPiece:
+    """Released text; `stop` is the stop string that ended it, if one did."""
+
+    text: str
+    stop: str | None = None
+
+
+class StopStringFilter:
+    """Holds back the end of a text while it may be the beginning of a stop string.
+
+    >>> stops = StopStringFilter(("END",))
+    >>> stops.add("a E"), stops.add("Nx"), stops.add(" END more")
+    (TextPiece(text='a ', stop=None), TextPiece(text='ENx', stop=None), TextPiece(text=' ', stop='END'))
+    """
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self._stop = tuple(stop)
+        self._held = ""
+
+    def add(self, text: str) -> TextPiece:
+        """Text that can be released now; after a stop string was met, the text before it."""
+        text = self._held + text
+        found = [(text.index(stop), -len(stop), stop) for stop in self._stop if stop in text]
+        if found:
+            start, _, stop = min(found)
+            self._held = ""
+            return TextPiece(text[:start], stop)
+        num_held = max((_overlap(text, stop) for stop in self._stop), default=0)
+        self._held = text[len(text) - num_held :]
+        return TextPiece(text[: len(text) - num_held])
+
+    def flush(self) -> str:
+        """What was held back, once no more text comes."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that is a proper beginning of `stop`."""
+    longest = min(len(text), len(stop) - 1)
+    return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)

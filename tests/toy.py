@@ -1,0 +1,150 @@
+"""Toy trios: six real architectures with random weights, a byte-level tokenizer, and the ten-line loop that judges the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from eft_engine import Engine, EngineConfig, LoadedPair
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+SPECIAL_TOKENS = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
+END_ID = 256
+VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
+
+
+def make_tokenizer(
+    *, shuffle: bool = False, extra_tokens: Sequence[str] = (), chat: bool = True
+) -> PreTrainedTokenizerFast:
+    """Bytes are ids 0..255, then the special tokens. `shuffle` swaps two byte ids: equal length, different meaning."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    if shuffle:
+        alphabet[40], alphabet[41] = alphabet[41], alphabet[40]
+    backend = Tokenizer(models.BPE(vocab={char: index for index, char in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=SPECIAL_TOKENS[0])
+    tokenizer.add_special_tokens({"additional_special_tokens": [*SPECIAL_TOKENS[1:], *extra_tokens]})
+    if chat:
+        tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def make_model(
+    architecture: str, *, hidden_size: int = 32, num_layers: int = 2, seed: int = 0, vocab_size: int = VOCAB_SIZE
+) -> PreTrainedModel:
+    """A random model in float32 whose greedy text is varied (large initial weights), context of 256 tokens."""
+    shape = {
+        "vocab_size": vocab_size,
+        "hidden_size": hidden_size,
+        "intermediate_size": 2 * hidden_size,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "initializer_range": 0.3,
+        "bos_token_id": None,
+        "eos_token_id": END_ID,
+        "pad_token_id": None,
+    }
+    gpt2 = GPT2Config(
+        vocab_size=vocab_size,
+        n_embd=hidden_size,
+        n_layer=num_layers,
+        n_head=4,
+        n_positions=256,
+        initializer_range=0.3,
+        bos_token_id=None,
+        eos_token_id=END_ID,
+    )
+    head_dim = {"head_dim": hidden_size // 4}
+    windows = {"sliding_window": 8}
+    builders = {
+        "llama": lambda: LlamaForCausalLM(LlamaConfig(**shape)),
+        "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**shape)),
+        "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**shape, **head_dim)),
+        "mistral": lambda: MistralForCausalLM(MistralConfig(**shape, **windows)),
+        "gemma3": lambda: Gemma3ForCausalLM(
+            Gemma3TextConfig(
+                **shape,
+                **head_dim,
+                **windows,
+                layer_types=["sliding_attention", "full_attention"] * (num_layers // 2),
+            )
+        ),
+        "gpt2": lambda: GPT2LMHeadModel(gpt2),
+        "phi3": lambda: Phi3ForCausalLM(Phi3Config(**shape)),
+    }
+    torch.manual_seed(seed)
+    return builders[architecture]().eval()
+
+
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "gpt2", "phi3")
+
+
+@dataclass(frozen=True)
+class ToyTrio:
+    """Three models of one family and their tokenizer."""
+
+    base: PreTrainedModel
+    tuned: PreTrainedModel
+    reference: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+
+    def engine(self, **config: object) -> Engine:
+        """An engine over these models with one pair, `chat`."""
+        return Engine.from_models(
+            self.base,
+            tokenizer=self.tokenizer,
+            pairs={"chat": LoadedPair(self.tuned, self.reference)},
+            config=EngineConfig(**config),
+        )
+
+
+def make_trio(architecture: str) -> ToyTrio:
+    """A base of hidden size 64 with a pair of hidden size 32."""
+    return ToyTrio(
+        base=make_model(architecture, hidden_size=64, num_layers=2, seed=1),
+        tuned=make_model(architecture, seed=2),
+        reference=make_model(architecture, seed=3),
+        tokenizer=make_tokenizer(),
+    )
+
+
+@torch.inference_mode()
+def naive_greedy(trio: ToyTrio, prompt_ids: Sequence[int], *, weight: float, max_tokens: int) -> list[int]:
+    """The formula as it is written, over three transformers models without caches. Stops after the end token."""
+    token_ids = list(prompt_ids)
+    for _ in range(max_tokens):
+        input_ids = torch.tensor([token_ids])
+        base, tuned, reference = (
+            model(input_ids).logits[0, -1].log_softmax(dim=-1) for model in (trio.base, trio.tuned, trio.reference)
+        )
+        token_ids.append(int((base + weight * (tuned - reference)).argmax()))
+        if token_ids[-1] == END_ID:
+            break
+    return token_ids[len(prompt_ids) :]
