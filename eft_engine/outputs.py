@@ -36,7 +36,8 @@ class RequestMetrics:
     total_s: float
     """From submission to the last token."""
     num_forwards: Mapping[str, int]
-    """Forward passes in which a member took part for this request, by member name; a member that was not needed has 0."""
+    """Forward passes in which a member took part for this request, by member name. A member that was not needed has 0, as has
+    one that another member's pass stands for (a reference that is the base)."""
 
     @property
     def tokens_per_s(self) -> float:

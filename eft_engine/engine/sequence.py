@@ -79,9 +79,8 @@ class Sequence:
         return []
 
     def count_forward(self, stream: Stream) -> None:
-        """Note that `stream` took part in a forward pass."""
-        for index in stream.members:
-            self.num_forwards[self.request.member_names[index]] += 1
+        """Note that `stream` took part in a forward pass, under the first member that it stands for."""
+        self.num_forwards[self.request.member_names[stream.members[0]]] += 1
 
     def fail(self, error: EFTError) -> None:
         """End with an error."""

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedModel, modeling_gguf_pytorch_utils
 from transformers.utils import logging as transformers_logging
 
 from eft_engine.config import EngineConfig
@@ -63,22 +63,19 @@ def load_trio(plan: TrioPlan, config: EngineConfig) -> Trio:
     """
     _check_memory(plan)
     networks: dict[str, LanguageModel] = {}
-    with _progress_display(plan, config) as advance:
-        for network in plan.networks.values():
-            advance(network)
-            model = _load_model(network)
-            networks[network.name] = LanguageModel(model, name=network.name, self_check=config.self_check)
     adapters: dict[tuple[str, Path], str] = {}
     members: dict[str, TrioMember] = {}
-    for member in plan.members.values():
-        folder = member.resolved.adapter
-        adapter = None
-        if folder is not None:
-            key = (member.network, folder)
-            if key not in adapters:
-                adapters[key] = networks[member.network].add_adapter(folder, member=member.name)
-            adapter = adapters[key]
-        members[member.name] = TrioMember(member.name, networks[member.network], adapter, member.tokenizer)
+    with _progress_display(plan, config) as advance:
+        for planned in plan.networks.values():
+            advance(planned)
+            model = _load_model(planned)
+            networks[planned.name] = LanguageModel(model, name=planned.name, self_check=config.self_check)
+        for member in plan.members.values():
+            network, folder = networks[member.network], member.resolved.adapter
+            if folder is not None and (member.network, folder) not in adapters:
+                adapters[member.network, folder] = network.add_adapter(folder, member=member.name)
+            adapter = adapters[member.network, folder] if folder is not None else None
+            members[member.name] = TrioMember(member.name, network, adapter, member.tokenizer)
     return Trio(members, plan.vocabulary)
 
 
@@ -210,6 +207,8 @@ def _progress_display(plan: TrioPlan, config: EngineConfig) -> Iterator[Any]:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     had_bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # one display, not two over each other
+    own_gguf_bar = modeling_gguf_pytorch_utils.tqdm  # the only bar of loading that ignores that switch
+    modeling_gguf_pytorch_utils.tqdm = transformers_logging.tqdm
     done = 0
     try:
         with Progress(*columns, console=Console(stderr=True), transient=True, disable=not show) as progress:
@@ -224,5 +223,6 @@ def _progress_display(plan: TrioPlan, config: EngineConfig) -> Iterator[Any]:
 
             yield advance
     finally:
+        modeling_gguf_pytorch_utils.tqdm = own_gguf_bar
         if had_bars:
             transformers_logging.enable_progress_bar()

@@ -1,0 +1,40 @@
+"""The `eft` application: its commands in the order in which people meet them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from eft_engine.cli.chat import chat
+from eft_engine.cli.demo import demo
+from eft_engine.cli.generate import generate
+from eft_engine.cli.inspect import inspect
+from eft_engine.cli.score import score
+
+app = typer.Typer(
+    name="eft",
+    help="Up-scale small tuned language models: a large base decoded with the behaviour of small tuned pairs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (demo, generate, chat, score, inspect):
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from eft_engine import __version__
+
+        typer.echo(f"eft {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,123 @@
+"""`eft chat`: a conversation in the terminal, with the weights as a dial that can be turned between turns."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+from eft_engine.cli import trio_options as options
+from eft_engine.cli.generate import MaxTokens, Seed, Temperature, TopP
+from eft_engine.config import SamplingParams
+from eft_engine.engine.routing import resolve_weights
+from eft_engine.errors import EFTError
+
+HELP = """/weight NAME=NUMBER or /weight NUMBER   turn the dial
+/weights                                 show the weights
+/system TEXT                             set the system message and start over
+/reset                                   forget the conversation
+/help                                    this list
+/quit                                    leave (or Ctrl-D)"""
+
+
+@dataclass
+class ChatSession:
+    """State of one conversation: messages, weights and sampling. `answer` is None when a line was a command."""
+
+    engine: Any
+    sampling: SamplingParams
+    weights: dict[str, float]
+    system: str | None = None
+    messages: list[dict[str, str]] = field(default_factory=list)
+
+    def command(self, line: str) -> str | None:
+        """Carry out a line that starts with a slash; returns what to show, None to leave.
+
+        Raises:
+            EFTError: the command's argument is wrong; nothing changed.
+        """
+        name, _, argument = line.partition(" ")
+        match name:
+            case "/weight":
+                change = options.parse_weights(argument.replace(",", " ").split())
+                self.weights = resolve_weights(change, self.weights)
+                return self._weights_text()
+            case "/weights":
+                return self._weights_text()
+            case "/system":
+                self.system = argument.strip() or None
+                self.messages.clear()
+                return "system message set; the conversation starts over"
+            case "/reset":
+                self.messages.clear()
+                return "conversation forgotten"
+            case "/quit" | "/exit":
+                return None
+            case "/help":
+                return HELP
+        return f"unknown command {name}\n{HELP}"
+
+    def _weights_text(self) -> str:
+        return ", ".join(f"{name}={weight:g}" for name, weight in self.weights.items()) or "this engine has no pairs"
+
+    def answer(self, text: str) -> str:
+        """Stream the answer to one user turn to stdout and remember both. Interrupting it keeps what was said so far."""
+        self.messages.append({"role": "user", "content": text})
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        pieces: list[str] = []
+        try:
+            stream = self.engine.stream([*system, *self.messages], sampling=self.sampling, reward_weights=self.weights)
+            for delta in stream:
+                pieces.append(delta.text_delta)
+                sys.stdout.write(delta.text_delta)
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            stream.close()
+        except EFTError:
+            self.messages.pop()
+            raise
+        sys.stdout.write("\n")
+        self.messages.append({"role": "assistant", "content": "".join(pieces)})
+        return "".join(pieces)
+
+
+def chat(
+    base: options.Base = None,
+    tuned: options.Tuned = None,
+    reference: options.Reference = None,
+    pair: options.Pairs = None,
+    preset: options.Preset = None,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    weight: options.Weight = None,
+    max_tokens: MaxTokens = 512,
+    temperature: Temperature = 0.7,
+    top_p: TopP = 0.95,
+    seed: Seed = None,
+    system: options.System = None,
+) -> None:
+    """Chat in the terminal; `/weight chat=0.5` turns the dial, `/help` lists the commands."""
+    choice = options.choose_trio(
+        base=base, tuned=tuned, reference=reference, pairs=pair, preset=preset, dtype=dtype, device=device
+    )
+    weights = options.parse_weights(weight)
+    sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    with options.load_engine(choice) as engine:
+        session = ChatSession(engine, sampling, resolve_weights(weights, engine.weights), system)
+        sys.stdout.write(f"weights: {session.command('/weights')}; /help lists the commands\n")
+        while True:
+            try:
+                line = input("> ").strip()
+            except (EOFError, KeyboardInterrupt):
+                sys.stdout.write("\n")
+                return
+            try:
+                if line.startswith("/"):
+                    shown = session.command(line)
+                    if shown is None:
+                        return
+                    sys.stdout.write(shown + "\n")
+                elif line:
+                    session.answer(line)
+            except EFTError as error:
+                sys.stdout.write(f"error: {error}\n")

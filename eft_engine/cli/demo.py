@@ -1,0 +1,107 @@
+"""`eft demo`: the dial on a real model. The same questions at several weights, and how often each weight shows the behaviour."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from eft_engine.cli import trio_options as options
+from eft_engine.config import SamplingParams
+from eft_engine.outputs import RequestOutput
+from eft_engine.zoo.smollm2_json import behaviour_score, load_held_out_questions
+
+WEIGHTS = (0.0, 0.5, 1.0, 2.0)
+NUM_SHOWN = 3
+MAX_TOKENS = 48
+
+
+@dataclass(frozen=True)
+class WeightResult:
+    """Answers at one weight: the share that shows the behaviour, and tokens per second over the whole batch."""
+
+    weight: float
+    answers: list[RequestOutput]
+    score: float
+    tokens_per_s: float
+
+
+def demo(
+    num_questions: Annotated[
+        int, typer.Option("--questions", min=NUM_SHOWN, help="Held-out questions to measure the behaviour on.")
+    ] = 24,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Show what the weight does: SmolLM2-135M, and a pair tuned to answer in one line of JSON."""
+    questions = load_held_out_questions()[:num_questions]
+    choice = options.choose_trio(
+        base=None, tuned=None, reference=None, pairs=None, preset=None, dtype="auto", device=device
+    )
+    started = time.perf_counter()
+    with options.load_engine(choice) as engine:
+        loaded_s = time.perf_counter() - started
+        results = measure(engine, questions)
+    summary = {
+        "preset": "smollm2-json",
+        "num_questions": len(questions),
+        "scores": {f"{result.weight:g}": result.score for result in results},
+        "tokens_per_s": {f"{result.weight:g}": round(result.tokens_per_s, 1) for result in results},
+        "load_s": round(loaded_s, 1),
+        "total_s": round(time.perf_counter() - started, 1),
+    }
+    if as_json:
+        options.print_json(summary)
+        return
+    out = options.console()
+    out.print(_answers_table(questions, results))
+    out.print(_summary_table(results, len(questions)))
+
+
+def measure(engine: Any, questions: list[str]) -> list[WeightResult]:
+    """Answer all questions greedily at every weight of `WEIGHTS`, with a progress bar on stderr."""
+    sampling = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
+    prompts = [options.conversation(question, system=None) for question in questions]
+    results: list[WeightResult] = []
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("answering", total=len(WEIGHTS))
+        for weight in WEIGHTS:
+            progress.update(task, description=f"answering {len(questions)} questions at weight {weight:g}")
+            started = time.perf_counter()
+            answers = engine.generate(prompts, sampling=sampling, reward_weights=weight)
+            seconds = time.perf_counter() - started
+            num_tokens = sum(answer.usage.completion_tokens for answer in answers)
+            score = behaviour_score([answer.text for answer in answers])
+            results.append(WeightResult(weight, answers, score, num_tokens / seconds))
+            progress.advance(task)
+    return results
+
+
+def _answers_table(questions: list[str], results: list[WeightResult]) -> Table:
+    table = Table(title="The same questions at different weights (greedy)", show_lines=True)
+    table.add_column("question", ratio=1)
+    for result in results:
+        table.add_column(f"weight {result.weight:g}", ratio=2)
+    for index, question in enumerate(questions[:NUM_SHOWN]):
+        table.add_row(question, *(_shown(result.answers[index]) for result in results))
+    return table
+
+
+def _shown(answer: RequestOutput) -> str:
+    return answer.text + (" ..." if answer.finish_reason == "length" else "")
+
+
+def _summary_table(results: list[WeightResult], num_questions: int) -> Table:
+    table = Table(title=f"Answers in the tuned form, over {num_questions} held-out questions")
+    for heading in ("weight", "share in form", "tokens (median)", "tokens/s (all questions together)"):
+        table.add_column(heading, justify="right")
+    for result in results:
+        median = statistics.median(answer.usage.completion_tokens for answer in result.answers)
+        table.add_row(f"{result.weight:g}", f"{result.score:.0%}", f"{median:g}", f"{result.tokens_per_s:.0f}")
+    return table

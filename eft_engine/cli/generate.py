@@ -1,0 +1,54 @@
+"""`eft generate`: one prompt, one answer."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from eft_engine.cli import trio_options as options
+from eft_engine.config import SamplingParams
+
+MaxTokens = Annotated[int, typer.Option("--max-tokens", "-n", help="Most tokens to generate.")]
+Temperature = Annotated[float, typer.Option("--temperature", "-t", help="0: always the most probable token.")]
+TopP = Annotated[float, typer.Option("--top-p", help="Sample from the smallest set with this probability.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Same seed, same text.")]
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The prompt; - reads standard input.")],
+    base: options.Base = None,
+    tuned: options.Tuned = None,
+    reference: options.Reference = None,
+    pair: options.Pairs = None,
+    preset: options.Preset = None,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    weight: options.Weight = None,
+    max_tokens: MaxTokens = 256,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    seed: Seed = None,
+    stop: Annotated[list[str] | None, typer.Option("--stop", help="End before this text; repeat for several.")] = None,
+    system: options.System = None,
+    raw: options.Raw = False,
+    as_json: options.Json = False,
+) -> None:
+    """Answer one prompt, streaming."""
+    choice = options.choose_trio(
+        base=base, tuned=tuned, reference=reference, pairs=pair, preset=preset, dtype=dtype, device=device
+    )
+    weights = options.parse_weights(weight)
+    sampling = SamplingParams(
+        max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=tuple(stop or ())
+    )
+    asked = options.as_prompt(prompt, raw=raw, system=system)
+    with options.load_engine(choice) as engine:
+        if as_json:
+            options.print_json(engine.generate(asked, sampling=sampling, reward_weights=weights))
+            return
+        for delta in engine.stream(asked, sampling=sampling, reward_weights=weights):
+            sys.stdout.write(delta.text_delta)
+            sys.stdout.flush()
+        sys.stdout.write("\n")

@@ -1,0 +1,158 @@
+"""Options that every command shares: which trio, how it is held, and the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from eft_engine.config import EngineConfig, MemberConfig, Messages, Prompt, TunedPair
+from eft_engine.errors import InvalidOptionError
+
+Base = Annotated[str | None, typer.Option("--base", help="The large model: hub id, folder or .gguf file.")]
+Tuned = Annotated[
+    str | None, typer.Option("--tuned", help="The small model after fine-tuning, or a LoRA adapter on the reference.")
+]
+Reference = Annotated[str | None, typer.Option("--reference", help="The small model before fine-tuning.")]
+Pairs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--pair", help="A named pair, NAME=TUNED,REFERENCE; repeat for several.", metavar="NAME=TUNED,REFERENCE"
+    ),
+]
+Preset = Annotated[
+    str | None, typer.Option("--preset", help="A ready trio (see `eft demo`); the default when no --base is given.")
+]
+Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
+Weight = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--weight", "-w", help="NUMBER for every pair, or NAME=NUMBER; repeat for several.", metavar="[NAME=]NUMBER"
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Raw = Annotated[bool, typer.Option("--raw", help="Take the prompt as it is, without the chat template.")]
+System = Annotated[str | None, typer.Option("--system", help="System message of the conversation.")]
+
+SINGLE_PAIR = "tuned"
+"""Name of the pair that --tuned and --reference make."""
+
+
+@dataclass(frozen=True)
+class TrioChoice:
+    """The trio that the options name."""
+
+    base: MemberConfig
+    pairs: dict[str, TunedPair]
+    config: EngineConfig
+
+
+def choose_trio(
+    *,
+    base: str | None,
+    tuned: str | None,
+    reference: str | None,
+    pairs: Sequence[str] | None,
+    preset: str | None,
+    dtype: str,
+    device: str,
+) -> TrioChoice:
+    """What the options mean.
+
+    Raises:
+        InvalidOptionError: they contradict each other or are incomplete.
+    """
+    config = EngineConfig(dtype=dtype, device=device)
+    named = any((base, tuned, reference, pairs))
+    if not named or preset:
+        if named:
+            raise InvalidOptionError("--preset names a whole trio; do not combine it with --base, --tuned, ...")
+        from eft_engine.zoo.presets import DEFAULT_PRESET, find_preset
+
+        found = find_preset(preset or DEFAULT_PRESET)
+        return TrioChoice(found.base(), found.pairs(), config)
+    if base is None:
+        raise InvalidOptionError("--base is missing: name the large model (or use --preset)")
+    if (tuned is None) != (reference is None):
+        raise InvalidOptionError("--tuned and --reference belong together; give both")
+    chosen: dict[str, TunedPair] = {}
+    if tuned is not None and reference is not None:
+        chosen[SINGLE_PAIR] = TunedPair(tuned, reference)
+    for text in pairs or []:
+        name, _, models = text.partition("=")
+        tuned_source, _, reference_source = models.partition(",")
+        if not (name and tuned_source and reference_source):
+            raise InvalidOptionError(f"--pair must be NAME=TUNED,REFERENCE, got {text!r}", option="pair", value=text)
+        chosen[name] = TunedPair(tuned_source, reference_source)
+    return TrioChoice(MemberConfig(source=base), chosen, config)
+
+
+def load_engine(choice: TrioChoice) -> Any:
+    """Load the chosen trio; a display on stderr shows what is being loaded."""
+    from eft_engine.engine.engine import Engine
+
+    return Engine.load(choice.base, pairs=choice.pairs, config=choice.config)
+
+
+def parse_weights(texts: Sequence[str] | None) -> float | dict[str, float] | None:
+    """`["0.5"]` is a number for every pair, `["a=0.5", "b=1"]` a mapping, nothing means the pairs' own weights.
+
+    Raises:
+        InvalidOptionError: not a number, or both forms at once.
+    """
+    if not texts:
+        return None
+    if len(texts) == 1 and "=" not in texts[0]:
+        return _number(texts[0])
+    weights: dict[str, float] = {}
+    for text in texts:
+        name, found, value = text.partition("=")
+        if not found:
+            raise InvalidOptionError(
+                f"several weights need names, NAME=NUMBER, got {text!r}", option="weight", value=text
+            )
+        weights[name] = _number(value)
+    return weights
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidOptionError(f"a weight must be a number, got {text!r}", option="weight", value=text) from None
+
+
+def as_prompt(text: str, *, raw: bool, system: str | None) -> Prompt:
+    """The prompt as typed (`-` reads standard input), as a raw string or as a conversation.
+
+    Raises:
+        InvalidOptionError: a system message together with a raw prompt.
+    """
+    text = sys.stdin.read() if text == "-" else text
+    if not raw:
+        return conversation(text, system=system)
+    if system:
+        raise InvalidOptionError("--system needs the chat template; it cannot be combined with --raw")
+    return text
+
+
+def conversation(text: str, *, system: str | None) -> Messages:
+    """One user turn, after a system message if there is one."""
+    return [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": text}]
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON on stdout; dataclasses become objects."""
+    sys.stdout.write(json.dumps(value, default=dataclasses.asdict, ensure_ascii=False) + "\n")
+
+
+def console() -> Console:
+    """Console for tables and text; honours NO_COLOR and plain pipes."""
+    return Console(highlight=False)
