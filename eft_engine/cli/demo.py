@@ -19,7 +19,7 @@ from eft_engine.zoo.smollm2_json import behaviour_score, load_held_out_questions
 
 WEIGHTS = (0.0, 0.5, 1.0, 2.0)
 NUM_SHOWN = 3
-MAX_TOKENS = 48
+MAX_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class WeightResult:
 def demo(
     num_questions: Annotated[
         int, typer.Option("--questions", min=NUM_SHOWN, help="Held-out questions to measure the behaviour on.")
-    ] = 24,
+    ] = 20,
     device: options.Device = "auto",
     as_json: options.Json = False,
 ) -> None:

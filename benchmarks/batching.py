@@ -1,0 +1,60 @@
+"""How much faster is a batch of 8 than the same 8 requests one after another? No speculation, SmolLM2 trio, greedy.
+
+python -m benchmarks.batching
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.report import finish
+from benchmarks.smollm2 import QUESTIONS, separate_trio, shared_engine
+from eft_engine import Engine, SamplingParams
+
+
+def throughput(engine: Engine, *, together: bool, max_tokens: int, weight: float) -> float:
+    """Generated tokens per second of wall clock over all questions."""
+    sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
+    prompts = [[{"role": "user", "content": question}] for question in QUESTIONS]
+    started = time.perf_counter()
+    batches = [prompts] if together else [[prompt] for prompt in prompts]
+    outputs = [out for batch in batches for out in engine.generate(batch, sampling=sampling, reward_weights=weight)]
+    return sum(out.usage.completion_tokens for out in outputs) / (time.perf_counter() - started)
+
+
+def main(
+    rounds: Annotated[int, typer.Option(help="Repetitions; medians of their ratios are reported.")] = 3,
+    max_tokens: Annotated[int, typer.Option(help="Tokens per request.")] = 32,
+    weight: Annotated[float, typer.Option(help="Reward weight.")] = 0.5,
+) -> None:
+    """Compare, for the trio on one set of weights and for three separate networks."""
+    table = Table(title=f"8 requests, {max_tokens} tokens each, weight {weight:g}, medians of {rounds} rounds")
+    for heading in ("trio", "one by one tokens/s", "batch of 8 tokens/s", "ratio"):
+        table.add_column(heading, justify="right")
+    result: dict[str, object] = {"rounds": rounds, "max_tokens": max_tokens, "weight": weight}
+    for name, make in (("shared", shared_engine), ("separate", lambda: separate_trio().engine())):
+        with make() as engine:
+            throughput(engine, together=True, max_tokens=4, weight=weight)  # warm up
+            rows = [
+                [
+                    throughput(engine, together=together, max_tokens=max_tokens, weight=weight)
+                    for together in (False, True)
+                ]
+                for _ in range(rounds)
+            ]
+        alone, batch = (statistics.median(column) for column in zip(*rows, strict=True))
+        ratio = statistics.median(b / a for a, b in rows)
+        table.add_row(name, f"{alone:.1f}", f"{batch:.1f}", f"{ratio:.2f}x")
+        result[name] = {"one_by_one_tokens_per_s": alone, "batch_tokens_per_s": batch, "ratio": ratio}
+    Console().print(table)
+    finish("batching", result)
+
+
+if __name__ == "__main__":
+    typer.run(main)
