@@ -20,6 +20,7 @@ from eft_engine.config import (
     PlainText,
     PromptOptions,
     SamplingParams,
+    SpeculationOptions,
     TunedPair,
     Verbatim,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "RequestOutput",
     "SamplingParams",
     "ScoreOutput",
+    "SpeculationOptions",
     "TokenLogprobs",
     "TokenScore",
     "TunedPair",

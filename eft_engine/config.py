@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from eft_engine.errors import InvalidOptionError
 
@@ -259,6 +259,38 @@ class PromptOptions(Options):
     )
 
 
+class SpeculationOptions(Options):
+    """Drafting: tokens are guessed cheaply and verified together. It changes the speed, never the text.
+
+    Every drafted token is compared with the token that the composed distribution gives for the same seed and position, so the
+    text is that of plain decoding, whatever drafts, at any temperature.
+    """
+
+    drafter: Literal["auto", "tuned", "prompt_lookup", "none"] = Field(
+        default="auto", description="who guesses: the tuned model, n-grams of prompt and output, both (auto), nobody"
+    )
+    max_draft_tokens: int = Field(default=8, ge=1, le=64, description="most tokens drafted per step")
+    adaptive: bool = Field(
+        default=True,
+        description="draft as many as measured acceptance and times justify, down to none; off: always the most",
+    )
+    min_confidence: float = Field(
+        default=0.3,
+        ge=0.0,
+        le=1.0,
+        description="the tuned model stops drafting after a token it gives less probability",
+    )
+    min_ngram_size: int = Field(default=3, ge=1, description="shortest n-gram that prompt lookup matches")
+    max_ngram_size: int = Field(default=6, ge=1, description="longest n-gram that prompt lookup matches")
+
+    @field_validator("max_ngram_size")
+    @classmethod
+    def _ordered(cls, value: int, info: ValidationInfo) -> int:
+        if value < info.data.get("min_ngram_size", 1):
+            raise ValueError("must not be smaller than min_ngram_size")
+        return value
+
+
 class EngineConfig(Options):
     """How members are held and how the engine steps."""
 
@@ -276,6 +308,9 @@ class EngineConfig(Options):
     mismatched_tokens: Literal["refuse", "mask"] = Field(
         default="refuse",
         description="ids that mean different tokens: refuse the trio, or never generate them (at most 1 %)",
+    )
+    speculation: SpeculationOptions = Field(
+        default_factory=SpeculationOptions, description="drafting, unless a call has its own"
     )
     self_check: bool = Field(
         default=True, description="compare each network with its plain forward pass when it is loaded"

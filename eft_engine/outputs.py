@@ -38,11 +38,27 @@ class RequestMetrics:
     num_forwards: Mapping[str, int]
     """Forward passes in which a member took part for this request, by member name. A member that was not needed has 0, as has
     one that another member's pass stands for (a reference that is the base)."""
+    num_drafted: int = 0
+    """Tokens that were drafted and verified."""
+    num_accepted: int = 0
+    """Drafted tokens that became part of the text."""
+    num_steps: int = 0
+    """Evaluations; without drafting as many as there are tokens."""
 
     @property
     def tokens_per_s(self) -> float:
         """Output tokens per second after the first token; 0 when there was only one."""
         return 1.0 / self.tpot_s if self.tpot_s > 0 else 0.0
+
+    @property
+    def acceptance_rate(self) -> float:
+        """Accepted / drafted; 0 when nothing was drafted."""
+        return self.num_accepted / self.num_drafted if self.num_drafted else 0.0
+
+    @property
+    def mean_acceptance_length(self) -> float:
+        """Tokens per evaluation: 1 + accepted / steps."""
+        return 1.0 + self.num_accepted / self.num_steps if self.num_steps else 0.0
 
 
 @dataclass(frozen=True)

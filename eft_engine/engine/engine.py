@@ -21,6 +21,7 @@ from eft_engine.config import (
     PromptOptions,
     RewardWeights,
     SamplingParams,
+    SpeculationOptions,
     TunedPair,
 )
 from eft_engine.engine.routing import Route, plan_route, resolve_weights
@@ -180,6 +181,7 @@ class Engine:
         sampling: SamplingParams | None = None,
         reward_weights: RewardWeights = None,
         composition: CompositionOptions | None = None,
+        speculation: SpeculationOptions | None = None,
         prompt_options: PromptOptions | None = None,
     ) -> RequestOutput: ...
 
@@ -191,6 +193,7 @@ class Engine:
         sampling: PerRequest[SamplingParams] | None = None,
         reward_weights: RewardWeights | Seq[RewardWeights] = None,
         composition: PerRequest[CompositionOptions] | None = None,
+        speculation: PerRequest[SpeculationOptions] | None = None,
         prompt_options: PerRequest[PromptOptions] | None = None,
     ) -> list[RequestOutput]: ...
 
@@ -201,13 +204,14 @@ class Engine:
         sampling: Any = None,
         reward_weights: Any = None,
         composition: Any = None,
+        speculation: Any = None,
         prompt_options: Any = None,
     ) -> RequestOutput | list[RequestOutput]:
         """Answer one prompt, or a list of prompts together.
 
         Args:
             prompt: a string (raw prompt), a list of messages (chat template), or a list of either; a list in, a list out.
-            sampling, reward_weights, composition, prompt_options: one for all, or a list with one per prompt.
+            sampling, reward_weights, composition, speculation, prompt_options: one for all, or a list with one per prompt.
                 `reward_weights` is a number for every pair, a mapping by pair name, or None for the pairs' own weights.
 
         Raises:
@@ -217,7 +221,7 @@ class Engine:
         """
         batch = is_batch(prompt)
         prepared = self._prepare_all(
-            prompt if batch else [prompt], sampling, reward_weights, composition, prompt_options, batch
+            prompt if batch else [prompt], sampling, reward_weights, composition, speculation, prompt_options, batch
         )
         streams = [_BlockingEvents(self._worker) for _ in prepared]
         sequences = [make(events.put) for make, events in zip(prepared, streams, strict=True)]
@@ -236,13 +240,14 @@ class Engine:
         sampling: SamplingParams | None = None,
         reward_weights: RewardWeights = None,
         composition: CompositionOptions | None = None,
+        speculation: SpeculationOptions | None = None,
         prompt_options: PromptOptions | None = None,
     ) -> Iterator[GenerationDelta]:
         """Answer one prompt piece by piece; arguments and errors as for `generate`.
 
         The request is checked and submitted at once; closing the iterator cancels it.
         """
-        (make,) = self._prepare_all([prompt], sampling, reward_weights, composition, prompt_options, False)
+        (make,) = self._prepare_all([prompt], sampling, reward_weights, composition, speculation, prompt_options, False)
         events = _BlockingEvents(self._worker)
         sequence = make(events.put)
         self._worker.submit([sequence])
@@ -255,6 +260,7 @@ class Engine:
         sampling: Any = None,
         reward_weights: Any = None,
         composition: Any = None,
+        speculation: Any = None,
         prompt_options: Any = None,
     ) -> Any:
         """`generate` for an event loop: waits without blocking it. Cancelling the task cancels the requests."""
@@ -265,6 +271,7 @@ class Engine:
             sampling,
             reward_weights,
             composition,
+            speculation,
             prompt_options,
             batch,
         )
@@ -287,11 +294,12 @@ class Engine:
         sampling: SamplingParams | None = None,
         reward_weights: RewardWeights = None,
         composition: CompositionOptions | None = None,
+        speculation: SpeculationOptions | None = None,
         prompt_options: PromptOptions | None = None,
     ) -> AsyncIterator[GenerationDelta]:
         """`stream` for an event loop. Closing the iterator or cancelling the task cancels the request."""
         (make,) = await asyncio.to_thread(
-            self._prepare_all, [prompt], sampling, reward_weights, composition, prompt_options, False
+            self._prepare_all, [prompt], sampling, reward_weights, composition, speculation, prompt_options, False
         )
         events = _AsyncEvents(self._worker)
         sequence = make(events.put)
@@ -363,6 +371,7 @@ class Engine:
         sampling: Any,
         reward_weights: Any,
         composition: Any,
+        speculation: Any,
         prompt_options: Any,
         batch: bool,
     ) -> list[Callable[[Callable[[Event], None]], Sequence]]:
@@ -373,6 +382,7 @@ class Engine:
             _per_request(sampling, SamplingParams(), count, "sampling", batch=batch),
             _per_request(reward_weights, None, count, "reward_weights", batch=batch),
             _per_request(composition, CompositionOptions(), count, "composition", batch=batch),
+            _per_request(speculation, self.config.speculation, count, "speculation", batch=batch),
             _per_request(prompt_options, PromptOptions(), count, "prompt_options", batch=batch),
         )
         return [self._prepare(*row) for row in zip(*columns, strict=True)]
@@ -383,6 +393,7 @@ class Engine:
         sampling: SamplingParams,
         reward_weights: RewardWeights,
         composition: CompositionOptions,
+        speculation: SpeculationOptions,
         prompt_options: PromptOptions,
     ) -> Callable[[Callable[[Event], None]], Sequence]:
         weights = resolve_weights(reward_weights, self._weights)
@@ -395,6 +406,7 @@ class Engine:
             return GenerationSequence(
                 self._request(route, weights, composition, emit),
                 sampling=sampling,
+                speculation=speculation,
                 prompt_ids=rendered.base,
                 max_new_tokens=min(sampling.max_tokens, room),
                 eos_token_ids=self._eos_token_ids,

@@ -29,7 +29,9 @@ class Clock:
         self.first_token = self.first_token or self.last_token
         self.num_tokens += 1
 
-    def metrics(self, num_forwards: Mapping[str, int]) -> RequestMetrics:
+    def metrics(
+        self, num_forwards: Mapping[str, int], *, num_drafted: int, num_accepted: int, num_steps: int
+    ) -> RequestMetrics:
         """The finished request's metrics."""
         after_first = self.num_tokens - 1
         return RequestMetrics(
@@ -38,4 +40,7 @@ class Clock:
             tpot_s=(self.last_token - self.first_token) / after_first if after_first else 0.0,
             total_s=self.last_token - self.submitted,
             num_forwards=num_forwards,
+            num_drafted=num_drafted,
+            num_accepted=num_accepted,
+            num_steps=num_steps,
         )

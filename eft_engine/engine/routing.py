@@ -55,6 +55,17 @@ class Stream:
         ]
         return Block(self.slot, token_ids, num_logits, self.adapter)
 
+    def pending_block(self, output_ids: Sequence[int], lookahead: Sequence[int], *, max_logits: int) -> Block:
+        """Feed everything that was not read yet, lookahead included; logits for its last tokens, at most `max_logits`."""
+        fed = [*output_ids, *lookahead]
+        num_tokens = self.num_pending(fed)
+        return self.block(fed, num_tokens=num_tokens, num_logits=min(num_tokens, max_logits))
+
+    def rewind(self, output_ids: Sequence[int]) -> None:
+        """Forget what was read beyond the committed tokens, and the last of these, which is read when the next is predicted."""
+        assert self.slot is not None, "a stream is rewound while it holds a slot"
+        self.slot.truncate(min(self.slot.length, len(self.prompt_ids) + len(output_ids) - 1))
+
 
 @dataclass(frozen=True)
 class Route:
@@ -152,3 +163,33 @@ def conservative_member(weights: Mapping[str, float], composition: CompositionOp
     """Index of the tuned member whose nucleus conservative mode uses, or None when it changes nothing."""
     needed = _needed_anyway(weights, composition)
     return needed.pop() if needed else None
+
+
+def draft_route(route: Route, weights: Mapping[str, float]) -> tuple[tuple[Stream, float], ...]:
+    """Streams that draft, and their coefficients: the small models' own idea of the composition.
+
+    With one active pair the tuned model alone; with several, their composition over the first one's reference, which stands in
+    for the base. Empty when a stream that is needed is not run, or when nothing would be left to verify with.
+    """
+    active = [index for index, weight in enumerate(weights.values()) if weight != 0.0]
+    stream_of = {member: stream for stream in route.streams for member in stream.members}
+    if not active:
+        return ()
+    wanted: dict[int, float] = {}
+    if len(active) == 1:
+        wanted[2 * active[0] + 1] = 1.0
+    else:
+        values = list(weights.values())
+        wanted[2 * active[0] + 2] = 1.0
+        for index in active:
+            wanted[2 * index + 1] = wanted.get(2 * index + 1, 0.0) + values[index]
+            wanted[2 * index + 2] = wanted.get(2 * index + 2, 0.0) - values[index]
+    if any(member not in stream_of for member in wanted):
+        return ()
+    coefficients: dict[Stream, float] = {}
+    for member, coefficient in wanted.items():
+        coefficients[stream_of[member]] = coefficients.get(stream_of[member], 0.0) + coefficient
+    chosen = tuple((stream, coefficient) for stream, coefficient in coefficients.items() if coefficient != 0.0)
+    base = stream_of.get(0)
+    drafts_with_base = any(stream is base for stream, _ in chosen)
+    return () if drafts_with_base or len(chosen) == len(route.streams) else chosen

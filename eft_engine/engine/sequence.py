@@ -11,10 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from eft_engine.config import CompositionOptions, SamplingParams
-from eft_engine.decoding.sampling import History
+from torch import Tensor
+
+from eft_engine.config import CompositionOptions, SamplingParams, SpeculationOptions
+from eft_engine.decoding.prompt_lookup import PromptLookupIndex
+from eft_engine.decoding.sampling import SALT_TARGET, History, uniform
+from eft_engine.engine.acceptance import Acceptance
 from eft_engine.engine.metrics import Clock
-from eft_engine.engine.routing import Route, Stream, conservative_member
+from eft_engine.engine.routing import Route, Stream, conservative_member, draft_route
 from eft_engine.errors import EFTError
 from eft_engine.outputs import (
     FinishReason,
@@ -78,6 +82,15 @@ class Sequence:
         """Tokens to feed after the committed ones in the next evaluation; logits are wanted for each of them too."""
         return []
 
+    def kept_rows(self, stream: Stream) -> list[tuple[Tensor, Tensor]]:
+        """Log-probabilities and normaliser of positions that `stream` has already predicted for the next evaluation."""
+        return []
+
+    def rewind(self) -> None:
+        """Let every stream forget what it read beyond the committed tokens."""
+        for stream in self.streams:
+            stream.rewind(self.output_ids)
+
     def count_forward(self, stream: Stream) -> None:
         """Note that `stream` took part in a forward pass, under the first member that it stands for."""
         self.num_forwards[self.request.member_names[stream.members[0]]] += 1
@@ -89,13 +102,17 @@ class Sequence:
 
 
 class GenerationSequence(Sequence):
-    """Generates text from a prompt."""
+    """Generates text from a prompt.
+
+    `drafts` are guesses of the next tokens, made by `drafting` and judged by the next evaluation.
+    """
 
     def __init__(
         self,
         request: Request,
         *,
         sampling: SamplingParams,
+        speculation: SpeculationOptions,
         prompt_ids: tuple[int, ...],
         max_new_tokens: int,
         eos_token_ids: frozenset[int],
@@ -103,9 +120,10 @@ class GenerationSequence(Sequence):
     ) -> None:
         super().__init__(request)
         self.sampling = sampling
-        self.seed = sampling.seed if sampling.seed is not None else secrets.randbits(64)
+        self.speculation = speculation
+        self._seed = sampling.seed if sampling.seed is not None else secrets.randbits(64)
+        self._prompt_ids = prompt_ids
         self._counts: Counter[int] = Counter()
-        self.history = History(prompt_ids, self._counts)
         self._max_new_tokens = max_new_tokens
         self._stop_ids = frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else eos_token_ids)
         self._detokenizer = IncrementalDetokenizer(tokenizer)
@@ -113,8 +131,85 @@ class GenerationSequence(Sequence):
         self._text: list[str] = []
         self._logprobs: list[TokenLogprobs] = []
 
-    def append(self, token_id: int, logprobs: TokenLogprobs | None) -> None:
-        """Take the next token: emit what became certain, and finish if it ends the text."""
+        self.drafts: list[int] = []
+        self.drafted_by: Acceptance | None = None
+        self.last_drafted_at = 0
+        self.lookup_acceptance = Acceptance(prior=0.6)
+        self.tuned_acceptance = Acceptance(prior=0.7)
+        self._kept: dict[Stream, list[tuple[Tensor, Tensor]]] = {}
+        self._num_drafted = self._num_accepted = self._num_steps = 0
+        self.lookup: PromptLookupIndex | None = None
+        if speculation.drafter in ("auto", "prompt_lookup"):
+            self.lookup = PromptLookupIndex(
+                prompt_ids, min_ngram_size=speculation.min_ngram_size, max_ngram_size=speculation.max_ngram_size
+            )
+        self.drafting_streams: tuple[tuple[Stream, float], ...] = ()
+        if speculation.drafter in ("auto", "tuned"):
+            self.drafting_streams = draft_route(request.route, request.weights)
+
+    # ---- drafts --------------------------------------------------------------------------------------------------------
+
+    @property
+    def draft_limit(self) -> int:
+        """Most tokens that may be drafted now: the evaluation itself adds one more."""
+        return min(self.speculation.max_draft_tokens, self._max_new_tokens - len(self.output_ids) - 1)
+
+    def clear_drafts(self) -> None:
+        """Forget the drafts of the last step."""
+        self.drafts = []
+        self.drafted_by = None
+        self._kept.clear()
+
+    def keep_row(self, stream: Stream, logprobs: Tensor, normaliser: Tensor) -> None:
+        """Keep what `stream` predicted while drafting; it is a member's part of the target at that position."""
+        self._kept.setdefault(stream, []).append((logprobs, normaliser))
+
+    def kept_rows(self, stream: Stream) -> list[tuple[Tensor, Tensor]]:
+        """See `keep_row`."""
+        return self._kept.get(stream, [])
+
+    def lookahead(self) -> list[int]:
+        """The drafts."""
+        return self.drafts
+
+    # ---- verification --------------------------------------------------------------------------------------------------
+
+    def uniform(self, offset: int) -> float:
+        """The uniform number that decides the token `offset` positions after the committed ones."""
+        return uniform(self._seed, len(self.output_ids) + offset, SALT_TARGET) if self.sampling.temperature else 0.0
+
+    def history_after(self, num_drafts: int) -> History:
+        """What penalties see when the first `num_drafts` drafts are taken for granted."""
+        drafts = self.drafts[:num_drafts]
+        return History(self._prompt_ids, self._counts + Counter(drafts) if drafts else self._counts)
+
+    def num_verified(self, token_ids: list[int]) -> int:
+        """How many of the target's `token_ids` count: those whose drafts before them were all right, so one more than drafts
+        accepted.
+        """
+        accepted = 0
+        while accepted < min(len(self.drafts), len(token_ids) - 1) and self.drafts[accepted] == token_ids[accepted]:
+            accepted += 1
+        return accepted + 1
+
+    def commit(self, token_ids: list[int], logprobs: list[TokenLogprobs | None]) -> None:
+        """Take verified tokens: emit what became certain, finish if one of them ends the text, rewind the streams."""
+        self._num_steps += 1
+        if self.drafts:
+            self._num_drafted += len(self.drafts)
+            self._num_accepted += len(token_ids) - 1
+            self.last_drafted_at = len(self.output_ids) + len(token_ids)
+            if self.drafted_by is not None:
+                self.drafted_by.note(len(self.drafts), len(token_ids) - 1)
+        if self.lookup is not None:
+            self.lookup.extend(token_ids)
+        for token_id, own in zip(token_ids, logprobs, strict=True):
+            self._append(token_id, own)
+            if self.finished:
+                break
+        self.rewind()
+
+    def _append(self, token_id: int, logprobs: TokenLogprobs | None) -> None:
         self.output_ids.append(token_id)
         self._counts[token_id] += 1
         self.clock.token()
@@ -155,7 +250,12 @@ class GenerationSequence(Sequence):
             finish_reason=finish_reason,
             stop_reason=stop_reason,
             usage=Usage(prompt_len, len(self.output_ids)),
-            metrics=self.clock.metrics({name: self.num_forwards[name] for name in request.member_names}),
+            metrics=self.clock.metrics(
+                {name: self.num_forwards[name] for name in request.member_names},
+                num_drafted=self._num_drafted,
+                num_accepted=self._num_accepted,
+                num_steps=self._num_steps,
+            ),
             reward_weights=dict(request.weights),
             logprobs=tuple(self._logprobs) if self.sampling.logprobs is not None else None,
         )
@@ -183,6 +283,7 @@ class ScoringSequence(Sequence):
         """Take the scores of `next_ids`; emit all of them at the end."""
         self.output_ids += [score.token_id for score in scores]
         self._scores += scores
+        self.rewind()
         if len(self.output_ids) == len(self.completion_ids):
             self.finished = True
             self.request.emit(ScoreOutput(tuple(self._scores), dict(self.request.weights)))

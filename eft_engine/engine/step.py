@@ -8,26 +8,24 @@ commit     tokens become text, finished sequences tell their callers
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from eft_engine.decoding.composition import compose, keep_tuned_outside_nucleus, member_logprobs
-from eft_engine.decoding.sampling import SALT_TARGET, choose, needs_penalties, penalise, uniform
+from eft_engine.decoding.composition import compose, keep_tuned_outside_nucleus
+from eft_engine.decoding.sampling import choose, needs_penalties, penalise
+from eft_engine.engine.drafting import Drafter
+from eft_engine.engine.running import StreamRunner
 from eft_engine.engine.scheduler import PrefillWork, StepPlan
 from eft_engine.engine.sequence import GenerationSequence, ScoringSequence, Sequence
 from eft_engine.errors import NonFiniteLogitsError
+from eft_engine.models.kv_cache import KVSlot
 from eft_engine.models.language_model import Block, LanguageModel
 from eft_engine.outputs import PairScore, TokenLogprobs, TokenScore, TopToken
 from eft_engine.text.tokenizer import Tokenizer
 from eft_engine.text.vocabulary import SharedVocabulary
-
-PADDING_FREE_LEN = 16
-"""Blocks up to this long share a forward pass whatever their lengths: reading the weights costs more than padding."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +59,8 @@ class Stepper:
     """Runs steps over the networks of one trio. Belongs to the engine's thread."""
 
     def __init__(self, vocabulary: SharedVocabulary, tokenizer: Tokenizer, *, device: torch.device) -> None:
-        self._width = vocabulary.width
-        self._masked_ids = torch.tensor(vocabulary.masked_ids, dtype=torch.long, device=device)
-        self._device = device
+        self._runner = StreamRunner(vocabulary, device=device)
+        self._drafter = Drafter(self._runner)
         self._tokenizer = tokenizer
 
     @torch.inference_mode()
@@ -72,95 +69,107 @@ class Stepper:
         self._prefill(plan.prefill)
         if not plan.ready:
             return
+        self._drafter.draft([sequence for sequence in plan.ready if isinstance(sequence, GenerationSequence)])
         evaluation = self._evaluate(plan.ready)
         scores = evaluation.composed()
         usable = self._usable_rows(evaluation, scores)
-        self._choose_and_commit(evaluation, scores, usable)
-        self._score_and_commit(evaluation, scores, usable)
+        self._verify_and_commit(evaluation, scores, usable)
+        self._score_and_commit(evaluation, scores)
 
     def _prefill(self, works: Seq[PrefillWork]) -> None:
-        blocks: dict[LanguageModel, list[Block]] = defaultdict(list)
+        blocks = []
         for work in works:
             block = work.stream.block(work.sequence.output_ids, num_tokens=work.num_tokens, num_logits=0)
-            blocks[work.stream.network].append(block)
+            blocks.append((work.stream.network, block))
             work.sequence.count_forward(work.stream)
-        for network, own in blocks.items():
-            for group in group_by_length(own):
-                network.forward(group)
+        self._runner.read(blocks)
 
     def _evaluate(self, sequences: Seq[Sequence]) -> Evaluation:
-        """Run all streams of these sequences, and normalise every member's logits over the shared vocabulary."""
+        """Run all streams of these sequences over their drafts; what drafting has predicted already is not run again."""
         rows: list[tuple[Sequence, range]] = []
-        blocks: dict[LanguageModel, list[tuple[Block, int, int]]] = defaultdict(list)  # with first row and member
+        blocks: list[tuple[LanguageModel, Block]] = []
+        places: dict[KVSlot, tuple[int, int]] = {}  # first row and member of a block's logits
+        kept: list[tuple[int, int, Tensor, Tensor]] = []
         num_rows = 0
         for sequence in sequences:
             lookahead = sequence.lookahead()
-            fed = [*sequence.output_ids, *lookahead]
-            num_logits = 1 + len(lookahead)
+            own = range(num_rows, num_rows + 1 + len(lookahead))
             for stream in sequence.streams:
-                num_tokens = stream.num_pending(sequence.output_ids) + len(lookahead)
-                block = stream.block(fed, num_tokens=num_tokens, num_logits=num_logits)
-                blocks[stream.network].append((block, num_rows, stream.members[0]))
+                member = stream.members[0]
+                known = sequence.kept_rows(stream)
+                kept += [(own.start + index, member, *row) for index, row in enumerate(known)]
+                block = stream.pending_block(sequence.output_ids, lookahead, max_logits=len(own) - len(known))
+                assert block.num_logits == len(own) - len(known), "a stream predicts what it has not predicted yet"
+                blocks.append((stream.network, block))
+                places[block.slot] = (own.stop - block.num_logits, member)
                 sequence.count_forward(stream)
-            rows.append((sequence, range(num_rows, num_rows + num_logits)))
-            num_rows += num_logits
+            rows.append((sequence, own))
+            num_rows = own.stop
 
+        device, width = self._runner.device, self._runner.width
         coefficients = torch.tensor(
-            [sequence.request.route.coefficients for sequence, own in rows for _ in own], device=self._device
+            [sequence.request.route.coefficients for sequence, own in rows for _ in own], device=device
         )
-        normalisers = torch.zeros(coefficients.shape, device=self._device)
-        logprobs = torch.zeros(*coefficients.shape, self._width, device=self._device)  # [rows, members, width]
-        for network, placed in blocks.items():
-            places = {block.slot: (row, member) for block, row, member in placed}
-            for group in group_by_length(block for block, _, _ in placed):
-                logits = network.forward(group)[:, : self._width].to(self._device)
-                row_ids = [places[block.slot][0] + offset for block in group for offset in range(block.num_logits)]
-                member_ids = [places[block.slot][1] for block in group for _ in range(block.num_logits)]
-                values, norms = member_logprobs(logits, self._masked_ids)
-                logprobs[row_ids, member_ids] = values
-                normalisers[row_ids, member_ids] = norms
+        normalisers = torch.zeros(coefficients.shape, device=device)
+        logprobs = torch.zeros(*coefficients.shape, width, device=device)  # [rows, members, width]
+        for group, values, norms in self._runner.logprobs(blocks):
+            row_ids = [places[block.slot][0] + offset for block in group for offset in range(block.num_logits)]
+            member_ids = [places[block.slot][1] for block in group for _ in range(block.num_logits)]
+            logprobs[row_ids, member_ids] = values
+            normalisers[row_ids, member_ids] = norms
+        for row, member, known_values, known_norm in kept:
+            logprobs[row, member] = known_values
+            normalisers[row, member] = known_norm
         return Evaluation(tuple(rows), logprobs, normalisers, coefficients)
 
     def _usable_rows(self, evaluation: Evaluation, scores: Tensor) -> list[bool]:
-        """Which rows are proper distributions. A maximum that is finite rules out NaN, +inf and "everything forbidden"."""
-        scores.index_fill_(-1, self._masked_ids, -torch.inf)
+        """Which rows are proper distributions. A maximum that is finite rules out NaN, +inf and "everything forbidden".
+
+        A sequence whose next token has no distribution fails; a bad row after a draft only means that the draft leads nowhere.
+        """
+        scores.index_fill_(-1, self._runner.masked_ids, -torch.inf)
         best = scores.amax(dim=-1) + 0.0 * evaluation.normalisers.sum(dim=-1)
         usable: list[bool] = best.isfinite().tolist()
         for sequence, rows in evaluation.rows:
-            if not all(usable[row] for row in rows):
-                members = [
-                    sequence.request.member_names[index]
-                    for index in range(evaluation.normalisers.shape[1])
-                    if not bool(evaluation.normalisers[rows.start : rows.stop, index].isfinite().all())
-                ]
-                reason = f"{', '.join(members)} returned NaN or infinite logits" if members else "no token is possible"
-                position = len(sequence.output_ids)
-                sequence.fail(NonFiniteLogitsError(f"at output position {position}: {reason}", position=position))
+            needed = rows if isinstance(sequence, ScoringSequence) else rows[:1]
+            if all(usable[row] for row in needed):
+                continue
+            finite = evaluation.normalisers[needed.start : needed.stop].isfinite().all(dim=0).tolist()
+            members = [name for name, fine in zip(sequence.request.member_names, finite, strict=True) if not fine]
+            reason = f"{', '.join(members)} returned NaN or infinite logits" if members else "no token is possible"
+            position = len(sequence.output_ids)
+            sequence.fail(NonFiniteLogitsError(f"at output position {position}: {reason}", position=position))
         return usable
 
-    def _choose_and_commit(self, evaluation: Evaluation, scores: Tensor, usable: list[bool]) -> None:
-        """Sample one token for every generating sequence."""
+    def _verify_and_commit(self, evaluation: Evaluation, scores: Tensor, usable: list[bool]) -> None:
+        """Draw the target's token at every row, and commit those that the drafts before them lead to."""
         generating = [
-            (sequence, rows.start)
+            (sequence, [row for row in rows if all(usable[rows.start : row + 1])])
             for sequence, rows in evaluation.rows
-            if isinstance(sequence, GenerationSequence) and usable[rows.start]
+            if isinstance(sequence, GenerationSequence) and not sequence.finished
         ]
         if not generating:
             return
-        own = scores[[row for _, row in generating]]  # [generating, width], a copy
-        for index, (sequence, row) in enumerate(generating):
+        wanted = [(sequence, row, row - rows[0]) for sequence, rows in generating for row in rows]
+        own = scores[[row for _, row, _ in wanted]]  # [wanted rows, width], a copy
+        for index, (sequence, row, offset) in enumerate(wanted):
             if needs_penalties(sequence.sampling):
                 # The repetition penalty depends on the sign of a score, so it wants the scale of the logits back.
                 own[index] += (evaluation.coefficients[row] * evaluation.normalisers[row]).sum()
-                penalise(own[index], sequence.sampling, sequence.history)
-        params = [sequence.sampling for sequence, _ in generating]
-        uniforms = [
-            uniform(sequence.seed, len(sequence.output_ids), SALT_TARGET) if sequence.sampling.temperature else 0.0
-            for sequence, _ in generating
-        ]
-        token_ids: list[int] = choose(own, params, uniforms).tolist()
-        for (sequence, row), token_id in zip(generating, token_ids, strict=True):
-            sequence.append(token_id, self._token_logprobs(evaluation, scores, sequence, row, token_id))
+                penalise(own[index], sequence.sampling, sequence.history_after(offset))
+        params = [sequence.sampling for sequence, _, _ in wanted]
+        uniforms = [sequence.uniform(offset) for sequence, _, offset in wanted]
+        drawn: list[int] = choose(own, params, uniforms).tolist()
+        start = 0
+        for sequence, rows in generating:
+            token_ids = drawn[start : start + len(rows)]
+            start += len(rows)
+            token_ids = token_ids[: sequence.num_verified(token_ids)]
+            logprobs = [
+                self._token_logprobs(evaluation, scores, sequence, row, token_id)
+                for row, token_id in zip(rows, token_ids, strict=False)
+            ]
+            sequence.commit(token_ids, logprobs)
 
     def _token_logprobs(
         self, evaluation: Evaluation, scores: Tensor, sequence: GenerationSequence, row: int, token_id: int
@@ -169,7 +178,7 @@ class Stepper:
         if num_top is None:
             return None
         composed = scores[row].log_softmax(dim=-1)
-        values, ids = composed.topk(min(num_top, self._width))
+        values, ids = composed.topk(min(num_top, self._runner.width))
         ran = [member for stream in sequence.streams for member in stream.members]
         owner = {member: stream.members[0] for stream in sequence.streams for member in stream.members}
         return TokenLogprobs(
@@ -189,14 +198,14 @@ class Stepper:
     def _token_text(self, token_id: int) -> str:
         return str(self._tokenizer.decode([token_id], skip_special_tokens=False))
 
-    def _score_and_commit(self, evaluation: Evaluation, scores: Tensor, usable: list[bool]) -> None:
+    def _score_and_commit(self, evaluation: Evaluation, scores: Tensor) -> None:
         """Read off the log-probabilities of given tokens."""
         for sequence, rows in evaluation.rows:
             if not isinstance(sequence, ScoringSequence) or sequence.finished:
                 continue
             token_ids = sequence.next_ids()
             span = slice(rows.start, rows.stop)
-            wanted = torch.tensor(token_ids, device=self._device)[:, None]  # [rows, 1]
+            wanted = torch.tensor(token_ids, device=self._runner.device)[:, None]  # [rows, 1]
             composed = scores[span].log_softmax(dim=-1).gather(-1, wanted)[:, 0].tolist()
             by_member = evaluation.logprobs[span].gather(
                 -1, wanted[:, None].expand(-1, evaluation.logprobs.shape[1], -1)
@@ -219,16 +228,3 @@ class Stepper:
                     for index, (token_id, member) in enumerate(zip(token_ids, values, strict=True))
                 ]
             )
-
-
-def group_by_length(blocks: Iterable[Block]) -> list[list[Block]]:
-    """Blocks that share a forward pass: rows are padded to the longest, so a long one is not mixed with much shorter ones."""
-    groups: list[list[Block]] = []
-    for block in sorted(blocks, key=lambda block: -len(block.token_ids)):
-        if groups:
-            longest = len(groups[-1][0].token_ids)
-            if longest <= PADDING_FREE_LEN or 2 * len(block.token_ids) > longest:
-                groups[-1].append(block)
-                continue
-        groups.append([block])
-    return groups

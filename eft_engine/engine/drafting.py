@@ -1,0 +1,152 @@
+"""Guessing the next tokens before they are verified together.
+
+A draft is drawn with the same uniform number that the composed distribution will be drawn with at that position (see
+`decoding/sampling`). Equal distributions then give equal tokens, similar ones mostly do, and verification is comparison: the
+text is the one that plain decoding gives for the seed, whatever was drafted. Greedy decoding is the case of one-hot rows.
+
+Two drafters: prompt lookup, which costs no forward pass, and the tuned model, whose log-probabilities at the drafted positions
+are part of the target anyway and are kept for it. How many tokens to draft is decided per sequence from its measured acceptance
+and the measured times of forward passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+
+import torch
+from torch import Tensor
+
+from eft_engine.decoding.sampling import choose, needs_penalties, penalise
+from eft_engine.engine.acceptance import expected_tokens
+from eft_engine.engine.routing import Stream
+from eft_engine.engine.running import ForwardCosts, StreamRunner
+from eft_engine.engine.sequence import GenerationSequence
+
+MARGIN = 1.05
+"""Drafting must promise this much more speed than plain decoding; below, estimates are noise."""
+
+PROBE_INTERVAL = 32
+"""A sequence that does not draft because it did not pay tries one token again after this many."""
+
+
+class DraftPolicy:
+    """How many tokens to draft: the number that maximises expected tokens per second."""
+
+    def __init__(self, costs: ForwardCosts) -> None:
+        self._costs = costs
+
+    def num_drafts(
+        self, sequence: GenerationSequence, rate: float, *, drafting: Seq[Stream], batch_size: int, limit: int
+    ) -> int:
+        """The best number in 0..limit for a sequence that steps together with `batch_size - 1` others like it."""
+        if limit <= 0 or not sequence.speculation.adaptive:
+            return max(limit, 0)
+        plain = self._seconds(sequence, 0, drafting, batch_size)
+        if plain == 0.0:
+            return limit
+        speeds = [
+            expected_tokens(rate, number) / self._seconds(sequence, number, drafting, batch_size)
+            for number in range(limit + 1)
+        ]
+        best = max(range(limit + 1), key=speeds.__getitem__)
+        return best if speeds[best] > MARGIN * speeds[0] else 0
+
+    def _seconds(self, sequence: GenerationSequence, number: int, drafting: Seq[Stream], batch_size: int) -> float:
+        """Seconds of a step with `number` drafts: small models draft one by one, the others read the block."""
+        total = 0.0
+        networks = {stream.network for stream in sequence.streams}
+        for network in networks:
+            streams = [stream for stream in sequence.streams if stream.network is network]
+            own = [stream for stream in streams if stream in drafting]
+            if own:
+                total += number * self._costs.estimate(network, batch_size * len(own))
+            num_tokens = len(own) + (len(streams) - len(own)) * (number + 1)
+            total += self._costs.estimate(network, batch_size * num_tokens)
+        return total
+
+
+class Drafter:
+    """Fills `drafts` of the sequences of a step. Belongs to the engine's thread."""
+
+    def __init__(self, runner: StreamRunner) -> None:
+        self._runner = runner
+        self._policy = DraftPolicy(runner.costs)
+
+    def draft(self, sequences: Seq[GenerationSequence]) -> None:
+        """Prompt lookup where it finds something, the tuned model for the rest."""
+        wanted: dict[GenerationSequence, int] = {}
+        for sequence in sequences:
+            sequence.clear_drafts()
+            if not self._look_up(sequence, len(sequences)):
+                number = self._num_tuned_drafts(sequence, len(sequences))
+                if number:
+                    wanted[sequence] = number
+        self._draft_with_tuned(wanted)
+
+    def _look_up(self, sequence: GenerationSequence, batch_size: int) -> bool:
+        if sequence.lookup is None:
+            return False
+        found = sequence.lookup.propose(sequence.draft_limit)
+        if not found:
+            return False
+        number = self._policy.num_drafts(
+            sequence, sequence.lookup_acceptance.rate, drafting=(), batch_size=batch_size, limit=len(found)
+        )
+        number = number or self._probe(sequence)
+        sequence.drafts = found[:number]
+        sequence.drafted_by = sequence.lookup_acceptance
+        return number > 0
+
+    def _num_tuned_drafts(self, sequence: GenerationSequence, batch_size: int) -> int:
+        drafting = sequence.drafting_streams
+        if not drafting or sequence.draft_limit == 0:
+            return 0
+        number = self._policy.num_drafts(
+            sequence,
+            sequence.tuned_acceptance.rate,
+            drafting=[stream for stream, _ in drafting],
+            batch_size=batch_size,
+            limit=sequence.draft_limit,
+        )
+        return number or self._probe(sequence)
+
+    def _probe(self, sequence: GenerationSequence) -> int:
+        since = len(sequence.output_ids) - sequence.last_drafted_at
+        return 1 if since >= PROBE_INTERVAL and sequence.draft_limit else 0
+
+    def _draft_with_tuned(self, wanted: dict[GenerationSequence, int]) -> None:
+        """Token by token, for all sequences that want another one together."""
+        active = list(wanted)
+        while active:
+            scores = self._next_scores(active)  # [active, width]
+            for row, sequence in enumerate(active):
+                if needs_penalties(sequence.sampling):
+                    penalise(scores[row], sequence.sampling, sequence.history_after(len(sequence.drafts)))
+            params = [sequence.sampling for sequence in active]
+            uniforms = [sequence.uniform(len(sequence.drafts)) for sequence in active]
+            token_ids = choose(scores, params, uniforms)
+            chosen = scores.log_softmax(dim=-1).gather(-1, token_ids[:, None])[:, 0].exp()
+            for sequence, token_id, confidence in zip(active, token_ids.tolist(), chosen.tolist(), strict=True):
+                sequence.drafts.append(token_id)
+                sequence.drafted_by = sequence.tuned_acceptance
+                if sequence.speculation.adaptive and confidence < sequence.speculation.min_confidence:
+                    wanted[sequence] = len(sequence.drafts)
+            active = [sequence for sequence in active if len(sequence.drafts) < wanted[sequence]]
+
+    def _next_scores(self, sequences: Seq[GenerationSequence]) -> Tensor:
+        """Draft distribution of every sequence; the log-probabilities that it is made of are kept for the target."""
+        blocks = []
+        owners = {}
+        for row, sequence in enumerate(sequences):
+            for stream, coefficient in sequence.drafting_streams:
+                block = stream.pending_block(sequence.output_ids, sequence.drafts, max_logits=1)
+                blocks.append((stream.network, block))
+                owners[block.slot] = (row, sequence, stream, coefficient)
+                sequence.count_forward(stream)
+        scores = torch.zeros(len(sequences), self._runner.width, device=self._runner.device)
+        for group, values, normalisers in self._runner.logprobs(blocks):
+            for index, block in enumerate(group):
+                row, sequence, stream, coefficient = owners[block.slot]
+                scores[row] += coefficient * values[index]
+                sequence.keep_row(stream, values[index], normalisers[index])
+        return scores

@@ -1,0 +1,98 @@
+"""Running blocks over their networks: grouping, normalising, and keeping account of what forward passes cost."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from eft_engine.decoding.composition import member_logprobs
+from eft_engine.models.language_model import Block, LanguageModel
+from eft_engine.text.vocabulary import SharedVocabulary
+
+PADDING_FREE_LEN = 16
+"""Blocks up to this long share a forward pass whatever their lengths: reading the weights costs more than padding."""
+
+NUM_REMEMBERED = 9
+"""Forward passes of one size whose median time is the estimate for that size."""
+
+
+class ForwardCosts:
+    """Seconds of a forward pass by network and number of tokens, from the passes that were run.
+
+    Tokens are counted in powers of two; a size that was never run is estimated by the nearest one that was.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: dict[LanguageModel, dict[int, deque[float]]] = defaultdict(dict)
+
+    def note(self, network: LanguageModel, num_tokens: int, seconds: float) -> None:
+        """A forward pass over `num_tokens` tokens (padding included) took `seconds`."""
+        sizes = self._seconds[network]
+        sizes.setdefault(num_tokens.bit_length(), deque(maxlen=NUM_REMEMBERED)).append(seconds)
+
+    def estimate(self, network: LanguageModel, num_tokens: int) -> float:
+        """Expected seconds; 0 when the network was never run."""
+        sizes = self._seconds[network]
+        if not sizes:
+            return 0.0
+        wanted = num_tokens.bit_length()
+        nearest = min(sizes, key=lambda size: (abs(size - wanted), size))
+        return statistics.median(sizes[nearest])
+
+
+class StreamRunner:
+    """Runs blocks of any networks. Belongs to the engine's thread."""
+
+    def __init__(self, vocabulary: SharedVocabulary, *, device: torch.device) -> None:
+        self.width = vocabulary.width
+        self.device = device
+        self.masked_ids = torch.tensor(vocabulary.masked_ids, dtype=torch.long, device=device)
+        self.costs = ForwardCosts()
+
+    def read(self, blocks: Iterable[tuple[LanguageModel, Block]]) -> None:
+        """Feed blocks of which no logits are wanted."""
+        for network, group in _grouped(blocks):
+            self._forward(network, group)
+
+    def logprobs(self, blocks: Iterable[tuple[LanguageModel, Block]]) -> Iterator[tuple[list[Block], Tensor, Tensor]]:
+        """Feed blocks; yields, group by group, the blocks, their log-probabilities over the shared vocabulary
+        `[sum of num_logits, width]` in float32, and the normalisers `[sum of num_logits]`.
+        """
+        for network, group in _grouped(blocks):
+            logits = self._forward(network, group)[:, : self.width].to(self.device)
+            yield group, *member_logprobs(logits, self.masked_ids)
+
+    def _forward(self, network: LanguageModel, group: list[Block]) -> Tensor:
+        started = time.perf_counter()
+        logits = network.forward(group)
+        if logits.device.type == "cpu":  # elsewhere the pass has only been queued by now
+            num_tokens = len(group) * max(len(block.token_ids) for block in group)
+            self.costs.note(network, num_tokens, time.perf_counter() - started)
+        return logits
+
+
+def _grouped(blocks: Iterable[tuple[LanguageModel, Block]]) -> Iterator[tuple[LanguageModel, list[Block]]]:
+    by_network: dict[LanguageModel, list[Block]] = defaultdict(list)
+    for network, block in blocks:
+        by_network[network].append(block)
+    for network, own in by_network.items():
+        for group in group_by_length(own):
+            yield network, group
+
+
+def group_by_length(blocks: Iterable[Block]) -> list[list[Block]]:
+    """Blocks that share a forward pass: rows are padded to the longest, so a long one is not mixed with much shorter ones."""
+    groups: list[list[Block]] = []
+    for block in sorted(blocks, key=lambda block: -len(block.token_ids)):
+        if groups:
+            longest = len(groups[-1][0].token_ids)
+            if longest <= PADDING_FREE_LEN or 2 * len(block.token_ids) > longest:
+                groups[-1].append(block)
+                continue
+        groups.append([block])
+    return groups
