@@ -305,6 +305,11 @@ class EngineConfig(Options):
     prefill_chunk_len: int = Field(
         default=512, ge=8, description="most prompt tokens read per step, so streams do not stall"
     )
+    max_warm_prefixes: int = Field(
+        default=16,
+        ge=0,
+        description="finished prompts kept in the cache, so that a conversation goes on where it ended",
+    )
     mismatched_tokens: Literal["refuse", "mask"] = Field(
         default="refuse",
         description="ids that mean different tokens: refuse the trio, or never generate them (at most 1 %)",

@@ -12,10 +12,13 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class Usage:
-    """Token counts of one request. `prompt_tokens` is the longest prompt among the members that ran."""
+    """Token counts of one request. `prompt_tokens` is the longest prompt among the members that ran, `cached_prompt_tokens` the
+    part that no member had to read, because it was in the cache.
+    """
 
     prompt_tokens: int
     completion_tokens: int
+    cached_prompt_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:

@@ -136,8 +136,10 @@ def make_trio(architecture: str) -> ToyTrio:
 
 
 @torch.inference_mode()
-def naive_greedy(trio: ToyTrio, prompt_ids: Sequence[int], *, weight: float, max_tokens: int) -> list[int]:
-    """The formula as it is written, over three transformers models without caches. Stops after the end token."""
+def naive_greedy(
+    trio: ToyTrio, prompt_ids: Sequence[int], *, weight: float, max_tokens: int, stop_at_end: bool = True
+) -> list[int]:
+    """The formula as it is written, over three transformers models without caches."""
     token_ids = list(prompt_ids)
     for _ in range(max_tokens):
         input_ids = torch.tensor([token_ids])
@@ -145,6 +147,6 @@ def naive_greedy(trio: ToyTrio, prompt_ids: Sequence[int], *, weight: float, max
             model(input_ids).logits[0, -1].log_softmax(dim=-1) for model in (trio.base, trio.tuned, trio.reference)
         )
         token_ids.append(int((base + weight * (tuned - reference)).argmax()))
-        if token_ids[-1] == END_ID:
+        if stop_at_end and token_ids[-1] == END_ID:
             break
     return token_ids[len(prompt_ids) :]

@@ -24,6 +24,7 @@ from eft_engine.config import (
     SpeculationOptions,
     TunedPair,
 )
+from eft_engine.engine.prefix_cache import PrefixCache
 from eft_engine.engine.routing import Route, plan_route, resolve_weights
 from eft_engine.engine.scheduler import Scheduler
 from eft_engine.engine.sequence import Event, GenerationSequence, Request, ScoringSequence, Sequence
@@ -73,7 +74,11 @@ class Engine:
         self._tokenizer_lock = threading.Lock()
         self._eos_token_ids = frozenset().union(*(network.eos_token_ids for network in trio.networks))
         stepper = Stepper(trio.vocabulary, self._tokenizer, device=trio.networks[0].device)
-        scheduler = Scheduler(max_num_seqs=config.max_num_seqs, prefill_chunk_len=config.prefill_chunk_len)
+        scheduler = Scheduler(
+            max_num_seqs=config.max_num_seqs,
+            prefill_chunk_len=config.prefill_chunk_len,
+            prefixes=PrefixCache(max_warm=config.max_warm_prefixes),
+        )
         self._worker = EngineWorker(scheduler, stepper)
 
     # ---- making one ----------------------------------------------------------------------------------------------------

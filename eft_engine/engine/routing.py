@@ -26,7 +26,7 @@ class Stream:
     """One network (with or without an adapter) reading one prompt and everything generated after it.
 
     `members` are the indices of the members it stands for, in the order of `member_names`; the first of them carries the
-    sum of their coefficients. `slot` is held while the sequence runs.
+    sum of their coefficients. `slot` is held while the sequence runs; `num_cached` of its tokens were there from the start.
     """
 
     network: LanguageModel
@@ -34,11 +34,16 @@ class Stream:
     prompt_ids: tuple[int, ...]
     members: tuple[int, ...]
     slot: KVSlot | None = None
+    num_cached: int = 0
 
     @property
     def cache_len(self) -> int:
         """Tokens of this stream that its network has read."""
         return self.slot.length if self.slot else 0
+
+    def read_ids(self, output_ids: Sequence[int]) -> tuple[int, ...]:
+        """The tokens that its slot holds."""
+        return (*self.prompt_ids, *output_ids)[: self.cache_len]
 
     def num_pending(self, output_ids: Sequence[int]) -> int:
         """Tokens still to be read before the next one can be predicted."""

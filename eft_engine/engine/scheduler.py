@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
+from eft_engine.engine.prefix_cache import PrefixCache, worth_waiting
 from eft_engine.engine.routing import Stream
 from eft_engine.engine.sequence import Sequence
 
@@ -29,7 +30,8 @@ class StepPlan:
 class Scheduler:
     """Waiting and running sequences of one engine. Belongs to the engine's thread."""
 
-    def __init__(self, *, max_num_seqs: int, prefill_chunk_len: int) -> None:
+    def __init__(self, *, max_num_seqs: int, prefill_chunk_len: int, prefixes: PrefixCache) -> None:
+        self._prefixes = prefixes
         self._max_num_seqs = max_num_seqs
         self._prefill_chunk_len = prefill_chunk_len
         self.waiting: deque[Sequence] = deque()
@@ -48,7 +50,7 @@ class Scheduler:
         """Let go of finished and cancelled sequences and of their slots."""
         for sequence in self.running:
             if sequence.finished or sequence.cancelled:
-                release_slots(sequence)
+                self._let_go(sequence)
         self.running = [s for s in self.running if not (s.finished or s.cancelled)]
         self.waiting = deque(s for s in self.waiting if not (s.finished or s.cancelled))
 
@@ -58,7 +60,7 @@ class Scheduler:
         A step reads at most `prefill_chunk_len` prompt tokens, so running streams wait for at most one chunk. A sequence's
         last chunk is part of its evaluation, in which all its streams take part together.
         """
-        while self.waiting and len(self.running) < self._max_num_seqs:
+        while self.waiting and len(self.running) < self._max_num_seqs and not self._should_wait(self.waiting[0]):
             self._admit(self.waiting.popleft())
         budget = self._prefill_chunk_len
         prefill: list[PrefillWork] = []
@@ -79,16 +81,34 @@ class Scheduler:
                 budget = 0
         return StepPlan(tuple(prefill), tuple(ready))
 
+    def _should_wait(self, sequence: Sequence) -> bool:
+        streams = [stream for running in self.running for stream in running.streams]
+        return any(worth_waiting(stream, streams) for stream in sequence.streams)
+
     def _admit(self, sequence: Sequence) -> None:
+        in_use = [(stream, running.output_ids) for running in self.running for stream in running.streams]
         for stream in sequence.streams:
-            stream.slot = stream.network.kv_cache.allocate()
+            self._prefixes.attach(stream, in_use)
         sequence.clock.start()
         self.running.append(sequence)
 
+    def _let_go(self, sequence: Sequence) -> None:
+        """Keep the slots of a sequence warm; those of a failed one may hold NaN and are erased."""
+        for stream in sequence.streams:
+            if stream.slot is None:
+                continue
+            if sequence.failed:
+                stream.network.kv_cache.release(stream.slot, erase=True)
+                stream.slot = None
+            else:
+                self._prefixes.retire(stream, sequence.output_ids)
 
-def release_slots(sequence: Sequence) -> None:
-    """Give a sequence's slots back; those of a failed one may hold NaN and are erased."""
-    for stream in sequence.streams:
-        if stream.slot is not None:
-            stream.network.kv_cache.release(stream.slot, erase=sequence.failed)
-            stream.slot = None
+    def clear(self) -> list[Sequence]:
+        """Forget every sequence and give all slots back; returns those that were not finished."""
+        left = [s for s in (*self.running, *self.waiting) if not (s.finished or s.cancelled)]
+        for sequence in self.running:
+            self._let_go(sequence)
+        self._prefixes.clear()
+        self.running.clear()
+        self.waiting.clear()
+        return left

@@ -249,7 +249,7 @@ class GenerationSequence(Sequence):
             token_ids=tuple(self.output_ids),
             finish_reason=finish_reason,
             stop_reason=stop_reason,
-            usage=Usage(prompt_len, len(self.output_ids)),
+            usage=Usage(prompt_len, len(self.output_ids), min(stream.num_cached for stream in self.streams)),
             metrics=self.clock.metrics(
                 {name: self.num_forwards[name] for name in request.member_names},
                 num_drafted=self._num_drafted,

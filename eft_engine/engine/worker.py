@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
-from eft_engine.engine.scheduler import Scheduler, release_slots
+from eft_engine.engine.scheduler import Scheduler
 from eft_engine.engine.sequence import Sequence
 from eft_engine.engine.step import Stepper
 from eft_engine.errors import EngineClosedError, EngineStepError
@@ -81,10 +81,8 @@ class EngineWorker:
 
     def _fail_everything(self) -> None:
         with self._wake:
-            left = [*self._scheduler.running, *self._scheduler.waiting, *self._inbox]
-        for sequence in left:
-            if not (sequence.finished or sequence.cancelled):
-                sequence.fail(EngineClosedError("the engine was closed while the request was in flight"))
-            release_slots(sequence)
-        self._scheduler.running.clear()
-        self._scheduler.waiting.clear()
+            for sequence in self._inbox:
+                self._scheduler.add(sequence)
+            self._inbox.clear()
+        for sequence in self._scheduler.clear():
+            sequence.fail(EngineClosedError("the engine was closed while the request was in flight"))

@@ -118,25 +118,30 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         self._cache = cache
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Make buffers, or enlarge them to what the cache needs now, keeping what they hold."""
-        self.keys = self._enlarged(self.keys, key_states)
-        self.values = self._enlarged(self.values, value_states)
+        """Make the buffers; `*_states` are `[rows, kv_heads, columns, head_dim]` and give dtype, device and head sizes."""
+        # Zeros, not empty memory: masked positions get weight 0, and 0 * NaN would still be NaN.
+        size = (self._cache.num_slots, self._cache.max_len)
+        self.keys = key_states.new_zeros(size[0], key_states.shape[1], size[1], key_states.shape[3])
+        self.values = value_states.new_zeros(size[0], value_states.shape[1], size[1], value_states.shape[3])
         self.is_initialized = True
 
-    def _enlarged(self, buffer: Tensor | None, states: Tensor) -> Tensor:
-        _, kv_heads, _, head_dim = states.shape
-        # Zeros, not empty memory: masked positions get weight 0, and 0 * NaN would still be NaN.
-        new = states.new_zeros(self._cache.num_slots, kv_heads, self._cache.max_len, head_dim)
-        if buffer is not None:
-            new[: buffer.shape[0], :, : buffer.shape[2]] = buffer
-        return new
+    def fit(self) -> None:
+        """Enlarge existing buffers to what the cache needs now, keeping what they hold."""
+        if self.keys is None or self.values is None:
+            return
+        if self.keys.shape[::2] != (self._cache.num_slots, self._cache.max_len):
+            held = (self.keys, self.values)
+            self.lazy_initialization(*held)
+            for new, old in zip((self.keys, self.values), held, strict=True):
+                new[: old.shape[0], :, : old.shape[2]] = old
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Write `[rows, kv_heads, columns, head_dim]` states; return views `[rows, kv_heads, window, head_dim]`."""
         layout = self._cache.layout
         assert layout is not None, "the cache is written inside LanguageModel.forward only"
-        if self.keys is None or self.keys.shape[::2] != (self._cache.num_slots, self._cache.max_len):
+        if self.keys is None:
             self.lazy_initialization(key_states, value_states)
+        self.fit()
         assert self.keys is not None
         assert self.values is not None
         slots, positions = layout.indices(key_states.device)
@@ -187,6 +192,7 @@ class SlotKVCache(Cache):  # type: ignore[misc]
         self._slots[slot.index] = slot
         return slot
 
+    @torch.inference_mode()
     def release(self, slot: KVSlot, *, erase: bool = False) -> None:
         """Give the slot back. `erase` overwrites it: needed when it may hold NaN, which masking alone does not silence."""
         assert self._slots[slot.index] is slot, "a slot is released once"
@@ -194,6 +200,17 @@ class SlotKVCache(Cache):  # type: ignore[misc]
         if erase:
             for buffer in self._buffers():
                 buffer[slot.index].zero_()
+
+    @torch.inference_mode()
+    def copy_prefix(self, source: KVSlot, target: KVSlot, length: int) -> None:
+        """Let `target`, which is empty, begin with the first `length` positions of `source`."""
+        assert length <= source.length, f"cannot copy {length} of {source.length} positions"
+        assert target.length == 0, "a prefix is copied to an empty slot"
+        for layer in self.layers:
+            layer.fit()
+        for buffer in self._buffers():
+            buffer[target.index, :, :length] = buffer[source.index, :, :length]
+        target.length = length
 
     def reserve(self, needed_len: int) -> None:
         """Have at least `needed_len` positions per slot from the next write on."""
@@ -214,6 +231,7 @@ class SlotKVCache(Cache):  # type: ignore[misc]
                 self._swap(place, outside.pop().index)
         return sorted(slots, key=lambda slot: slot.index)
 
+    @torch.inference_mode()
     def _swap(self, a: int, b: int) -> None:
         first, second = self._slots[a], self._slots[b]
         used = max(slot.length for slot in (first, second) if slot is not None)

@@ -1,0 +1,120 @@
+"""Prompts that were read before are not read again: slots of finished requests stay warm, and newcomers start from them.
+
+An agent resends its whole history, a RAG application its system prompt. A stream that starts looks for the slot, warm or in use,
+that shares the longest beginning with its prompt. A warm slot that would be mostly used is taken over; from any other one the
+beginning is copied, which costs a memory copy instead of a forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from eft_engine.engine.routing import Stream
+from eft_engine.models.kv_cache import KVSlot
+from eft_engine.models.language_model import LanguageModel
+
+MIN_SHARED_LEN = 16
+"""Shorter common beginnings are read again: that is as fast as moving them."""
+
+
+def common_prefix_len(first: Sequence[int], second: Sequence[int]) -> int:
+    """Number of equal tokens at the start, by bisection over slices, which compare at the speed of C.
+
+    >>> common_prefix_len((1, 2, 3), (1, 2, 4, 5)), common_prefix_len((), (1,))
+    (2, 0)
+    """
+    low, high = 0, min(len(first), len(second))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if first[low:middle] == second[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+@dataclass(frozen=True, eq=False)
+class ReadPrefix:
+    """Tokens that a slot holds. `warm`: no request uses the slot, so it may be taken over."""
+
+    network: LanguageModel
+    adapter: str | None
+    token_ids: tuple[int, ...]
+    slot: KVSlot
+    warm: bool
+
+    def shared_len(self, stream: Stream) -> int:
+        """Tokens at the start of the stream's prompt that this slot holds; the last one is always left to be read."""
+        if (self.network, self.adapter) != (stream.network, stream.adapter):
+            return 0
+        return common_prefix_len(self.token_ids, stream.prompt_ids[:-1])
+
+
+class PrefixCache:
+    """The warm slots of one engine, least recently used first. Belongs to the engine's thread.
+
+    Args:
+        max_warm: most slots kept warm over all networks; 0 keeps none, and copying between running requests stays.
+    """
+
+    def __init__(self, *, max_warm: int) -> None:
+        self._max_warm = max_warm
+        self._warm: list[ReadPrefix] = []
+
+    def attach(self, stream: Stream, running: Iterable[tuple[Stream, Sequence[int]]]) -> None:
+        """Give `stream` a slot that holds as much of its prompt as any slot does.
+
+        Args:
+            stream: without a slot.
+            running: streams in use with the output tokens of their sequences.
+        """
+        in_use = [
+            ReadPrefix(other.network, other.adapter, other.read_ids(output_ids), other.slot, warm=False)
+            for other, output_ids in running
+            if other.slot is not None
+        ]
+        best = max([*self._warm, *in_use], key=lambda prefix: prefix.shared_len(stream), default=None)
+        shared_len = best.shared_len(stream) if best else 0
+        cache = stream.network.kv_cache
+        if best is None or shared_len < MIN_SHARED_LEN:
+            stream.slot = cache.allocate()
+        elif best.warm and 2 * shared_len >= len(best.token_ids):
+            self._warm.remove(best)
+            stream.slot = best.slot
+            stream.slot.truncate(shared_len)
+        else:
+            stream.slot = cache.allocate()
+            cache.copy_prefix(best.slot, stream.slot, shared_len)
+        stream.num_cached = stream.slot.length
+
+    def retire(self, stream: Stream, output_ids: Sequence[int]) -> None:
+        """Keep the slot of a stream that is done, if what it holds is worth keeping; the oldest one makes room."""
+        assert stream.slot is not None, "a stream is retired once"
+        held = ReadPrefix(stream.network, stream.adapter, stream.read_ids(output_ids), stream.slot, warm=True)
+        stream.slot = None
+        if self._max_warm == 0 or len(held.token_ids) < MIN_SHARED_LEN:
+            held.network.kv_cache.release(held.slot)
+            return
+        self._warm.append(held)
+        while len(self._warm) > self._max_warm:
+            oldest = self._warm.pop(0)
+            oldest.network.kv_cache.release(oldest.slot)
+
+    def clear(self) -> None:
+        """Give all warm slots back."""
+        for prefix in self._warm:
+            prefix.network.kv_cache.release(prefix.slot)
+        self._warm.clear()
+
+
+def worth_waiting(stream: Stream, running: Iterable[Stream]) -> bool:
+    """Whether a running request is about to read a beginning that `stream` shares, so that starting later means reading less."""
+    for other in running:
+        if (other.network, other.adapter) == (stream.network, stream.adapter) and other.cache_len < len(
+            other.prompt_ids
+        ):
+            shared_len = common_prefix_len(other.prompt_ids, stream.prompt_ids[:-1])
+            if shared_len >= max(4 * MIN_SHARED_LEN, 2 * other.cache_len):
+                return True
+    return False
