@@ -122,16 +122,20 @@ class Drafter:
             for row, sequence in enumerate(active):
                 if needs_penalties(sequence.sampling):
                     penalise(scores[row], sequence.sampling, sequence.history_after(len(sequence.drafts)))
-            params = [sequence.sampling for sequence in active]
-            uniforms = [sequence.uniform(len(sequence.drafts)) for sequence in active]
-            token_ids = choose(scores, params, uniforms)
-            chosen = scores.log_softmax(dim=-1).gather(-1, token_ids[:, None])[:, 0].exp()
-            for sequence, token_id, confidence in zip(active, token_ids.tolist(), chosen.tolist(), strict=True):
+            token_ids, confidences = self._draw(scores, active)
+            for sequence, token_id, confidence in zip(active, token_ids, confidences, strict=True):
                 sequence.drafts.append(token_id)
                 sequence.drafted_by = sequence.tuned_acceptance
                 if sequence.speculation.adaptive and confidence < sequence.speculation.min_confidence:
                     wanted[sequence] = len(sequence.drafts)
             active = [sequence for sequence in active if len(sequence.drafts) < wanted[sequence]]
+
+    def _draw(self, scores: Tensor, sequences: Seq[GenerationSequence]) -> tuple[list[int], list[float]]:
+        """One token per row, with the uniform number that the target will be drawn with, and its probability."""
+        uniforms = [sequence.uniform(len(sequence.drafts)) for sequence in sequences]
+        token_ids = choose(scores, [sequence.sampling for sequence in sequences], uniforms)
+        probs = scores.log_softmax(dim=-1).gather(-1, token_ids[:, None])[:, 0].exp()
+        return token_ids.tolist(), probs.tolist()
 
     def _next_scores(self, sequences: Seq[GenerationSequence]) -> Tensor:
         """Draft distribution of every sequence; the log-probabilities that it is made of are kept for the target."""

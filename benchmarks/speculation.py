@@ -1,0 +1,266 @@
+"""How fast is the composition with drafting, against the three-model loop, the base alone, and itself without drafting?
+
+    python -m benchmarks.speculation imposed         base SmolLM2-135M, pair of 6 layers x 256 (random weights), acceptance imposed
+    python -m benchmarks.speculation quoting         SmolLM2 trio, answers that quote their context, prompt lookup
+    python -m benchmarks.speculation batch           16 requests together against one after another without drafting
+    python -m benchmarks.speculation conversation    second turn of a 2,000-token conversation: time to first token
+
+Imposed acceptance: the drafter pays every forward pass of the tuned model, and its tokens are then replaced by the right ones with
+the given probability. What a real pair would accept is not measured by this.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from benchmarks.naive import naive_loop, transformers_generate
+from benchmarks.report import finish
+from benchmarks.smollm2 import QUESTIONS, SeparateTrio, separate_trio, shared_engine
+from eft_engine import Engine, EngineConfig, SamplingParams, SpeculationOptions
+from eft_engine.engine.drafting import Drafter
+from eft_engine.engine.sequence import GenerationSequence
+
+app = typer.Typer(add_completion=False, help=__doc__)
+Rounds = Annotated[int, typer.Option(help="Repetitions; medians of their ratios are reported.")]
+MaxTokens = Annotated[int, typer.Option(help="Tokens per request.")]
+PLAIN = SpeculationOptions(drafter="none")
+
+ARTICLE = (
+    "The lighthouse of Orrin Head was built in 1847 from grey granite that was carried by barge from the quarries of Tarn Bay. "
+    "Its lamp burned whale oil until 1871, then paraffin, and since 1934 it has been electric. The tower is 31 metres tall, has "
+    "142 steps, and its light can be seen from a distance of 18 nautical miles. Three keepers lived on the rock with their "
+    "families until the light was automated in 1988. Every spring the keepers whitewashed the tower, repaired the landing stage "
+    "and planted potatoes in the walled garden behind the store house. In the storm of January 1903 the sea broke two panes of the "
+    "lantern, and the youngest keeper, Ewan Strand, held a blanket against the opening for nine hours so that the lamp would stay "
+    "lit. The lighthouse board gave him a silver watch, which is shown today in the museum of the harbour town."
+)
+
+
+class ImposedDrafter(Drafter):
+    """Drafts with the tuned model, then swaps in the right token with probability `acceptance`, a wrong one otherwise."""
+
+    def __init__(self, drafter: Drafter, right: Sequence[int], *, acceptance: float, seed: int) -> None:
+        super().__init__(drafter._runner)
+        self._right = right
+        self._acceptance = acceptance
+        self._random = random.Random(seed)
+
+    def _draw(self, scores: torch.Tensor, sequences: Sequence[GenerationSequence]) -> tuple[list[int], list[float]]:
+        token_ids, _ = super()._draw(scores, sequences)
+        for row, sequence in enumerate(sequences):
+            right = self._right[len(sequence.output_ids) + len(sequence.drafts)]
+            token_ids[row] = right if self._random.random() < self._acceptance else (right + 1) % scores.shape[-1]
+        return token_ids, [1.0] * len(token_ids)
+
+
+def small_model(seed: int) -> Any:
+    """A Llama of 6 layers x 256 with SmolLM2's vocabulary and random weights."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=49152,
+        hidden_size=256,
+        intermediate_size=688,
+        num_hidden_layers=6,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def run_engine(
+    engine: Engine, prompts: Any, *, max_tokens: int, weight: float, speculation: SpeculationOptions
+) -> tuple[list[Any], float]:
+    """Outputs and seconds of one greedy call."""
+    sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
+    started = time.perf_counter()
+    outputs = engine.generate(prompts, sampling=sampling, reward_weights=weight, speculation=speculation)
+    return outputs, time.perf_counter() - started
+
+
+def medians_of_ratios(times: dict[str, list[float]], slow: str, fast: str) -> float:
+    """Median over rounds of slow / fast."""
+    return statistics.median(a / b for a, b in zip(times[slow], times[fast], strict=True))
+
+
+def measure(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every run, all of them in turn in every round; the first, unreported round warms up."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for index in range(rounds + 1):
+        for name, run in runs.items():
+            seconds = run()
+            if index:
+                times[name].append(seconds)
+                Console(stderr=True).print(f"round {index} {name}: {seconds:.2f} s")
+    return times
+
+
+def show(title: str, times: dict[str, list[float]], num_tokens: int, slowest: str) -> dict[str, Any]:
+    """Print a table and return its numbers."""
+    table = Table(title=title)
+    for heading in ("run", "tokens/s", f"times {slowest}"):
+        table.add_column(heading, justify="right")
+    result: dict[str, Any] = {}
+    for name, seconds in times.items():
+        speed, ratio = num_tokens / statistics.median(seconds), medians_of_ratios(times, slowest, name)
+        table.add_row(name, f"{speed:.1f}", f"{ratio:.2f}x")
+        result[name] = {"tokens_per_s": speed, "ratio": ratio}
+    Console().print(table)
+    return result
+
+
+@app.command()
+def imposed(rounds: Rounds = 3, max_tokens: MaxTokens = 64) -> None:
+    """Batch 1, acceptance imposed on drafts of a small tuned model."""
+    trio = separate_trio()
+    trio = SeparateTrio(trio.base, small_model(1), small_model(2), trio.tokenizer)
+    prompt_ids = trio.tokenizer.encode(QUESTIONS[0])
+    models = (trio.base, trio.tuned, trio.reference)
+    drafting = SpeculationOptions(drafter="tuned")
+    right, _ = naive_loop(models, prompt_ids, weight=0.5, max_tokens=max_tokens)
+    engine_outputs: dict[str, Any] = {}
+
+    def with_engine(acceptance: float | None) -> float:
+        with trio.engine(EngineConfig(self_check=False, max_warm_prefixes=0)) as engine:
+            if acceptance is not None:
+                stepper = engine._worker._stepper
+                stepper._drafter = ImposedDrafter(stepper._drafter, right, acceptance=acceptance, seed=0)
+            warm, _ = run_engine(
+                engine, QUESTIONS[0], max_tokens=16, weight=0.5, speculation=drafting
+            )  # learns the costs
+            assert warm.token_ids == tuple(right[:16]), "drafting must not change the text"
+            out, seconds = run_engine(
+                engine,
+                QUESTIONS[0],
+                max_tokens=max_tokens,
+                weight=0.5,
+                speculation=PLAIN if acceptance is None else drafting,
+            )
+        assert out.token_ids == tuple(right), "drafting must not change the text"
+        engine_outputs[str(acceptance)] = out.metrics
+        return seconds
+
+    runs: dict[str, Callable[[], float]] = {
+        "naive loop": lambda: naive_loop(models, prompt_ids, weight=0.5, max_tokens=max_tokens)[1],
+        "base alone (transformers)": lambda: transformers_generate(trio.base, prompt_ids, max_tokens=max_tokens)[1],
+        "engine, no drafts": lambda: with_engine(None),
+    }
+    for acceptance in (0.6, 0.8, 0.9):
+        runs[f"engine, acceptance {acceptance}"] = lambda acceptance=acceptance: with_engine(acceptance)
+    times = measure(runs, rounds)
+    result = show(f"batch 1, {max_tokens} tokens, imposed acceptance", times, max_tokens, "naive loop")
+    result["against_base_alone"] = {
+        name: medians_of_ratios(times, "base alone (transformers)", name) for name in runs if name.startswith("engine")
+    }
+    result["mean_acceptance_length"] = {key: value.mean_acceptance_length for key, value in engine_outputs.items()}
+    finish("speculation_imposed", result)
+
+
+@app.command()
+def quoting(rounds: Rounds = 3, max_tokens: MaxTokens = 96) -> None:
+    """Batch 1, answers that quote their context."""
+    trio = separate_trio()
+    prompt = (
+        f"{ARTICLE}\n\nRepeat the text above word for word.\n\n"
+        "The lighthouse of Orrin Head was built in 1847 from grey granite"
+    )
+    prompt_ids = trio.tokenizer.encode(prompt)
+    models = (trio.base, trio.tuned, trio.reference)
+    lookup = SpeculationOptions(drafter="prompt_lookup", max_draft_tokens=16)
+    right, _ = naive_loop(models, prompt_ids, weight=0.5, max_tokens=max_tokens)
+    metrics: dict[str, Any] = {}
+
+    def with_engine(engine: Engine, name: str, speculation: SpeculationOptions) -> float:
+        out, seconds = run_engine(engine, prompt, max_tokens=max_tokens, weight=0.5, speculation=speculation)
+        same = sum(a == b for a, b in zip(out.token_ids, right, strict=True))
+        metrics[name] = {"mean_acceptance_length": out.metrics.mean_acceptance_length, "tokens_equal_to_naive": same}
+        return seconds
+
+    config = EngineConfig(max_warm_prefixes=0)
+    with shared_engine(config) as shared:
+        runs: dict[str, Callable[[], float]] = {
+            "naive loop": lambda: naive_loop(models, prompt_ids, weight=0.5, max_tokens=max_tokens)[1],
+            "base alone (transformers)": lambda: transformers_generate(trio.base, prompt_ids, max_tokens=max_tokens)[1],
+            "base alone, prompt lookup (transformers)": lambda: transformers_generate(
+                trio.base, prompt_ids, max_tokens=max_tokens, prompt_lookup_num_tokens=10
+            )[1],
+            "engine, no drafts": lambda: with_engine(shared, "engine, no drafts", PLAIN),
+            "engine, prompt lookup": lambda: with_engine(shared, "engine, prompt lookup", lookup),
+        }
+        times = measure(runs, rounds)
+    title = f"batch 1, prompt of {len(prompt_ids)} tokens that is quoted, {max_tokens} tokens"
+    result = show(title, times, max_tokens, "naive loop")
+    finish("speculation_quoting", {**result, "engine": metrics})
+
+
+@app.command()
+def batch(rounds: Rounds = 3, max_tokens: MaxTokens = 32) -> None:
+    """16 requests together (drafting as it pays) against one after another without drafting."""
+    prompts = [[{"role": "user", "content": question}] for question in (QUESTIONS * 2)]
+    weights = [0.5, 1.0]
+
+    def together(engine: Engine) -> float:
+        sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
+        started = time.perf_counter()
+        engine.generate(prompts, sampling=sampling, reward_weights=[weights[i // 8] for i in range(16)])
+        return time.perf_counter() - started
+
+    def alone(engine: Engine) -> float:
+        return sum(
+            run_engine(engine, [prompt], max_tokens=max_tokens, weight=weights[i // 8], speculation=PLAIN)[1]
+            for i, prompt in enumerate(prompts)
+        )
+
+    with shared_engine(EngineConfig(max_warm_prefixes=0)) as engine:
+        times = measure({"one by one": lambda: alone(engine), "16 together": lambda: together(engine)}, rounds)
+    result = show(f"16 requests of {max_tokens} tokens, weights 0.5 and 1", times, 16 * max_tokens, "one by one")
+    finish("speculation_batch", result)
+
+
+@app.command()
+def conversation(rounds: Rounds = 3) -> None:
+    """Time to first token: the second turn of a 2,000-token conversation, warm against cold."""
+    history = [
+        {"role": "user", "content": "Here are my notes. " + " ".join([ARTICLE] * 9)},
+        {"role": "assistant", "content": "Thank you, I have read them."},
+        {"role": "user", "content": "How tall is the tower?"},
+    ]
+    first_turn = history[:1]
+    sampling = SamplingParams(temperature=0.0, max_tokens=2, ignore_eos=True)
+    ratios: list[float] = []
+    details: list[dict[str, float]] = []
+    for _ in range(rounds):
+        with shared_engine() as engine:
+            engine.generate("warm up", sampling=sampling, reward_weights=0.5)
+            cold = engine.generate(history, sampling=sampling, reward_weights=0.5)
+        with shared_engine() as engine:
+            engine.generate("warm up", sampling=sampling, reward_weights=0.5)
+            engine.generate(first_turn, sampling=sampling, reward_weights=0.5)
+            warm = engine.generate(history, sampling=sampling, reward_weights=0.5)
+        assert warm.token_ids == cold.token_ids, "a warm prefix must not change the text"
+        ratios.append(warm.metrics.ttft_s / cold.metrics.ttft_s)
+        details.append({"cold_ttft_s": cold.metrics.ttft_s, "warm_ttft_s": warm.metrics.ttft_s})
+        Console(stderr=True).print(f"cold {cold.metrics.ttft_s:.2f} s, warm {warm.metrics.ttft_s:.2f} s")
+    usage = warm.usage
+    Console().print(
+        f"second turn of {usage.prompt_tokens} tokens, {usage.cached_prompt_tokens} of them cached: time to first token "
+        f"{statistics.median(ratios):.3f}x of a cold start"
+    )
+    finish("speculation_conversation", {"ratio": statistics.median(ratios), "ratios": ratios, "rounds": details})
+
+
+if __name__ == "__main__":
+    app()
