@@ -206,8 +206,6 @@ class SlotKVCache(Cache):  # type: ignore[misc]
         """Let `target`, which is empty, begin with the first `length` positions of `source`."""
         assert length <= source.length, f"cannot copy {length} of {source.length} positions"
         assert target.length == 0, "a prefix is copied to an empty slot"
-        for layer in self.layers:
-            layer.fit()
         for buffer in self._buffers():
             buffer[target.index, :, :length] = buffer[source.index, :, :length]
         target.length = length
@@ -236,10 +234,9 @@ class SlotKVCache(Cache):  # type: ignore[misc]
         first, second = self._slots[a], self._slots[b]
         used = max(slot.length for slot in (first, second) if slot is not None)
         for buffer in self._buffers():
-            if max(a, b) < buffer.shape[0]:
-                held = buffer[a, :, :used].clone()
-                buffer[a, :, :used] = buffer[b, :, :used]
-                buffer[b, :, :used] = held
+            held = buffer[a, :, :used].clone()
+            buffer[a, :, :used] = buffer[b, :, :used]
+            buffer[b, :, :used] = held
         self._slots[a], self._slots[b] = second, first
         for index in (a, b):
             slot = self._slots[index]
@@ -247,4 +244,7 @@ class SlotKVCache(Cache):  # type: ignore[misc]
                 slot.index = index
 
     def _buffers(self) -> list[Tensor]:
+        """All buffers, large enough for every slot: one that was allocated since the last write is part of them too."""
+        for layer in self.layers:
+            layer.fit()
         return [buffer for layer in self.layers if layer.is_initialized for buffer in (layer.keys, layer.values)]

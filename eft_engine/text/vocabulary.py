@@ -83,7 +83,7 @@ def prove_vocabulary(
 
     allowed = int(MAX_MASKED_DIFFERENCES * len(all_ids)) if mismatched_tokens == "mask" else 0
     if len(differences) > allowed:
-        raise _mismatch(differences, num_ids=len(all_ids), may_mask=mismatched_tokens == "refuse")
+        raise _mismatch(differences, num_ids=len(all_ids))
     smallest = min(len(vocab) for vocab in tokens.values())
     if len(shared) < max(1, MIN_SHARED * smallest):
         sizes = ", ".join(f"{name} {len(vocab)}" for name, vocab in tokens.items())
@@ -99,18 +99,16 @@ def prove_vocabulary(
     return SharedVocabulary(width, masked, tuple(differences))
 
 
-def _mismatch(differences: list[TokenDifference], *, num_ids: int, may_mask: bool) -> VocabularyMismatchError:
+def _mismatch(differences: list[TokenDifference], *, num_ids: int) -> VocabularyMismatchError:
     first = "; ".join(str(difference) for difference in differences[:NUM_NAMED_DIFFERENCES])
     share = len(differences) / num_ids
     if share > MAX_MASKED_DIFFERENCES:
         advice = "these are different vocabularies: use members of one model family (same tokenizer)"
-    elif may_mask:
+    else:
         advice = (
             "if these few tokens are not needed, EngineConfig(mismatched_tokens='mask') never generates them; "
             "otherwise use members whose tokenizers agree"
         )
-    else:
-        advice = "use members whose tokenizers agree"
     return VocabularyMismatchError(
         f"{len(differences)} of {num_ids} token ids mean different tokens: {first}. What to do: {advice}.",
         differences=differences,
