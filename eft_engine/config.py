@@ -17,11 +17,16 @@ from eft_engine.errors import InvalidOptionError
 RewardWeights = float | Mapping[str, float] | None
 """A number for every pair, a mapping by pair name (pairs not named keep their own weight), or None (own weights)."""
 
+MAX_FLOAT32 = 3.4e38
+"""Scores are float32: what is added to one must not turn into +inf there."""
+
 
 class Options(BaseModel):
     """Base of all option objects: frozen, unknown names refused, errors typed."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, ser_json_inf_nan="strings"
+    )
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -177,8 +182,10 @@ class SamplingParams(Options):
     @classmethod
     def _usable_bias(cls, value: dict[int, float]) -> dict[int, float]:
         for token_id, bias in value.items():
-            if token_id < 0 or math.isnan(bias) or bias == math.inf:
-                raise ValueError(f"token id {token_id} with bias {bias} is not usable (ids from 0, no NaN, no +inf)")
+            if token_id < 0 or math.isnan(bias) or bias > MAX_FLOAT32:
+                raise ValueError(
+                    f"token id {token_id} with bias {bias} is not usable (ids from 0, no NaN, no +inf; -inf forbids)"
+                )
         return value
 
 
@@ -221,7 +228,11 @@ class PlainText(Options):
     @field_validator("template")
     @classmethod
     def _has_content(cls, value: str) -> str:
-        if "{content}" not in value:
+        try:
+            filled = [value.format(role="user", content=content) for content in ("one", "two")]
+        except (LookupError, ValueError, AttributeError) as error:
+            raise ValueError(f"may have the fields {{role}} and {{content}} only ({error!r})") from None
+        if filled[0] == filled[1]:
             raise ValueError("must contain {content}")
         return value
 
@@ -281,7 +292,9 @@ class SpeculationOptions(Options):
         description="the tuned model stops drafting after a token it gives less probability",
     )
     min_ngram_size: int = Field(default=3, ge=1, description="shortest n-gram that prompt lookup matches")
-    max_ngram_size: int = Field(default=6, ge=1, description="longest n-gram that prompt lookup matches")
+    max_ngram_size: int = Field(
+        default=6, ge=1, validate_default=True, description="longest n-gram that prompt lookup matches"
+    )
 
     @field_validator("max_ngram_size")
     @classmethod

@@ -30,10 +30,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 class EFTError(Exception):
-    """Root of all errors of this package."""
+    """Root of all errors of this package. Copies and pickles keep the fields, so that errors can leave their process."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[EFTError], args: tuple[Any, ...], fields: dict[str, Any]) -> EFTError:
+    """An error as it was: `__init__` is not called again, since it wants keywords that `args` does not hold."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(fields)
+    return error
 
 
 class ConfigurationError(EFTError, ValueError):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     Gemma3ForCausalLM,
@@ -150,3 +153,15 @@ def naive_greedy(
         if stop_at_end and token_ids[-1] == END_ID:
             break
     return token_ids[len(prompt_ids) :]
+
+
+def save_adapter(model: PreTrainedModel, folder: Path, *, seed: int) -> Path:
+    """Save a LoRA adapter for `model` with random, clearly visible weights; the model itself is left alone."""
+    tuned = get_peft_model(copy.deepcopy(model), LoraConfig(r=4, target_modules=["q_proj", "v_proj", "o_proj"]))
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in tuned.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(std=0.5)
+    tuned.save_pretrained(folder)
+    return folder

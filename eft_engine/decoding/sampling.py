@@ -19,6 +19,8 @@ from torch import Tensor
 from eft_engine.config import SamplingParams
 from eft_engine.decoding.composition import nucleus
 
+FLOAT32 = torch.finfo(torch.float32)
+
 SALT_TARGET = 0
 """Separates the draws from the composed distribution from any other use of a request's seed."""
 
@@ -52,7 +54,7 @@ def penalise(scores: Tensor, params: SamplingParams, history: History) -> None:
     width = scores.shape[0]
     if params.repetition_penalty != 1.0:
         seen = sorted({*history.prompt_ids, *history.output_counts})
-        ids = torch.tensor([token_id for token_id in seen if token_id < width], device=scores.device)
+        ids = torch.tensor([token_id for token_id in seen if token_id < width], device=scores.device, dtype=torch.long)
         values = scores[ids]
         penalty = params.repetition_penalty
         scores[ids] = torch.where(values > 0, values / penalty, values * penalty)
@@ -81,7 +83,9 @@ def warp(scores: Tensor, params: Sequence[SamplingParams]) -> Tensor:
         return torch.tensor(values, device=scores.device, dtype=torch.float32)[:, None]
 
     temperatures = [row.temperature for row in params]
-    warped = scores / column([value or 1.0 for value in temperatures])
+    # Measured from the best score, and with divisors that float32 can hold, no temperature makes a row NaN.
+    divisors = [min(max(value or 1.0, FLOAT32.tiny), FLOAT32.max) for value in temperatures]
+    warped = (scores - scores.amax(dim=-1, keepdim=True)) / column(divisors)
     if any(row.top_k for row in params):
         width = scores.shape[-1]
         top_k = torch.tensor([min(row.top_k or width, width) for row in params], device=scores.device)

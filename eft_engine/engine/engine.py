@@ -252,6 +252,7 @@ class Engine:
 
         The request is checked and submitted at once; closing the iterator cancels it.
         """
+        _check_single(prompt)
         (make,) = self._prepare_all([prompt], sampling, reward_weights, composition, speculation, prompt_options, False)
         events = _BlockingEvents(self._worker)
         sequence = make(events.put)
@@ -303,6 +304,7 @@ class Engine:
         prompt_options: PromptOptions | None = None,
     ) -> AsyncIterator[GenerationDelta]:
         """`stream` for an event loop. Closing the iterator or cancelling the task cancels the request."""
+        _check_single(prompt)
         (make,) = await asyncio.to_thread(
             self._prepare_all, [prompt], sampling, reward_weights, composition, speculation, prompt_options, False
         )
@@ -482,6 +484,15 @@ class Engine:
 def is_batch(prompt: Any) -> bool:
     """Whether this is a list of prompts and not one prompt: its items are strings or lists of messages."""
     return isinstance(prompt, list | tuple) and all(isinstance(item, str | list | tuple) for item in prompt)
+
+
+def _check_single(prompt: Any) -> None:
+    if prompt and is_batch(prompt):
+        raise InvalidOptionError(
+            f"a stream answers one prompt, got a list of {len(prompt)}; open one stream per prompt",
+            option="prompt",
+            value=prompt,
+        )
 
 
 def _per_request(value: Any, default: Any, count: int, name: str, *, batch: bool) -> list[Any]:

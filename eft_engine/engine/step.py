@@ -137,8 +137,7 @@ class Stepper:
             finite = evaluation.normalisers[needed.start : needed.stop].isfinite().all(dim=0).tolist()
             members = [name for name, fine in zip(sequence.request.member_names, finite, strict=True) if not fine]
             reason = f"{', '.join(members)} returned NaN or infinite logits" if members else "no token is possible"
-            position = len(sequence.output_ids)
-            sequence.fail(NonFiniteLogitsError(f"at output position {position}: {reason}", position=position))
+            self._fail(sequence, reason)
         return usable
 
     def _verify_and_commit(self, evaluation: Evaluation, scores: Tensor, usable: list[bool]) -> None:
@@ -160,16 +159,25 @@ class Stepper:
         params = [sequence.sampling for sequence, _, _ in wanted]
         uniforms = [sequence.uniform(offset) for sequence, _, offset in wanted]
         drawn: list[int] = choose(own, params, uniforms).tolist()
+        possible: list[bool] = own.amax(dim=-1).isfinite().tolist()  # a logit bias may have forbidden everything
         start = 0
         for sequence, rows in generating:
-            token_ids = drawn[start : start + len(rows)]
-            start += len(rows)
+            span = range(start, start + len(rows))
+            start = span.stop
+            token_ids = [drawn[index] for index in span if all(possible[span.start : index + 1])]
+            if not token_ids:
+                self._fail(sequence, "no token is possible, the logit bias forbids all of them")
+                continue
             token_ids = token_ids[: sequence.num_verified(token_ids)]
             logprobs = [
                 self._token_logprobs(evaluation, scores, sequence, row, token_id)
                 for row, token_id in zip(rows, token_ids, strict=False)
             ]
             sequence.commit(token_ids, logprobs)
+
+    def _fail(self, sequence: Sequence, reason: str) -> None:
+        position = len(sequence.output_ids)
+        sequence.fail(NonFiniteLogitsError(f"at output position {position}: {reason}", position=position))
 
     def _token_logprobs(
         self, evaluation: Evaluation, scores: Tensor, sequence: GenerationSequence, row: int, token_id: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -202,8 +201,11 @@ def _gib(num_bytes: int) -> str:
 
 @contextmanager
 def _progress_display(plan: TrioPlan, config: EngineConfig) -> Iterator[Any]:
-    """A bar over the bytes of all networks on stderr; yields a function to call before each network is loaded."""
-    show = sys.stderr.isatty() if config.show_progress is None else config.show_progress
+    """A bar over the bytes of all networks on stderr, or a line per network where stderr is no terminal; yields a function to call
+    before each network is loaded.
+    """
+    console = Console(stderr=True)
+    show = console.is_terminal if config.show_progress is None else config.show_progress
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     had_bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # one display, not two over each other
@@ -211,7 +213,9 @@ def _progress_display(plan: TrioPlan, config: EngineConfig) -> Iterator[Any]:
     modeling_gguf_pytorch_utils.tqdm = transformers_logging.tqdm
     done = 0
     try:
-        with Progress(*columns, console=Console(stderr=True), transient=True, disable=not show) as progress:
+        with Progress(
+            *columns, console=console, transient=True, disable=not (show and console.is_terminal)
+        ) as progress:
             task = progress.add_task("loading", total=sum(n.parameter_bytes for n in plan.networks.values()))
 
             def advance(network: PlannedNetwork) -> None:
@@ -219,6 +223,8 @@ def _progress_display(plan: TrioPlan, config: EngineConfig) -> Iterator[Any]:
                 users = [member.name for member in plan.members.values() if member.network == network.name]
                 text = f"loading {network.source} ({_gib(network.parameter_bytes)}) for {', '.join(users)}"
                 progress.update(task, description=text, completed=done)
+                if show and not console.is_terminal:
+                    console.print(text, soft_wrap=True)
                 done += network.parameter_bytes
 
             yield advance

@@ -3,6 +3,9 @@
 A token's text is not always the text of its ids alone: a character may be split over several byte tokens, and some tokenizers
 drop a leading space at the start of a text. So the newest ids are decoded together with a few before them, and a piece is
 released when it no longer ends in the replacement character (U+FFFD), which stands for an unfinished one.
+
+Bytes that are no text at all would be held back for ever; after `MAX_HELD_TOKENS` all of them but the last few, which may still
+become a character, are released as they are.
 """
 
 from __future__ import annotations
@@ -14,8 +17,11 @@ from eft_engine.text.tokenizer import Tokenizer
 
 REPLACEMENT = "\ufffd"
 
-MAX_CHARACTER_TOKENS = 8
-"""After this many tokens an "unfinished" character is invalid bytes and is released as it is (UTF-8 needs at most 4)."""
+MAX_HELD_TOKENS = 8
+"""Held tokens from which on those that cannot belong to the unfinished character are released."""
+
+MAX_UNFINISHED_TOKENS = 3
+"""An unfinished character has at most so many tokens: UTF-8 needs 4 bytes at most, and the last one is missing."""
 
 
 class IncrementalDetokenizer:
@@ -44,17 +50,29 @@ class IncrementalDetokenizer:
         num_held = len(self._token_ids) - self._read_end
         if num_held == 0:
             return ""
-        before = self._decode(self._token_ids[self._prefix_start : self._read_end])
-        text = self._decode(self._token_ids[self._prefix_start :])
-        unfinished = text.endswith(REPLACEMENT) and num_held < MAX_CHARACTER_TOKENS
-        if unfinished and not final:
+        text = self._decode(self._prefix_start)
+        end = len(self._token_ids)
+        if text.endswith(REPLACEMENT) and not final:
+            end = self._certain_end(text) if num_held >= MAX_HELD_TOKENS else self._read_end
+        if end == self._read_end:
             return ""
-        self._prefix_start = self._read_end
-        self._read_end = len(self._token_ids)
-        return text[len(before) :]
+        piece = self._decode(self._prefix_start, end)[len(self._decode(self._prefix_start, self._read_end)) :]
+        self._prefix_start, self._read_end = self._read_end, end
+        return piece
 
-    def _decode(self, token_ids: list[int]) -> str:
-        return str(self._tokenizer.decode(token_ids, skip_special_tokens=True))
+    def _certain_end(self, text: str) -> int:
+        """Where the held ids can be cut so that the unfinished character is whole behind the cut.
+
+        A cut through a character shows: its two parts decode to other text than the whole.
+        """
+        newest = len(self._token_ids)
+        for end in range(newest - MAX_UNFINISHED_TOKENS, newest):
+            if self._decode(self._prefix_start, end) + self._decode(end) == text:
+                return end
+        return self._read_end
+
+    def _decode(self, start: int, end: int | None = None) -> str:
+        return str(self._tokenizer.decode(self._token_ids[start:end], skip_special_tokens=True))
 
 
 @dataclass(frozen=True)
@@ -78,13 +96,17 @@ class StopStringFilter:
         self._held = ""
 
     def add(self, text: str) -> TextPiece:
-        """Text that can be released now; after a stop string was met, the text before it."""
+        """Text that can be released now; after a stop string was met, the text before it.
+
+        Of several stop strings that one is met which is complete first, and the longest of those that end together. So it
+        does not matter in which pieces the text comes.
+        """
         text = self._held + text
-        found = [(text.index(stop), -len(stop), stop) for stop in self._stop if stop in text]
+        found = [(text.index(stop) + len(stop), -len(stop), stop) for stop in self._stop if stop in text]
         if found:
-            start, _, stop = min(found)
+            end, _, stop = min(found)
             self._held = ""
-            return TextPiece(text[:start], stop)
+            return TextPiece(text[: end - len(stop)], stop)
         num_held = max((_overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - num_held :]
         return TextPiece(text[: len(text) - num_held])
