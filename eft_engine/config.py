@@ -24,9 +24,7 @@ MAX_FLOAT32 = 3.4e38
 class Options(BaseModel):
     """Base of all option objects: frozen, unknown names refused, errors typed."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", arbitrary_types_allowed=True, ser_json_inf_nan="strings"
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, ser_json_inf_nan="strings")
 
     def __init__(self, **values: Any) -> None:
         try:
