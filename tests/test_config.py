@@ -3,64 +3,179 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from eft_engine import CompositionOptions, EngineConfig, MemberConfig, PlainText, SamplingParams, TunedPair
-from eft_engine.config import SpeculationOptions
+from eft_engine import (
+    ChatTemplate,
+    CompositionOptions,
+    EngineConfig,
+    MemberConfig,
+    PlainText,
+    PromptOptions,
+    SamplingParams,
+    SpeculationOptions,
+    TunedPair,
+    Verbatim,
+)
+from eft_engine.config import Options
 from eft_engine.errors import EFTError, InvalidOptionError
 
+NAN, INF = math.nan, math.inf
+Range = tuple[list[Any], list[Any]]
 
-@pytest.mark.parametrize(
-    ("options", "values"),
-    [
-        (SamplingParams, {"max_tokens": -1}),
-        (SamplingParams, {"max_tokens": 0}),
-        (SamplingParams, {"temperature": -0.1}),
-        (SamplingParams, {"temperature": math.nan}),
-        (SamplingParams, {"temperature": math.inf}),
-        (SamplingParams, {"top_p": 0.0}),
-        (SamplingParams, {"top_p": 1.1}),
-        (SamplingParams, {"top_k": -1}),
-        (SamplingParams, {"min_p": 2.0}),
-        (SamplingParams, {"repetition_penalty": 0.0}),
-        (SamplingParams, {"presence_penalty": 3.0}),
-        (SamplingParams, {"frequency_penalty": -3.0}),
-        (SamplingParams, {"seed": -1}),
-        (SamplingParams, {"seed": 2**64}),
-        (SamplingParams, {"stop": ""}),
-        (SamplingParams, {"stop": ["a", ""]}),
-        (SamplingParams, {"logprobs": -1}),
-        (SamplingParams, {"logit_bias": {-1: 1.0}}),
-        (SamplingParams, {"logit_bias": {1: math.nan}}),
-        (SamplingParams, {"logit_bias": {1: math.inf}}),
-        (CompositionOptions, {"amplification": math.nan}),
-        (CompositionOptions, {"conservative_top_p": 0.0}),
-        (EngineConfig, {"dtype": "int3"}),
-        (EngineConfig, {"max_num_seqs": 0}),
-        (EngineConfig, {"mismatched_tokens": "ignore"}),
-        (MemberConfig, {"source": "x", "dtype": "half"}),
-        (MemberConfig, {"source": ""}),
-        (PlainText, {"template": "no field"}),
-        (SpeculationOptions, {"min_ngram_size": 4, "max_ngram_size": 3}),
-        (SpeculationOptions, {"drafter": "oracle"}),
-    ],
-)
-def test_value_out_of_range_is_refused_by_name(options: type[Any], values: dict[str, Any]) -> None:
+# Per option: values that are taken (the ends of its range among them), values that are refused.
+RANGES: dict[type[Options], dict[str, Range]] = {
+    SamplingParams: {
+        "max_tokens": ([1, 10**6], [0, -1, 1.5, "many", None]),
+        "temperature": ([0.0, 1e-300, 100.0], [-0.1, NAN, INF, None]),
+        "top_k": ([0, 1, 10**6], [-1, 0.5]),
+        "top_p": ([1e-9, 1.0], [0.0, 1.1, NAN]),
+        "min_p": ([0.0, 1.0], [-0.1, 1.1, NAN]),
+        "repetition_penalty": ([0.01, 1.0, 5.0], [0.0, -1.0, NAN, INF]),
+        "presence_penalty": ([-2.0, 2.0], [-2.1, 2.1, NAN]),
+        "frequency_penalty": ([-2.0, 2.0], [-2.1, 2.1, NAN]),
+        "logit_bias": ([{}, {0: -INF}, {7: 100.0}], [{-1: 1.0}, {1: NAN}, {1: INF}, {1: 1e39}, {"a": 1.0}, 3]),
+        "seed": ([None, 0, 2**64 - 1], [-1, 2**64, 0.5]),
+        "stop": ([None, "a", [], ["a", "b"], ("a",)], ["", ["a", ""], [3], 3]),
+        "stop_token_ids": ([[], [3], (3, 4)], [3, ["a"]]),
+        "ignore_eos": ([True, False], ["perhaps", None]),
+        "logprobs": ([None, 0, 100], [-1, 101]),
+    },
+    CompositionOptions: {
+        "amplification": ([-1.0, 0.0, 2.5], [NAN, INF, "more"]),
+        "conservative_top_p": ([None, 1e-9, 1.0], [0.0, 1.1, NAN]),
+    },
+    SpeculationOptions: {
+        "drafter": (["auto", "tuned", "prompt_lookup", "none"], ["oracle", None]),
+        "max_draft_tokens": ([1, 64], [0, 65]),
+        "adaptive": ([True, False], ["perhaps"]),
+        "min_confidence": ([0.0, 1.0], [-0.1, 1.1, NAN]),
+        "min_ngram_size": ([1, 6], [0]),
+        "max_ngram_size": ([3, 20], [2, 0]),
+    },
+    EngineConfig: {
+        "dtype": (["auto", "float32", "bfloat16", "float16"], ["int3", "half", "torch.float32", None]),
+        "device": (["auto", "cpu", "cuda:1"], [None, 0]),
+        "max_num_seqs": ([1, 1000], [0]),
+        "max_context_len": ([None, 2], [1]),
+        "prefill_chunk_len": ([8, 4096], [7]),
+        "max_warm_prefixes": ([0, 16], [-1]),
+        "mismatched_tokens": (["refuse", "mask"], ["ignore"]),
+        "speculation": ([SpeculationOptions(), {"drafter": "none"}], [{"drafter": "oracle"}, None, "fast"]),
+        "self_check": ([True, False], ["perhaps"]),
+        "show_progress": ([None, True, False], ["perhaps"]),
+    },
+    MemberConfig: {
+        "source": (["folder"], ["", None, 3]),
+        "adapter": ([None, "folder"], [3]),
+        "gguf_file": ([None, "model.gguf"], [3]),
+        "tokenizer": ([None, "folder"], [3]),
+        "revision": ([None, "main"], [3]),
+        "dtype": ([None, "auto", "float32", "bfloat16", "float16"], ["int3", "half", 16]),
+        "device": ([None, "cpu"], [0]),
+        "device_map": ([None, "auto", {"": 0}], [3]),
+        "quantization_config": ([None, object()], []),
+        "trust_remote_code": ([True, False], ["perhaps"]),
+    },
+    TunedPair: {
+        "tuned": (["a", MemberConfig(source="a"), {"source": "a"}], ["", None, 3, {"source": ""}]),
+        "reference": (["a", MemberConfig(source="a"), {"source": "a"}], ["", None, 3, {"place": "a"}]),
+        "weight": ([-1.0, 0, 0.5, 20.0], [NAN, INF, -INF, "much", None]),
+    },
+    ChatTemplate: {
+        "of": (["base", "tuned", "reference"], ["other", None]),
+        "jinja": ([None, "{{ messages }}"], [3]),
+    },
+    PlainText: {
+        "template": (
+            ["{content}", "{role}: {content!r}\n", "{{{content}}}"],
+            ["no field", "{role}", "{{content}}", "{content} {name}", "{content} {}", "{content", "{content.nothing}"],
+        ),
+        "closing": (["", "Answer:"], [None, 3]),
+        "role_names": ([{}, {"user": "Q"}], [None, {"user": 3}]),
+    },
+    Verbatim: {"text": (["a"], ["", None])},
+    PromptOptions: {
+        "chat_template": ([ChatTemplate(of="base"), {"of": "base"}], [{"of": "other"}, PlainText(), None]),
+        "base": ([None, ChatTemplate(), PlainText(), Verbatim(text="a")], [3, "text"]),
+        "tuned": ([None, ChatTemplate(), PlainText(), Verbatim(text="a")], [3, "text"]),
+        "reference": ([None, ChatTemplate(), PlainText(), Verbatim(text="a")], [3, "text"]),
+        "add_special_tokens": ([True, False], ["perhaps"]),
+        "control_tokens": (["neutralise", "parse"], ["neutralize"]),
+        "template_variables": ([{}, {"enable_thinking": False}], [None, {3: 1}]),
+    },
+}
+REQUIRED: dict[type[Options], dict[str, Any]] = {
+    MemberConfig: {"source": "a"},
+    TunedPair: {"tuned": "a", "reference": "b"},
+    Verbatim: {"text": "a"},
+}
+
+
+def cases(*, taken: bool) -> Iterator[Any]:
+    for options, fields in RANGES.items():
+        for name, (good, bad) in fields.items():
+            for value in good if taken else bad:
+                yield pytest.param(options, name, value, id=f"{options.__name__}.{name}={value!r}"[:60])
+
+
+def make(options: type[Options], name: str, value: Any) -> Options:
+    return options(**(REQUIRED.get(options, {}) | {name: value}))
+
+
+@pytest.mark.parametrize("options", RANGES, ids=lambda options: options.__name__)
+def test_table_of_ranges_names_every_option(options: type[Options]) -> None:
+    assert list(RANGES[options]) == list(options.model_fields)
+
+
+@pytest.mark.parametrize(("options", "name", "value"), cases(taken=True))
+def test_value_in_range_is_taken(options: type[Options], name: str, value: Any) -> None:
+    again = make(options, name, value).model_dump()
+    assert options(**again).model_dump() == again
+
+
+@pytest.mark.parametrize(("options", "name", "value"), cases(taken=False))
+def test_value_out_of_range_is_refused_by_name(options: type[Options], name: str, value: Any) -> None:
     with pytest.raises(InvalidOptionError) as caught:
-        options(**values)
-    name = list(values)[-1]
+        make(options, name, value)
     assert caught.value.option is not None
-    assert caught.value.option.startswith(name)
-    assert f"{options.__name__}.{name}" in str(caught.value)
+    assert caught.value.option.split(".")[0] == name
+    assert str(caught.value).startswith(f"{options.__name__}.{name}")
     assert isinstance(caught.value, EFTError)
     assert isinstance(caught.value, ValueError)
 
 
-def test_misspelt_option_suggests_the_right_one() -> None:
-    with pytest.raises(InvalidOptionError, match=r"no option 'temprature' \(value 1\); did you mean 'temperature'\?"):
-        SamplingParams(temprature=1)
+def test_refused_value_is_in_message_and_field() -> None:
+    with pytest.raises(InvalidOptionError, match=r"^SamplingParams.max_tokens: .* equal to 1; got -4$") as caught:
+        SamplingParams(max_tokens=-4)
+    assert (caught.value.option, caught.value.value) == ("max_tokens", -4)
+
+
+@pytest.mark.parametrize(
+    ("options", "misspelt", "meant"),
+    [
+        (SamplingParams, "temprature", "temperature"),
+        (SamplingParams, "max_new_tokens", "max_tokens"),
+        (SamplingParams, "topp", "top_p"),
+        (SamplingParams, "stops", "stop"),
+        (CompositionOptions, "amplify", "amplification"),
+        (SpeculationOptions, "num_draft_tokens", "max_draft_tokens"),
+        (EngineConfig, "max_seqs", "max_num_seqs"),
+        (MemberConfig, "sorce", "source"),
+        (TunedPair, "wieght", "weight"),
+        (PromptOptions, "template_vars", "template_variables"),
+    ],
+)
+def test_misspelt_option_suggests_the_right_one(options: type[Options], misspelt: str, meant: str) -> None:
+    with pytest.raises(
+        InvalidOptionError, match=rf"has no option '{misspelt}' \(value 1\); did you mean '{meant}'\?"
+    ) as caught:
+        make(options, misspelt, 1)
+    assert caught.value.option == misspelt
 
 
 def test_unknown_option_lists_those_there_are() -> None:
@@ -68,34 +183,61 @@ def test_unknown_option_lists_those_there_are() -> None:
         CompositionOptions(xyz=1)
 
 
-@pytest.mark.parametrize("weight", [math.nan, math.inf, -math.inf, "much"])
-def test_pair_weight_must_be_finite(weight: Any) -> None:
-    with pytest.raises(InvalidOptionError, match=r"TunedPair\.weight"):
-        TunedPair("a", "b", weight)
+def test_error_of_a_nested_option_names_both_levels() -> None:
+    with pytest.raises(InvalidOptionError, match=r"EngineConfig\.speculation: SpeculationOptions\.drafter: .*'oracle'"):
+        EngineConfig(speculation={"drafter": "oracle"})
+
+
+def test_ngram_sizes_are_ordered_whichever_of_them_is_given() -> None:
+    with pytest.raises(InvalidOptionError, match="must not be smaller than min_ngram_size; got 3"):
+        SpeculationOptions(min_ngram_size=4, max_ngram_size=3)
+    with pytest.raises(InvalidOptionError, match="must not be smaller than min_ngram_size; got 6"):
+        SpeculationOptions(min_ngram_size=8)
+    assert SpeculationOptions(min_ngram_size=8, max_ngram_size=8).max_ngram_size == 8
 
 
 def test_pair_takes_strings_and_member_configs() -> None:
     pair = TunedPair(tuned="a", reference=MemberConfig(source="b", dtype="bfloat16"), weight=-0.5)
-    assert (pair.tuned.source, pair.reference.source, pair.reference.dtype, pair.weight) == ("a", "b", "bfloat16", -0.5)
+    assert pair.tuned == MemberConfig(source="a")
+    assert (pair.reference.source, pair.reference.dtype, pair.weight) == ("b", "bfloat16", -0.5)
+    assert TunedPair("a", "b") == TunedPair(tuned="a", reference="b", weight=1.0)
 
 
-def test_pair_refuses_unknown_keywords() -> None:
-    with pytest.raises(InvalidOptionError, match="did you mean 'weight'"):
-        TunedPair("a", "b", wieght=1.0)
-
-
-@pytest.mark.parametrize(("given", "kept"), [("x", ("x",)), (["x", "y"], ("x", "y")), (None, ())])
+@pytest.mark.parametrize(("given", "kept"), [("xy", ("xy",)), (["x", "y"], ("x", "y")), (("x",), ("x",)), (None, ())])
 def test_stop_is_a_string_or_a_list(given: Any, kept: tuple[str, ...]) -> None:
     assert SamplingParams(stop=given).stop == kept
 
 
-def test_options_cannot_be_changed() -> None:
-    params = SamplingParams()
-    with pytest.raises(ValueError, match="frozen"):
-        params.temperature = 0.0
+@pytest.mark.parametrize("options", RANGES, ids=lambda options: options.__name__)
+def test_options_cannot_be_changed(options: type[Options]) -> None:
+    made = options(**REQUIRED.get(options, {}))
+    before = made.model_dump()
+    for name in options.model_fields:
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(made, name, getattr(made, name))
+    assert made.model_dump() == before
 
 
-def test_options_survive_json() -> None:
-    params = SamplingParams(temperature=0.3, stop=["a"], logit_bias={3: -math.inf, 4: 1.5}, seed=2**64 - 1)
-    again = SamplingParams(**params.model_dump())
-    assert again == params
+def test_options_keep_no_hold_of_what_they_were_given() -> None:
+    bias, stop = {3: 1.0}, ["a"]
+    params = SamplingParams(logit_bias=bias, stop=stop)
+    bias[4] = 2.0
+    stop.append("b")
+    assert (params.logit_bias, params.stop) == ({3: 1.0}, ("a",))
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(),
+        SamplingParams(temperature=0.1 + 0.2, top_p=1 / 3, seed=2**64 - 1, logprobs=0),
+        SamplingParams(stop=["a", "\u2028\n"], stop_token_ids=[1, 2], logit_bias={3: -INF, 4: 1.5}),
+    ],
+)
+def test_sampling_parameters_survive_json(params: SamplingParams) -> None:
+    assert SamplingParams.model_validate_json(params.model_dump_json()) == params
+
+
+def test_prompt_options_survive_json_with_their_kinds_of_rendering() -> None:
+    options = PromptOptions(base=PlainText(closing="A:"), tuned=ChatTemplate(of="base"), reference=Verbatim(text="x"))
+    assert PromptOptions.model_validate_json(options.model_dump_json()) == options

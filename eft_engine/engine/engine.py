@@ -74,6 +74,8 @@ class Engine:
         self._tokenizer_lock = threading.Lock()
         self._eos_token_ids = frozenset().union(*(network.eos_token_ids for network in trio.networks))
         stepper = Stepper(trio.vocabulary, self._tokenizer, device=trio.networks[0].device)
+        if config.speculation.drafter != "none" and config.speculation.adaptive:
+            stepper.calibrate(trio.networks)
         scheduler = Scheduler(
             max_num_seqs=config.max_num_seqs,
             prefill_chunk_len=config.prefill_chunk_len,

@@ -20,29 +20,40 @@ PADDING_FREE_LEN = 16
 NUM_REMEMBERED = 9
 """Forward passes of one size whose median time is the estimate for that size."""
 
+CALIBRATION_SIZES = (1, 4, 16)
+
 
 class ForwardCosts:
     """Seconds of a forward pass by network and number of tokens, from the passes that were run.
 
-    Tokens are counted in powers of two; a size that was never run is estimated by the nearest one that was.
+    Passes are collected by powers of two of their token count. Between two sizes the estimate is linear, beyond the largest one
+    proportional.
     """
 
     def __init__(self) -> None:
-        self._seconds: dict[LanguageModel, dict[int, deque[float]]] = defaultdict(dict)
+        self._passes: dict[LanguageModel, dict[int, deque[tuple[int, float]]]] = defaultdict(dict)
 
     def note(self, network: LanguageModel, num_tokens: int, seconds: float) -> None:
         """A forward pass over `num_tokens` tokens (padding included) took `seconds`."""
-        sizes = self._seconds[network]
-        sizes.setdefault(num_tokens.bit_length(), deque(maxlen=NUM_REMEMBERED)).append(seconds)
+        sizes = self._passes[network]
+        sizes.setdefault(num_tokens.bit_length(), deque(maxlen=NUM_REMEMBERED)).append((num_tokens, seconds))
 
     def estimate(self, network: LanguageModel, num_tokens: int) -> float:
         """Expected seconds; 0 when the network was never run."""
-        sizes = self._seconds[network]
-        if not sizes:
+        points = sorted(
+            (statistics.median(tokens for tokens, _ in passes), statistics.median(seconds for _, seconds in passes))
+            for passes in self._passes[network].values()
+        )
+        if not points:
             return 0.0
-        wanted = num_tokens.bit_length()
-        nearest = min(sizes, key=lambda size: (abs(size - wanted), size))
-        return statistics.median(sizes[nearest])
+        above = next((index for index, (tokens, _) in enumerate(points) if tokens >= num_tokens), None)
+        if above is None:
+            tokens, seconds = points[-1]
+            return seconds * num_tokens / tokens
+        if above == 0:
+            return points[0][1]
+        (left, left_seconds), (right, right_seconds) = points[above - 1 : above + 1]
+        return left_seconds + (right_seconds - left_seconds) * (num_tokens - left) / (right - left)
 
 
 class StreamRunner:
@@ -53,6 +64,21 @@ class StreamRunner:
         self.device = device
         self.masked_ids = torch.tensor(vocabulary.masked_ids, dtype=torch.long, device=device)
         self.costs = ForwardCosts()
+
+    def calibrate(self, networks: Iterable[LanguageModel]) -> None:
+        """Time passes of a few sizes, so that the first decisions about drafting are not guesses. The first pass of each size
+        pays for memory and is not counted.
+        """
+        for network in networks:
+            slot = network.kv_cache.allocate()
+            for num_tokens in CALIBRATION_SIZES:
+                for counted in (False, True):
+                    started = time.perf_counter()
+                    network.forward([Block(slot, [0] * num_tokens, 1)])
+                    if counted and network.device.type == "cpu":
+                        self.costs.note(network, num_tokens, time.perf_counter() - started)
+                    slot.truncate(0)
+            network.kv_cache.release(slot)
 
     def read(self, blocks: Iterable[tuple[LanguageModel, Block]]) -> None:
         """Feed blocks of which no logits are wanted."""

@@ -63,6 +63,10 @@ class Stepper:
         self._drafter = Drafter(self._runner)
         self._tokenizer = tokenizer
 
+    def calibrate(self, networks: Seq[LanguageModel]) -> None:
+        """See `StreamRunner.calibrate`."""
+        self._runner.calibrate(networks)
+
     @torch.inference_mode()
     def step(self, plan: StepPlan) -> None:
         """Run one step. Sequences that end in it are marked finished (or failed) and have told their callers."""

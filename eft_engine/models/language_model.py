@@ -58,7 +58,6 @@ class LanguageModel:
         self.num_layers: int = text_config.num_hidden_layers
         self.device = model.get_input_embeddings().weight.device
         self.adapters = AdapterSwitch(model)
-        self.num_forwards = 0
         self._wanted: tuple[list[int], list[int]] | None = None
         self._own_attention: str = model.config._attn_implementation
         register_attention()
@@ -137,7 +136,6 @@ class LanguageModel:
             self.adapters.set_rows(None)
         for slot, count in zip(slots, counts, strict=True):
             slot.length += count
-        self.num_forwards += 1
         return logits[0]  # [1, wanted, width] -> [wanted, width]
 
     def _keep_wanted(self, module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:

@@ -18,7 +18,7 @@ from eft_engine.text.tokenizer import Tokenizer
 REPLACEMENT = "\ufffd"
 
 MAX_HELD_TOKENS = 8
-"""Held tokens from which on those that cannot belong to the unfinished character are released."""
+"""From so many held tokens on, those that cannot belong to the unfinished character are released."""
 
 MAX_UNFINISHED_TOKENS = 3
 """An unfinished character has at most so many tokens: UTF-8 needs 4 bytes at most, and the last one is missing."""
@@ -27,7 +27,8 @@ MAX_UNFINISHED_TOKENS = 3
 class IncrementalDetokenizer:
     """Decodes a growing list of token ids.
 
-    The pieces joined equal `tokenizer.decode(token_ids, skip_special_tokens=True)`.
+    The pieces joined equal `tokenizer.decode(token_ids, skip_special_tokens=True)`. Tokenizers with byte fallback (Llama 2) are
+    the exception where bytes are invalid: they take back characters that stood complete before the invalid byte.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -47,31 +48,32 @@ class IncrementalDetokenizer:
         return self._release(final=True)
 
     def _release(self, *, final: bool) -> str:
-        num_held = len(self._token_ids) - self._read_end
-        if num_held == 0:
-            return ""
-        text = self._decode(self._prefix_start)
         end = len(self._token_ids)
-        if text.endswith(REPLACEMENT) and not final:
-            end = self._certain_end(text) if num_held >= MAX_HELD_TOKENS else self._read_end
         if end == self._read_end:
             return ""
-        piece = self._decode(self._prefix_start, end)[len(self._decode(self._prefix_start, self._read_end)) :]
+        text = self._decode(self._prefix_start, end)
+        if text.endswith(REPLACEMENT) and not final:
+            end = self._certain_end(text)
+            if end == self._read_end:
+                return ""
+            text = self._decode(self._prefix_start, end)
+        before = self._decode(self._prefix_start, self._read_end)
         self._prefix_start, self._read_end = self._read_end, end
-        return piece
+        return text[len(before) :]
 
     def _certain_end(self, text: str) -> int:
-        """Where the held ids can be cut so that the unfinished character is whole behind the cut.
+        """Where a text with an unfinished end can be cut, so that no character that may still come is cut through.
 
-        A cut through a character shows: its two parts decode to other text than the whole.
+        A cut through a character shows: the two parts decode to other text than the whole.
         """
         newest = len(self._token_ids)
-        for end in range(newest - MAX_UNFINISHED_TOKENS, newest):
-            if self._decode(self._prefix_start, end) + self._decode(end) == text:
-                return end
+        if newest - self._read_end >= MAX_HELD_TOKENS:
+            for end in range(newest - MAX_UNFINISHED_TOKENS, newest):
+                if self._decode(self._prefix_start, end) + self._decode(end, newest) == text:
+                    return end
         return self._read_end
 
-    def _decode(self, start: int, end: int | None = None) -> str:
+    def _decode(self, start: int, end: int) -> str:
         return str(self._tokenizer.decode(self._token_ids[start:end], skip_special_tokens=True))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from eft_engine.config import ChatTemplate, PlainText, Prompt, PromptOptions, Rendering, Verbatim
 from eft_engine.errors import ChatTemplateError, EmptyPromptError
-from eft_engine.text.tokenizer import Tokenizer
+from eft_engine.text.tokenizer import Tokenizer, control_tokens
 
 ZERO_WIDTH_SPACE = "\u200b"
 
@@ -28,6 +28,11 @@ class PromptTokenizers:
     def of(self, role: str) -> Tokenizer:
         """The tokenizer of base, tuned or reference."""
         return {"base": self.base, "tuned": self.tuned, "reference": self.reference}[role]
+
+    def control_tokens(self) -> list[str]:
+        """Texts that any of them reads as a control token, the longest first."""
+        texts = set().union(*(control_tokens(own) for own in (self.base, self.tuned, self.reference)))
+        return sorted(texts, key=lambda text: (-len(text), text))
 
 
 @dataclass(frozen=True)
@@ -120,12 +125,11 @@ def _apply_template(
 def _checked_messages(prompt: Any, options: PromptOptions, tokenizers: PromptTokenizers) -> list[dict[str, Any]]:
     """A copy of the messages, each with a role and text content."""
     messages: list[dict[str, Any]] = []
+    controls = tokenizers.control_tokens() if options.control_tokens == "neutralise" else []
     for position, message in enumerate(prompt):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise ChatTemplateError(f'message {position} must be a mapping with "role" and "content", got {message!r}')
-        content = _content_text(message.get("content"), position)
-        if options.control_tokens == "neutralise":
-            content = _neutralise(content, tokenizers.tuned.all_special_tokens)
+        content = _neutralise(_content_text(message.get("content"), position), controls)
         messages.append({**message, "content": content})
     return messages
 
@@ -144,13 +148,13 @@ def _content_text(content: Any, position: int) -> str:
     )
 
 
-def _neutralise(text: str, control_tokens: list[str]) -> str:
+def _neutralise(text: str, controls: list[str]) -> str:
     """Break up control tokens in content with a zero-width space, so that they are read as text.
 
     >>> _neutralise("a<eos>b", ["<eos>"]) == "a<" + ZERO_WIDTH_SPACE + "eos>b"
     True
     """
-    for token in control_tokens:
+    for token in controls:
         if len(token) > 1 and token in text:
             text = text.replace(token, token[0] + ZERO_WIDTH_SPACE + token[1:])
     return text

@@ -11,11 +11,15 @@ class Tokenizer(Protocol):
 
     @property
     def all_special_ids(self) -> list[int]:
-        """Ids of the control tokens."""
+        """Ids of the control tokens that have a name."""
 
     @property
     def all_special_tokens(self) -> list[str]:
-        """Texts of the control tokens."""
+        """Texts of the control tokens that have a name (start, end, padding, ...)."""
+
+    @property
+    def added_tokens_decoder(self) -> Mapping[int, Any]:
+        """Tokens added to the trained vocabulary by id; each has `content` and `special` (True: a control token)."""
 
     @property
     def chat_template(self) -> Any:
@@ -34,3 +38,15 @@ class Tokenizer(Protocol):
         self, conversation: Sequence[Mapping[str, Any]], *, tokenize: bool, **variables: Any
     ) -> Any:
         """Conversation rendered as text."""
+
+
+def control_tokens(tokenizer: Tokenizer) -> set[str]:
+    """Texts of all control tokens: those with a name, and those that are only flagged.
+
+    Many tokenizers name their start and end token alone, and flag what opens a turn (Llama 3: `<|start_header_id|>`).
+    """
+    try:
+        added = list(tokenizer.added_tokens_decoder.values())
+    except NotImplementedError:  # mistral-common's tokenizer, which names all of them
+        added = []
+    return {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)}

@@ -40,7 +40,7 @@ class SharedVocabulary:
     """The ids that can be composed.
 
     `width` is one above the largest shared id: logits are cut to it. `masked_ids` are the ids below `width` that must never be
-    generated. `differences` are those among them that mean different tokens (empty unless masking was asked for).
+    generated. `differences` are the ids that mean different tokens, masked or cut off (empty unless masking was asked for).
     """
 
     width: int
