@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.report import finish
-from benchmarks.smollm2 import QUESTIONS, separate_trio, shared_engine
+from benchmarks.smollm2 import NO_DRAFTS, QUESTIONS, separate_trio, shared_engine
 from eft_engine import Engine, SamplingParams
 
 
@@ -38,7 +38,10 @@ def main(
     for heading in ("trio", "one by one tokens/s", "batch of 8 tokens/s", "ratio"):
         table.add_column(heading, justify="right")
     result: dict[str, object] = {"rounds": rounds, "max_tokens": max_tokens, "weight": weight}
-    for name, make in (("shared", shared_engine), ("separate", lambda: separate_trio().engine())):
+    for name, make in (
+        ("shared", lambda: shared_engine(NO_DRAFTS)),
+        ("separate", lambda: separate_trio().engine(NO_DRAFTS)),
+    ):
         with make() as engine:
             throughput(engine, together=True, max_tokens=4, weight=weight)  # warm up
             rows = [

@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.report import finish
-from benchmarks.smollm2 import QUESTIONS, SeparateTrio, separate_trio
+from benchmarks.smollm2 import NO_DRAFTS, QUESTIONS, SeparateTrio, separate_trio
 from eft_engine import SamplingParams
 
 
@@ -37,7 +37,7 @@ def member_seconds_per_token(model: Any, prompt_ids: list[int], token_ids: list[
 def engine_run(trio: SeparateTrio, prompt: str, max_tokens: int, weight: float) -> tuple[float, list[int]]:
     """Median seconds between two tokens of a stream, and the tokens."""
     sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
-    with trio.engine() as engine:
+    with trio.engine(NO_DRAFTS) as engine:
         stamps: list[float] = []
         token_ids: list[int] = []
         for delta in engine.stream(prompt, sampling=sampling, reward_weights=weight):

@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, logging
 
-from eft_engine import Engine, EngineConfig, LoadedPair
+from eft_engine import Engine, EngineConfig, LoadedPair, SpeculationOptions
 from eft_engine.zoo.presets import PRESETS, ZOO, smollm2
 
 QUESTIONS = [
@@ -22,6 +22,10 @@ QUESTIONS = [
     "How does bread rise?",
     "What is a solar eclipse?",
 ]
+
+
+NO_DRAFTS = EngineConfig(speculation=SpeculationOptions(drafter="none"), max_warm_prefixes=0)
+"""Plain decoding, every prompt read from the start."""
 
 
 def shared_engine(config: EngineConfig | None = None) -> Engine:

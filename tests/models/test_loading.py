@@ -16,7 +16,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, logging
 
-from eft_engine import Engine, EngineConfig, LoadedPair, MemberConfig, SamplingParams, TunedPair
+from eft_engine import Engine, EngineConfig, LoadedPair, MemberConfig, SamplingParams, SpeculationOptions, TunedPair
 from eft_engine.errors import (
     CorruptWeightsError,
     InvalidOptionError,
@@ -86,7 +86,8 @@ def test_adapter_on_the_reference_shares_its_weights(folders: dict[str, str]) ->
 
 def test_base_that_is_the_reference_is_loaded_and_run_once(folders: dict[str, str]) -> None:
     pairs = {"chat": TunedPair(tuned=folders["adapter"], reference=folders["reference"])}
-    with Engine.load(folders["reference"], pairs=pairs) as engine:
+    config = EngineConfig(speculation=SpeculationOptions(drafter="none"))
+    with Engine.load(folders["reference"], pairs=pairs, config=config) as engine:
         assert len(engine._trio.networks) == 1
         up_scaled = engine.generate("The sky", sampling=GREEDY, reward_weights=1.0)
         mixed = engine.generate("The sky", sampling=GREEDY, reward_weights=0.5)
