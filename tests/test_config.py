@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -116,11 +115,13 @@ REQUIRED: dict[type[Options], dict[str, Any]] = {
 }
 
 
-def cases(*, taken: bool) -> Iterator[Any]:
-    for options, fields in RANGES.items():
-        for name, (good, bad) in fields.items():
-            for value in good if taken else bad:
-                yield pytest.param(options, name, value, id=f"{options.__name__}.{name}={value!r}"[:60])
+def cases(*, taken: bool) -> list[Any]:
+    return [
+        pytest.param(options, name, value, id=f"{options.__name__}.{name}={value!r}"[:60])
+        for options, fields in RANGES.items()
+        for name, (good, bad) in fields.items()
+        for value in (good if taken else bad)
+    ]
 
 
 def make(options: type[Options], name: str, value: Any) -> Options:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import doctest
 import importlib
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
 MODULES = [
-    "eft_engine.decoding.composition",
-    "eft_engine.decoding.prompt_lookup",
-    "eft_engine.decoding.sampling",
-    "eft_engine.engine.acceptance",
-    "eft_engine.engine.prefix_cache",
-    "eft_engine.text.detokenizer",
-    "eft_engine.text.prompt",
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in sorted((ROOT / "eft_engine").rglob("*.py"))
+    if ">>> " in path.read_text(encoding="utf-8")
 ]
 
 
@@ -23,3 +21,9 @@ def test_examples_hold(name: str) -> None:
     result = doctest.testmod(importlib.import_module(name))
     assert result.attempted > 0
     assert result.failed == 0
+
+
+@pytest.mark.parametrize("package", ["text", "decoding"])
+def test_text_and_mathematics_are_shown_by_example(package: str) -> None:
+    shown = [name for name in MODULES if name.startswith(f"eft_engine.{package}.")]
+    assert len(shown) >= 2

@@ -1,35 +1,98 @@
-"""Errors carry their numbers as fields and share one root."""
+"""Errors carry their numbers as fields, share one root and survive being copied and pickled."""
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from eft_engine import errors
+from eft_engine.errors import EFTError, TokenDifference
+
+PARENTS: dict[str, str] = {
+    "ConfigurationError": "EFTError",
+    "InvalidOptionError": "ConfigurationError",
+    "VocabularyMismatchError": "ConfigurationError",
+    "LoadError": "EFTError",
+    "ModelNotFoundError": "LoadError",
+    "CorruptWeightsError": "LoadError",
+    "UnsafeWeightsError": "LoadError",
+    "TokenizerMissingError": "LoadError",
+    "UnsupportedModelError": "LoadError",
+    "UnsupportedAdapterError": "LoadError",
+    "LoadOutOfMemoryError": "LoadError",
+    "RequestError": "EFTError",
+    "EmptyPromptError": "RequestError",
+    "ChatTemplateError": "RequestError",
+    "ContextOverflowError": "RequestError",
+    "UnknownPairError": "RequestError",
+    "InvalidWeightError": "RequestError",
+    "GenerationError": "EFTError",
+    "NonFiniteLogitsError": "GenerationError",
+    "EngineStepError": "GenerationError",
+    "EngineClosedError": "EFTError",
+}
+CLASSES = {
+    name: value for name, value in inspect.getmembers(errors, inspect.isclass) if issubclass(value, BaseException)
+}
+
+DIFFERENCE = TokenDifference(3, (("base", "a"), ("tuned", "b")))
+ORIGIN = {"member": "chat.tuned", "source": "folder"}
+FIELDS: dict[str, dict[str, Any]] = {
+    "InvalidOptionError": {"option": "top_p", "value": 3.0},
+    "VocabularyMismatchError": {"differences": (DIFFERENCE,), "num_differences": 7},
+    **{name: ORIGIN for name, parent in PARENTS.items() if "LoadError" in (name, parent)},
+    "LoadOutOfMemoryError": {"needed_bytes": 10, "available_bytes": None, "device": "cpu", **ORIGIN},
+    "ContextOverflowError": {"prompt_len": 300, "context_len": 256},
+    "UnknownPairError": {"name": "x", "known": ("chat", "json")},
+    "InvalidWeightError": {"value": "much"},
+    "NonFiniteLogitsError": {"position": 4},
+}
 
 
-def test_every_error_has_the_one_root() -> None:
-    classes = [value for _, value in inspect.getmembers(errors, inspect.isclass) if issubclass(value, Exception)]
-    assert len(classes) > 15
-    assert all(issubclass(value, errors.EFTError) for value in classes)
+def test_tree_is_as_documented() -> None:
+    assert {name: kind.__bases__[0].__name__ for name, kind in CLASSES.items() if name != "EFTError"} == PARENTS
+    documented = errors.__doc__ or ""
+    order = [line.strip("│├└─ ").split(" ")[0] for line in documented.splitlines() if "─" in line]
+    assert order == list(PARENTS)
 
 
-@pytest.mark.parametrize("kind", [errors.ConfigurationError, errors.RequestError])
-def test_wrong_arguments_are_value_errors(kind: type[Exception]) -> None:
-    assert issubclass(kind, ValueError)
+@pytest.mark.parametrize("name", CLASSES)
+def test_what_the_caller_got_wrong_is_a_value_error_and_nothing_else_is(name: str) -> None:
+    kind = CLASSES[name]
+    callers_fault = issubclass(kind, errors.ConfigurationError | errors.RequestError)
+    assert issubclass(kind, ValueError) == callers_fault
 
 
-def test_numbers_are_fields() -> None:
-    overflow = errors.ContextOverflowError("long", prompt_len=300, context_len=256)
-    memory = errors.LoadOutOfMemoryError(
-        "big", needed_bytes=10, available_bytes=5, device="cpu", member="base", source="x"
-    )
-    difference = errors.TokenDifference(3, (("base", "a"), ("tuned", "b")))
-    mismatch = errors.VocabularyMismatchError("other", differences=[difference], num_differences=7)
+@pytest.mark.parametrize("name", CLASSES)
+def test_message_and_fields_are_kept(name: str) -> None:
+    fields = FIELDS.get(name, {})
+    error = CLASSES[name]("what was wrong", **fields)
+    assert str(error) == "what was wrong"
+    assert vars(error) == fields
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize(
+    "again", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))], ids=["copy", "deep", "pickle"]
+)
+def test_error_survives_a_copy_and_a_pickle(name: str, again: Callable[[EFTError], EFTError]) -> None:
+    error = CLASSES[name]("what was wrong", **FIELDS.get(name, {}))
+    error.add_note("seen in row 3")
+    other = again(error)
+    assert type(other) is type(error)
+    assert (str(other), vars(other)) == (str(error), vars(error))
+
+
+def test_lists_in_errors_become_tuples() -> None:
     unknown = errors.UnknownPairError("who", name="x", known=["chat"])
-    assert (overflow.prompt_len, overflow.context_len) == (300, 256)
-    assert (memory.needed_bytes, memory.available_bytes, memory.member) == (10, 5, "base")
-    assert (mismatch.differences, mismatch.num_differences) == ((difference,), 7)
-    assert (unknown.name, unknown.known) == ("x", ("chat",))
-    assert str(difference) == "id 3 is 'a' in base, 'b' in tuned"
+    mismatch = errors.VocabularyMismatchError("other", differences=[DIFFERENCE], num_differences=1)
+    assert (unknown.known, mismatch.differences) == (("chat",), (DIFFERENCE,))
+
+
+def test_token_difference_reads_as_a_sentence() -> None:
+    assert str(DIFFERENCE) == "id 3 is 'a' in base, 'b' in tuned"

@@ -1,4 +1,4 @@
-"""Imports go one way: contracts <- text <- decoding / models <- engine <- zoo, cli."""
+"""Imports go one way: contracts <- text, decoding <- models <- engine <- zoo, cli; adapters reach the engine by one file."""
 
 from __future__ import annotations
 
@@ -9,78 +9,164 @@ from pathlib import Path
 
 import pytest
 
+import eft_engine
+
 ROOT = Path(__file__).parents[1]
+ENGINE, INTEGRATIONS = ROOT / "eft_engine", ROOT / "eft_integrations"
+
 CONTRACTS = {"errors", "config", "outputs"}
-MODEL_LIBRARIES = {"torch", "transformers", "peft", "safetensors", "huggingface_hub", "rich", "psutil"}
 ALLOWED_PARTS = {
     "contracts": CONTRACTS,
     "text": CONTRACTS | {"text"},
     "decoding": CONTRACTS | {"decoding"},
     "models": CONTRACTS | {"text", "models"},
-    "engine": CONTRACTS | {"text", "models", "decoding", "engine"},
+    "engine": CONTRACTS | {"text", "decoding", "models", "engine"},
     "zoo": CONTRACTS | {"engine", "zoo"},
-    "cli": CONTRACTS | {"engine", "models", "zoo", "cli"},
+    "cli": CONTRACTS | {"engine", "models", "zoo", "cli", "__version__"},
 }
-ALLOWED_LIBRARIES = {
+ALLOWED_LIBRARIES: dict[str, set[str]] = {
     "contracts": {"pydantic"},
     "text": set(),
     "decoding": {"torch", "numpy"},
-    "models": MODEL_LIBRARIES,
+    "models": {"torch", "transformers", "peft", "safetensors", "huggingface_hub", "rich", "psutil"},
     "engine": {"torch"},
     "zoo": set(),
     "cli": {"typer", "rich"},
 }
+ADAPTERS_NEED = {"backend", "messages", "tool_calls"}
+"""What a file of eft_integrations may import from its neighbours; besides, a folder's files may import one another."""
 
 
-def imported(source: str) -> set[str]:
-    """Full names of everything that a source text imports."""
+def imported(source: str) -> list[str]:
+    """Full names of everything that a source text imports, at any depth; a relative import begins with its dots."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+            names |= {f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names}
+    return sorted(names)
 
 
 def violations(part: str, source: str) -> list[str]:
-    """Imports of a file in `part` that go the wrong way."""
+    """Imports of a file in `part` of eft_engine that go the wrong way."""
     wrong = []
     for name in imported(source):
         top, _, rest = name.partition(".")
         if top == "eft_engine":
-            target = rest.partition(".")[0]
-            if target not in ALLOWED_PARTS[part] and name != "eft_engine.__version__":
-                wrong.append(name)
-        elif top not in sys.stdlib_module_names and top not in ALLOWED_LIBRARIES[part]:
+            allowed = rest.partition(".")[0] in ALLOWED_PARTS[part]
+        else:
+            allowed = top in sys.stdlib_module_names or top in ALLOWED_LIBRARIES[part]
+        if not allowed:
             wrong.append(name)
-    return sorted(wrong)
+    return wrong
 
 
-FILES = [path for path in sorted((ROOT / "eft_engine").rglob("*.py")) if path != ROOT / "eft_engine" / "__init__.py"]
+def integration_violations(place: tuple[str, ...], source: str) -> list[str]:
+    """Imports of a file of eft_integrations, at `place` in it, that go the wrong way. Host libraries are free."""
+    wrong = []
+    for name in imported(source):
+        top, _, rest = name.partition(".")
+        first = rest.partition(".")[0]
+        if top == "eft_engine":
+            allowed = place == ("backend.py",) and (first in eft_engine.__all__ or first in CONTRACTS)
+        elif top == "eft_integrations":
+            allowed = first in ADAPTERS_NEED or (len(place) > 1 and first == place[0] != "agents")
+        else:
+            allowed = top != ""
+        if not allowed:
+            wrong.append(name)
+    return wrong
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def cache_imports(source: str) -> list[str]:
+    """Imports of transformers' cache classes."""
+    return [
+        name
+        for name in imported(source)
+        if name.startswith("transformers") and ("cache_utils" in name or "Cache" in name)
+    ]
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+FILES = [path for path in sorted(ENGINE.rglob("*.py")) if path != ENGINE / "__init__.py"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
 def test_file_imports_only_what_its_place_allows(path: Path) -> None:
-    parts = path.relative_to(ROOT / "eft_engine").parts
+    parts = path.relative_to(ENGINE).parts
     part = "contracts" if len(parts) == 1 else parts[0]
     assert violations(part, path.read_text(encoding="utf-8")) == []
 
 
-def test_the_rule_finds_a_violation() -> None:
-    assert violations("text", "import torch\nfrom eft_engine.models.loading import Trio") == [
-        "eft_engine.models.loading.Trio",
-        "torch",
-    ]
-    assert violations("engine", "from transformers import AutoModel") == ["transformers.AutoModel"]
+def test_root_module_imports_contracts_at_once_and_the_rest_on_demand() -> None:
+    tree = ast.parse((ENGINE / "__init__.py").read_text(encoding="utf-8"))
+    at_once = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert violations("contracts", ast.unparse(ast.Module(at_once, []))) == []
+
+
+@pytest.mark.parametrize("path", sorted(INTEGRATIONS.rglob("*.py")), ids=relative)
+def test_integration_reaches_the_engine_through_the_backend_alone(path: Path) -> None:
+    place = path.relative_to(INTEGRATIONS).parts
+    assert integration_violations(place, path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "source", "found"),
+    [
+        ("contracts", "import torch", ["torch"]),
+        ("contracts", "from eft_engine.text.prompt import render_prompt", ["eft_engine.text.prompt.render_prompt"]),
+        ("text", "def late():\n    import torch", ["torch"]),
+        ("text", "from eft_engine.models.loading import Trio", ["eft_engine.models.loading.Trio"]),
+        ("decoding", "from eft_engine.text import prompt", ["eft_engine.text.prompt"]),
+        ("decoding", "from transformers import AutoModel", ["transformers.AutoModel"]),
+        ("models", "from eft_engine.decoding import sampling", ["eft_engine.decoding.sampling"]),
+        ("engine", "import transformers.cache_utils", ["transformers.cache_utils"]),
+        ("engine", "import eft_engine", ["eft_engine"]),
+        ("engine", "from eft_engine import Engine", ["eft_engine.Engine"]),
+        ("zoo", "from . import presets", ["..presets"]),
+        ("cli", "import requests", ["requests"]),
+    ],
+)
+def test_rule_finds_a_violation(part: str, source: str, found: list[str]) -> None:
+    allowed = "import json\nfrom eft_engine.errors import EFTError\n"
+    assert violations(part, allowed) == []
+    assert violations(part, allowed + source) == found
+
+
+@pytest.mark.parametrize(
+    ("place", "source", "found"),
+    [
+        (("langchain.py",), "from eft_engine import Engine", ["eft_engine.Engine"]),
+        (("langchain.py",), "from eft_integrations.llama_index import EFTLLM", ["eft_integrations.llama_index.EFTLLM"]),
+        (("agents", "a.py"), "from eft_integrations.agents.b import B", ["eft_integrations.agents.b.B"]),
+        (("backend.py",), "import eft_engine.engine.engine", ["eft_engine.engine.engine"]),
+        (("backend.py",), "from eft_engine import Engine", []),
+        (("server", "app.py"), "from eft_integrations.server.protocol import ChatRequest", []),
+        (("langchain.py",), "from eft_integrations.backend import ChatBackend\nimport langchain_core", []),
+    ],
+)
+def test_rule_of_integrations_finds_a_violation(place: tuple[str, ...], source: str, found: list[str]) -> None:
+    assert integration_violations(place, source) == found
 
 
 def test_only_one_file_knows_the_cache_classes() -> None:
-    knowing = [path.name for path in FILES if "cache_utils" in path.read_text(encoding="utf-8")]
-    assert knowing == ["kv_cache.py"]
+    assert cache_imports("from transformers import DynamicCache") == ["transformers.DynamicCache"]
+    knowing = [relative(path) for path in FILES if cache_imports(path.read_text(encoding="utf-8"))]
+    assert knowing == ["eft_engine/models/kv_cache.py"]
 
 
-def test_the_package_imports_without_torch() -> None:
-    code = "import sys, eft_engine; eft_engine.SamplingParams(); print({'torch', 'transformers'} & set(sys.modules))"
+def test_package_contracts_and_text_import_without_torch() -> None:
+    text = ", ".join(f"eft_engine.text.{path.stem}" for path in (ENGINE / "text").glob("[!_]*.py"))
+    code = f"import sys, eft_engine, {text}; print(sorted({{'torch', 'transformers', 'numpy'}} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert ran.stdout.strip() == "set()"
+    assert ran.stdout == "[]\n"
+
+
+def test_asking_for_the_engine_imports_torch() -> None:
+    code = "import sys, eft_engine; eft_engine.Engine; print('torch' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ran.stdout == "True\n"

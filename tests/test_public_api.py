@@ -9,56 +9,75 @@ import pytest
 import eft_engine
 from eft_engine import Engine
 
+PUBLIC_NAMES = [
+    "ChatTemplate",
+    "CompositionOptions",
+    "EFTError",
+    "Engine",
+    "EngineConfig",
+    "GenerationDelta",
+    "LoadedPair",
+    "MemberConfig",
+    "PlainText",
+    "PromptOptions",
+    "RequestMetrics",
+    "RequestOutput",
+    "SamplingParams",
+    "ScoreOutput",
+    "SpeculationOptions",
+    "TokenLogprobs",
+    "TokenScore",
+    "TunedPair",
+    "Usage",
+    "Verbatim",
+    "errors",
+    "load_preset",
+]
 CALL = ["sampling", "reward_weights", "composition", "speculation", "prompt_options"]
 SCORE = ["reward_weights", "composition", "prompt_options"]
 
 
-def test_public_names_are_pinned() -> None:
-    assert eft_engine.__all__ == [
-        "ChatTemplate",
-        "CompositionOptions",
-        "EFTError",
-        "Engine",
-        "EngineConfig",
-        "GenerationDelta",
-        "LoadedPair",
-        "MemberConfig",
-        "PlainText",
-        "PromptOptions",
-        "RequestMetrics",
-        "RequestOutput",
-        "SamplingParams",
-        "ScoreOutput",
-        "SpeculationOptions",
-        "TokenLogprobs",
-        "TokenScore",
-        "TunedPair",
-        "Usage",
-        "Verbatim",
-        "errors",
-        "load_preset",
-    ]
-    assert all(getattr(eft_engine, name) is not None for name in eft_engine.__all__)
+def test_public_names_are_pinned_and_sorted() -> None:
+    assert eft_engine.__all__ == PUBLIC_NAMES
+    assert sorted(PUBLIC_NAMES) == PUBLIC_NAMES
+
+
+@pytest.mark.parametrize("name", PUBLIC_NAMES)
+def test_public_name_is_importable_and_is_what_it_says(name: str) -> None:
+    namespace: dict[str, object] = {}
+    exec(f"from eft_engine import {name} as found", namespace)
+    found = namespace["found"]
+    assert getattr(found, "__name__", "").removeprefix("eft_engine.") == name
 
 
 @pytest.mark.parametrize(
-    ("method", "parameters"),
+    ("method", "positional", "keywords"),
     [
-        ("load", ["base", "pairs", "config"]),
-        ("from_models", ["base", "tokenizer", "pairs", "config"]),
-        ("generate", ["self", "prompt", *CALL]),
-        ("agenerate", ["self", "prompt", *CALL]),
-        ("stream", ["self", "prompt", *CALL]),
-        ("astream", ["self", "prompt", *CALL]),
-        ("score", ["self", "prompt", "completion", *SCORE]),
-        ("ascore", ["self", "prompt", "completion", *SCORE]),
-        ("close", ["self"]),
+        ("load", ["base"], ["pairs", "config"]),
+        ("from_models", ["base"], ["tokenizer", "pairs", "config"]),
+        ("generate", ["self", "prompt"], CALL),
+        ("agenerate", ["self", "prompt"], CALL),
+        ("stream", ["self", "prompt"], CALL),
+        ("astream", ["self", "prompt"], CALL),
+        ("score", ["self", "prompt", "completion"], SCORE),
+        ("ascore", ["self", "prompt", "completion"], SCORE),
+        ("close", ["self"], []),
     ],
 )
-def test_engine_signatures_are_pinned(method: str, parameters: list[str]) -> None:
-    assert list(inspect.signature(getattr(Engine, method)).parameters) == parameters
+def test_engine_signatures_are_pinned(method: str, positional: list[str], keywords: list[str]) -> None:
+    parameters = inspect.signature(getattr(Engine, method)).parameters
+    assert list(parameters) == [*positional, *keywords]
+    kinds = {name: parameter.kind for name, parameter in parameters.items()}
+    assert [name for name, kind in kinds.items() if kind is inspect.Parameter.KEYWORD_ONLY] == keywords
+
+
+def test_sync_and_async_methods_are_what_their_names_say() -> None:
+    assert inspect.iscoroutinefunction(Engine.agenerate)
+    assert inspect.iscoroutinefunction(Engine.ascore)
+    assert inspect.isasyncgenfunction(Engine.astream)
+    assert not any(inspect.iscoroutinefunction(method) for method in (Engine.generate, Engine.stream, Engine.score))
 
 
 def test_unknown_attribute_raises() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'Motor'"):
+    with pytest.raises(AttributeError, match="module 'eft_engine' has no attribute 'Motor'"):
         _ = eft_engine.Motor

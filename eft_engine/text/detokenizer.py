@@ -40,8 +40,14 @@ class IncrementalDetokenizer:
 
     def add(self, token_ids: Sequence[int]) -> str:
         """Text that became certain with these ids."""
-        self._token_ids += [token_id for token_id in token_ids if token_id not in self._special_ids]
-        return self._release(final=False)
+        pieces = []
+        for (
+            token_id
+        ) in token_ids:  # one by one: a character is released when it is whole, before bytes of the next one follow
+            if token_id not in self._special_ids:
+                self._token_ids.append(token_id)
+                pieces.append(self._release(final=False))
+        return "".join(pieces)
 
     def flush(self) -> str:
         """What is still held back: bytes that never became a character."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 from transformers import TopPLogitsWarper
 
 from eft_engine.decoding.composition import (
@@ -19,51 +21,188 @@ from eft_engine.decoding.composition import (
 )
 
 NONE = torch.tensor([], dtype=torch.long)
+INF = math.inf
+WEIGHTS = [[], [0.0], [1.0], [0.5], [-1.5], [2.0, -0.5], [0.3, 0.7], [1.0, 1.0, -2.0]]
 
 
-@given(st.lists(st.floats(-3, 3), max_size=3), st.floats(0.2, 2.0), st.integers(0, 1000))
-def test_composition_is_the_formula(weights: list[float], amplification: float, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(1, 1 + 2 * len(weights), 11, generator=generator, dtype=torch.float64) * 3
-    logprobs = logits.log_softmax(dim=-1)[0]
-    base, pairs = logprobs[0], logprobs[1:].reshape(-1, 2, 11)
-    expected = (1 - sum(weights)) * base
-    for weight, (tuned, reference) in zip(weights, pairs, strict=True):
-        expected = expected + weight * (tuned + amplification * (base - reference))
+def formula(logits: Tensor, weights: Sequence[float], amplification: float = 1.0) -> Tensor:
+    """Equation 4 and the amplification of section 3.3 as they are written. `logits` is `[members, width]`."""
+    base, *small = logits.double().log_softmax(dim=-1)
+    scores = (1 - sum(weights)) * base
+    for index, weight in enumerate(weights):
+        tuned, reference = small[2 * index : 2 * index + 2]
+        scores = scores + weight * (tuned + amplification * (base - reference))
+    return scores.log_softmax(dim=-1)
+
+
+def composed(logits: Tensor, weights: Sequence[float], amplification: float = 1.0, masked: Tensor = NONE) -> Tensor:
+    """What the engine computes from raw logits `[members, width]`, normalised."""
+    logprobs, _ = member_logprobs(logits, masked)
     coefficients = torch.tensor([member_coefficients(weights, amplification=amplification)])
-    ours = compose(member_logprobs(logits[0], NONE)[0][None], coefficients).log_softmax(dim=-1)
-    assert torch.allclose(ours[0].double(), expected.log_softmax(dim=-1), atol=2e-4)
+    return compose(logprobs[None], coefficients)[0].log_softmax(dim=-1)
 
 
-def test_normalisers_lead_back_to_the_logits() -> None:
-    logits = torch.randn(3, 7)
-    logprobs, normalisers = member_logprobs(logits, NONE)
-    assert torch.allclose(logprobs + normalisers[:, None], logits, atol=1e-6)
+def random_logits(num_pairs: int, *, width: int = 11, seed: int = 0) -> Tensor:
+    return torch.randn(1 + 2 * num_pairs, width, generator=torch.Generator().manual_seed(seed)) * 3
 
 
-def test_masked_ids_get_no_probability_and_the_rest_all_of_it() -> None:
-    logprobs, _ = member_logprobs(torch.zeros(1, 4), torch.tensor([1, 3]))
-    assert logprobs[0].exp().tolist() == [0.5, 0.0, 0.5, 0.0]
+# ---- the formula -------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(-3, 3), max_size=3), st.floats(-0.5, 2.0), st.integers(0, 1000))
+def test_composition_is_the_formula(weights: list[float], amplification: float, seed: int) -> None:
+    logits = random_logits(len(weights), seed=seed)
+    torch.testing.assert_close(
+        composed(logits, weights, amplification).double(), formula(logits, weights, amplification), atol=2e-4, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("weights", WEIGHTS, ids=str)
+def test_without_amplification_it_is_base_plus_weighted_deltas(weights: list[float]) -> None:
+    logits = random_logits(len(weights))
+    base, *small = logits.double().log_softmax(dim=-1)
+    deltas = [weight * (small[2 * index] - small[2 * index + 1]) for index, weight in enumerate(weights)]
+    expected = sum(deltas, start=base).log_softmax(dim=-1)
+    torch.testing.assert_close(composed(logits, weights).double(), expected, atol=2e-5, rtol=1e-5)
+
+
+def test_rows_have_their_own_coefficients() -> None:
+    rows = [random_logits(2, seed=seed) for seed in range(3)]
+    weights = [[0.0, 1.0], [-1.0, 0.5], [2.0, 0.0]]
+    logprobs = torch.stack([member_logprobs(row, NONE)[0] for row in rows])
+    together = compose(logprobs, torch.tensor([member_coefficients(own) for own in weights])).log_softmax(dim=-1)
+    for row, own, ours in zip(rows, weights, together, strict=True):
+        torch.testing.assert_close(ours.double(), formula(row, own), atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("base", "tuned", "reference", "composed"),
+    ("weights", "amplification", "coefficients"),
     [
-        (-math.inf, -1.0, -1.0, -math.inf),
-        (-1.0, -math.inf, -1.0, -math.inf),
-        (-1.0, -1.0, -math.inf, -2.0),
-        (-1.0, -math.inf, -math.inf, -math.inf),
-        (-math.inf, -math.inf, -math.inf, -math.inf),
+        ([], 1.0, [1.0]),
+        ([], 5.0, [1.0]),
+        ([0.0], 1.0, [1.0, 0.0, 0.0]),
+        ([1.0], 1.0, [1.0, 1.0, -1.0]),
+        ([-0.5], 1.0, [1.0, -0.5, 0.5]),
+        ([1.0], 1.5, [1.5, 1.0, -1.5]),
+        ([1.0], 0.0, [0.0, 1.0, 0.0]),
+        ([0.5], 2.0, [1.5, 0.5, -1.0]),
+        ([0.5, 0.25], 1.0, [1.0, 0.5, -0.5, 0.25, -0.25]),
+        ([0.5, 0.25], 3.0, [2.5, 0.5, -1.5, 0.25, -0.75]),
     ],
 )
-def test_zero_probabilities_never_become_nan(base: float, tuned: float, reference: float, composed: float) -> None:
+def test_coefficients_are_those_worked_out_by_hand(
+    weights: list[float], amplification: float, coefficients: list[float]
+) -> None:
+    assert member_coefficients(weights, amplification=amplification) == coefficients
+
+
+@given(st.lists(st.floats(-3, 3), max_size=3), st.floats(-1, 3))
+def test_coefficients_sum_to_one_and_one_of_them_is_positive(weights: list[float], amplification: float) -> None:
+    coefficients = member_coefficients(weights, amplification=amplification)
+    assert math.isclose(sum(coefficients), 1.0, abs_tol=1e-9)
+    assert max(coefficients) > 0  # so that a masked id is forbidden, whatever the weights
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0, -2.0])
+def test_tuned_that_is_the_reference_leaves_the_base(weight: float) -> None:
+    base, small = random_logits(1)[:2]
+    torch.testing.assert_close(
+        composed(torch.stack([base, small, small]), [weight]), base.log_softmax(dim=-1), atol=2e-6, rtol=1e-5
+    )
+
+
+def test_base_that_is_the_reference_gives_the_tuned_model_at_weight_one() -> None:
+    base, tuned = random_logits(1)[:2]
+    for amplification in (0.0, 1.0, 2.5):
+        ours = composed(torch.stack([base, tuned, base]), [1.0], amplification)
+        torch.testing.assert_close(ours, tuned.log_softmax(dim=-1), atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS, ids=str)
+def test_logits_shifted_by_a_constant_change_nothing(weights: list[float]) -> None:
+    logits = random_logits(len(weights))
+    shifts = torch.linspace(-7, 9, len(logits))[:, None]
+    torch.testing.assert_close(composed(logits + shifts, weights), composed(logits, weights), atol=2e-5, rtol=1e-5)
+
+
+# ---- log-probabilities of a member -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_logprobs_are_float32_and_lead_back_to_the_logits(dtype: torch.dtype) -> None:
+    logits = torch.randn(3, 7).to(dtype)
+    logprobs, normalisers = member_logprobs(logits, NONE)
+    assert logprobs.dtype is torch.float32
+    torch.testing.assert_close(logprobs + normalisers[:, None], logits.float(), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(logprobs, logits.float().log_softmax(dim=-1))
+
+
+def test_masked_ids_get_no_probability_and_the_rest_all_of_it() -> None:
+    logits = torch.tensor([[0.0, 50.0, 0.0, 50.0]])
+    logprobs, _ = member_logprobs(logits, torch.tensor([1, 3]))
+    assert logprobs[0].exp().tolist() == [0.5, 0.0, 0.5, 0.0]
+    assert logits.tolist() == [[0.0, 50.0, 0.0, 50.0]]
+
+
+@pytest.mark.parametrize("weights", WEIGHTS, ids=str)
+def test_masking_equals_members_that_never_had_the_token(weights: list[float]) -> None:
+    logits = random_logits(len(weights))
+    masked, kept = torch.tensor([0, 4, 10]), [1, 2, 3, 5, 6, 7, 8, 9]
+    ours = composed(logits, weights, masked=masked)
+    assert ours[masked].tolist() == [-INF] * 3
+    torch.testing.assert_close(ours[kept].double(), formula(logits[:, kept], weights), atol=2e-5, rtol=1e-5)
+
+
+# ---- probability 0 -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("base", "tuned", "reference", "scores"),
+    [
+        (-INF, -1.0, -1.0, -INF),
+        (-1.0, -INF, -1.0, -INF),
+        (-1.0, -1.0, -INF, -2.0),
+        (-1.0, -INF, -INF, -INF),
+        (-INF, -1.0, -INF, -INF),
+        (-INF, -INF, -INF, -INF),
+    ],
+)
+def test_member_with_a_positive_coefficient_forbids_and_one_with_a_negative_says_nothing(
+    base: float, tuned: float, reference: float, scores: float
+) -> None:
     logprobs = torch.tensor([base, tuned, reference])[None, :, None]
-    assert compose(logprobs, torch.tensor([[1.0, 1.0, -1.0]])).item() == composed
+    assert compose(logprobs, torch.tensor([[1.0, 1.0, -1.0]])).item() == scores
 
 
-def test_a_member_with_coefficient_zero_says_nothing() -> None:
-    logprobs = torch.tensor([[[-1.0, -2.0], [-math.inf, -math.inf]]])
-    assert compose(logprobs, torch.tensor([[1.0, 0.0]])).tolist() == [[-1.0, -2.0]]
+def test_negative_weight_swaps_who_forbids() -> None:
+    coefficients = torch.tensor([member_coefficients([-1.0])])
+    tuned_forbids = torch.tensor([-1.0, -INF, -2.0])[None, :, None]
+    reference_forbids = torch.tensor([-1.0, -2.0, -INF])[None, :, None]
+    assert compose(tuned_forbids, coefficients).item() == -3.0
+    assert compose(reference_forbids, coefficients).item() == -INF
+
+
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_member_with_coefficient_zero_says_nothing(zero: float) -> None:
+    logprobs = torch.tensor([[[-1.0, -2.0], [-INF, -3.0], [-INF, -INF]]])
+    assert compose(logprobs, torch.tensor([[1.0, zero, zero]])).tolist() == [[-1.0, -2.0]]
+
+
+@given(st.lists(st.floats(-3, 3), min_size=1, max_size=3), st.floats(-1, 3), st.integers(0, 1000))
+def test_scores_are_never_nan(weights: list[float], amplification: float, seed: int) -> None:
+    logits = random_logits(len(weights), width=40, seed=seed)
+    forbidden = torch.rand(logits.shape, generator=torch.Generator().manual_seed(seed)) < 0.4
+    logprobs, _ = member_logprobs(logits.masked_fill(forbidden, -INF), NONE)
+    coefficients = torch.tensor([member_coefficients(weights, amplification=amplification)])
+    before = logprobs.clone()
+    scores = compose(logprobs[None], coefficients)[0]
+    forbidding = (forbidden & (coefficients[0] > 0)[:, None]).any(dim=0)
+    assert torch.equal(scores == -INF, forbidding)
+    assert scores[~forbidding].isfinite().all()
+    assert torch.equal(logprobs, before)
+
+
+# ---- the nucleus -------------------------------------------------------------------------------------------------------
 
 
 @given(st.floats(0.05, 0.99), st.integers(0, 500))
@@ -73,9 +212,42 @@ def test_nucleus_is_that_of_transformers(top_p: float, seed: int) -> None:
     assert torch.equal(nucleus(scores, torch.tensor([top_p, top_p])), kept)
 
 
+@pytest.mark.parametrize(
+    ("top_p", "kept"),
+    [
+        (1e-9, [False, True, False, False]),
+        (0.45, [False, True, False, False]),
+        (0.55, [True, True, False, False]),
+        (0.85, [True, True, False, True]),
+        (0.999, [True, True, True, True]),
+    ],
+)
+def test_nucleus_keeps_the_token_that_crosses_the_threshold(top_p: float, kept: list[bool]) -> None:
+    scores = torch.tensor([[0.3, 0.5, 0.05, 0.15]]).log()
+    assert nucleus(scores, torch.tensor([top_p])).tolist() == [kept]
+
+
+def test_nucleus_of_each_row_has_its_own_size() -> None:
+    scores = torch.tensor([[0.5, 0.3, 0.2]]).log().expand(3, -1)
+    sizes = nucleus(scores, torch.tensor([0.4, 0.7, 0.9])).sum(dim=-1)
+    assert sizes.tolist() == [1, 2, 3]
+
+
+# ---- conservative mode -------------------------------------------------------------------------------------------------
+
+
 def test_conservative_mode_keeps_the_tuned_probability_outside_its_nucleus() -> None:
-    tuned = torch.tensor([[0.6, 0.3, 0.05, 0.04, 0.01]]).log()
-    scores = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0]])
-    kept = keep_tuned_outside_nucleus(scores, tuned, torch.tensor([0.8]))
-    assert kept[0, :2].tolist() == [1.0, 2.0]
-    assert torch.equal(kept[0, 2:], tuned[0, 2:])
+    base = torch.tensor([0.1, 0.2, 0.3, 0.2, 0.2])
+    tuned = torch.tensor([0.5, 0.3, 0.1, 0.08, 0.02])
+    reference = torch.tensor([0.2, 0.1, 0.1, 0.2, 0.4])
+    logprobs = torch.stack([base, tuned, reference]).log()[None]
+    scores = compose(logprobs, torch.tensor([member_coefficients([1.0])]))
+    kept = keep_tuned_outside_nucleus(scores, logprobs[:, 1], torch.tensor([0.7])).exp()[0]
+    # Inside {0, 1}: base * tuned / reference; outside: tuned.
+    torch.testing.assert_close(kept, torch.tensor([0.25, 0.6, 0.1, 0.08, 0.02]))
+
+
+def test_conservative_mode_with_a_nucleus_of_everything_changes_nothing() -> None:
+    logprobs, _ = member_logprobs(random_logits(1), NONE)
+    scores = compose(logprobs[None], torch.tensor([[1.0, 1.0, -1.0]]))
+    assert torch.equal(keep_tuned_outside_nucleus(scores, logprobs[1:2], torch.tensor([0.999999])), scores)

@@ -2,88 +2,200 @@
 
 from __future__ import annotations
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models
-from transformers import PreTrainedTokenizerFast
+from collections.abc import Iterable
 
-from eft_engine.text.detokenizer import REPLACEMENT, IncrementalDetokenizer, StopStringFilter
-from tests.toy import END_ID, make_tokenizer
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from eft_engine.text.detokenizer import (
+    MAX_HELD_TOKENS,
+    MAX_UNFINISHED_TOKENS,
+    REPLACEMENT,
+    IncrementalDetokenizer,
+    StopStringFilter,
+)
+from tests.toy import END_ID, SPECIAL_TOKENS, make_tokenizer
 
 TOKENIZER = make_tokenizer()
+BYTE_IDS = [TOKENIZER.get_vocab()[char] for _, char in sorted(bytes_to_unicode().items())]
+
+TEXTS = st.text() | st.text(st.sampled_from("a é€中国👍🏽👨‍👩‍👧🇩🇪e\u0301\u0308\u200d\u200b\ufeff\n"))
+# Bytes that begin characters and bytes that continue them, in any order: mostly no text.
+BROKEN_BYTES = st.lists(st.sampled_from(b"\x80\xbf\xad\xb8\xc3\xe4\xed\xa0\xf0\x9f\xff a"), max_size=60).map(bytes)
 
 
-def streamed(tokenizer: PreTrainedTokenizerFast, token_ids: list[int]) -> tuple[list[str], str]:
+def sentencepiece_like(kind: str) -> PreTrainedTokenizerFast:
+    """Words carry their leading space as ▁, which only the first word of a text loses; what is not a letter is bytes."""
+    pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"theskyi", "▁t", "▁th", "▁the", "▁s"]
+    merges = [("▁", "t"), ("▁t", "h"), ("▁th", "e"), ("▁", "s")]
+    vocab = {piece: index for index, piece in enumerate(pieces)}
+    backend = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.decoder = {
+        "llama": lambda: decoders.Sequence(
+            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        ),
+        "metaspace": lambda: decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()]),
+    }[kind]()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+
+
+SENTENCEPIECE = {kind: sentencepiece_like(kind) for kind in ("llama", "metaspace")}
+
+
+def streamed(tokenizer: PreTrainedTokenizerFast, blocks: Iterable[list[int]]) -> tuple[list[str], str]:
+    """Pieces that the detokenizer releases block by block, and the rest."""
     detokenizer = IncrementalDetokenizer(tokenizer)
-    return [detokenizer.add([token_id]) for token_id in token_ids], detokenizer.flush()
+    return [detokenizer.add(block) for block in blocks], detokenizer.flush()
 
 
-@given(st.text())
-def test_pieces_of_any_text_join_to_it(text: str) -> None:
+def one_by_one(token_ids: list[int]) -> list[list[int]]:
+    return [[token_id] for token_id in token_ids]
+
+
+def decoded(tokenizer: PreTrainedTokenizerFast, token_ids: list[int]) -> str:
+    return str(tokenizer.decode(token_ids, skip_special_tokens=True))
+
+
+@given(TEXTS, st.integers(1, 12))
+@example("abcdefgh😀", 11)  # a block that ends inside a character
+def test_pieces_of_any_text_join_to_it(text: str, block_len: int) -> None:
     ids = TOKENIZER.encode(text, add_special_tokens=False)
-    pieces, rest = streamed(TOKENIZER, ids)
-    assert "".join(pieces) + rest == TOKENIZER.decode(ids, skip_special_tokens=True)
+    blocks = [ids[start : start + block_len] for start in range(0, len(ids), block_len)]
+    pieces, rest = streamed(TOKENIZER, blocks)
+    assert "".join(pieces) + rest == decoded(TOKENIZER, ids) == text
     if REPLACEMENT not in text:
         assert not any(piece.endswith(REPLACEMENT) for piece in pieces)
+        assert rest == ""
 
 
-@given(st.lists(st.integers(0, 255), max_size=40))
-def test_invalid_bytes_come_out_as_decoded(token_ids: list[int]) -> None:
-    pieces, rest = streamed(TOKENIZER, token_ids)
-    assert "".join(pieces) + rest == TOKENIZER.decode(token_ids, skip_special_tokens=True)
+@given(BROKEN_BYTES | st.binary(max_size=60), st.integers(1, 12))
+@example(b"\x80" * (MAX_HELD_TOKENS - 1) + "中".encode(), 1)  # a character that begins in the last token that is held
+@example(b"\xf0\x9f" * 6 + "😀".encode(), 1)
+def test_bytes_that_are_no_text_come_out_as_decoded(data: bytes, block_len: int) -> None:
+    ids = [BYTE_IDS[byte] for byte in data]
+    blocks = [ids[start : start + block_len] for start in range(0, len(ids), block_len)]
+    pieces, rest = streamed(TOKENIZER, blocks)
+    assert "".join(pieces) + rest == decoded(TOKENIZER, ids) == data.decode("utf-8", errors="replace")
+
+
+def test_no_more_than_a_few_tokens_are_ever_held_back() -> None:
+    pieces, rest = streamed(TOKENIZER, one_by_one([BYTE_IDS[0x80]] * 100))
+    assert len(rest) <= MAX_HELD_TOKENS
+    released = [len("".join(pieces[: count + 1])) for count in range(100)]
+    assert all(count + 1 - out <= MAX_HELD_TOKENS for count, out in enumerate(released))
+    assert len(pieces[MAX_HELD_TOKENS - 1]) == MAX_HELD_TOKENS - MAX_UNFINISHED_TOKENS
 
 
 def test_characters_of_several_tokens_are_released_whole() -> None:
-    pieces, rest = streamed(TOKENIZER, TOKENIZER.encode("a€😀", add_special_tokens=False))
-    assert [piece for piece in pieces if piece] == ["a", "€", "😀"]
+    pieces, rest = streamed(TOKENIZER, one_by_one(TOKENIZER.encode("a€e\u0301😀", add_special_tokens=False)))
+    assert [piece for piece in pieces if piece] == ["a", "€", "e", "\u0301", "😀"]
     assert rest == ""
 
 
-def test_special_tokens_have_no_text() -> None:
-    pieces, rest = streamed(TOKENIZER, [97, END_ID, 98])
-    assert "".join(pieces) + rest == TOKENIZER.decode([97, 98])
+def test_unfinished_character_is_replaced_at_the_end() -> None:
+    pieces, rest = streamed(TOKENIZER, one_by_one(TOKENIZER.encode("a😀", add_special_tokens=False)[:-1]))
+    assert ("".join(pieces), rest) == ("a", REPLACEMENT)
 
 
-def test_leading_spaces_of_sentencepiece_words_are_kept() -> None:
-    vocab = {"▁the": 0, "▁sky": 1, "s": 2, "<unk>": 3}
-    backend = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
-    backend.decoder = decoders.Metaspace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
-    pieces, rest = streamed(tokenizer, [0, 1, 2, 0])
-    assert pieces == ["the", " sky", "s", " the"]
+@given(st.lists(st.integers(0, END_ID + len(SPECIAL_TOKENS) - 1), max_size=30))
+def test_special_tokens_have_no_text(token_ids: list[int]) -> None:
+    pieces, rest = streamed(TOKENIZER, one_by_one(token_ids))
+    plain = [token_id for token_id in token_ids if token_id < END_ID]
+    assert "".join(pieces) + rest == decoded(TOKENIZER, token_ids) == decoded(TOKENIZER, plain)
+
+
+def test_special_token_between_the_bytes_of_a_character_does_not_break_it() -> None:
+    first, *others = TOKENIZER.encode("é", add_special_tokens=False)
+    assert streamed(TOKENIZER, [[first], [END_ID], others]) == (["", "", "é"], "")
+
+
+@pytest.mark.parametrize("kind", SENTENCEPIECE)
+def test_leading_space_is_dropped_at_the_start_of_a_text_only(kind: str) -> None:
+    tokenizer = SENTENCEPIECE[kind]
+    vocab = tokenizer.get_vocab()
+    ids = [vocab[piece] for piece in ("▁the", "▁s", "k", "y", "▁", "<0xE2>", "<0x82>", "<0xAC>", "▁the")]
+    pieces, rest = streamed(tokenizer, one_by_one(ids))
+    assert pieces == ["the", " s", "k", "y", " ", "", "", "€", " the"]
     assert rest == ""
 
 
-@given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3), st.data())
-def test_stop_filter_equals_a_search_in_the_whole_text(text: str, stops: list[str], data: st.DataObject) -> None:
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
-    pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    stop_filter = StopStringFilter(stops)
-    out, met = "", None
+@pytest.mark.parametrize("kind", SENTENCEPIECE)
+@given(text=st.text(st.sampled_from("the sky€中😀 \n")), block_len=st.integers(1, 12))
+def test_pieces_of_sentencepiece_tokenizers_join_to_the_text(kind: str, text: str, block_len: int) -> None:
+    tokenizer = SENTENCEPIECE[kind]
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    blocks = [ids[start : start + block_len] for start in range(0, len(ids), block_len)]
+    pieces, rest = streamed(tokenizer, blocks)
+    assert "".join(pieces) + rest == decoded(tokenizer, ids)
+    assert not any(piece.endswith(REPLACEMENT) for piece in pieces)
+
+
+def filtered(stops: list[str], pieces: Iterable[str]) -> tuple[str, str | None]:
+    """All that a filter releases, and the stop string that ended it."""
+    stop_filter, released = StopStringFilter(stops), ""
     for piece in pieces:
-        released = stop_filter.add(piece)
-        out += released.text
-        if released.stop is not None:
-            met = released.stop
+        out = stop_filter.add(piece)
+        released += out.text
+        if out.stop is not None:
+            return released, out.stop
+    return released + stop_filter.flush(), None
+
+
+def searched(stops: list[str], text: str) -> tuple[str, str | None]:
+    """The same by a search in the whole text: the stop string that is complete first, of these the longest."""
+    found = [(text.find(stop) + len(stop), -len(stop), stop) for stop in stops if stop in text]
+    if not found:
+        return text, None
+    _, _, stop = min(found)
+    return text[: text.find(stop)], stop
+
+
+@given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=1, max_size=5), max_size=4), st.data())
+@example("abab", ["baba", "abab"], None)
+def test_stop_filter_equals_a_search_in_the_whole_text(text: str, stops: list[str], data: st.DataObject | None) -> None:
+    places = st.lists(st.integers(0, len(text)), max_size=8)
+    cuts = sorted(data.draw(places)) if data else list(range(len(text)))
+    pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    released, met = filtered(stops, pieces)
+    assert (released, met) == searched(stops, text)
+    assert not any(stop in released for stop in stops)
+
+
+@given(st.text("abx", max_size=30), st.lists(st.text("ab", min_size=1, max_size=5), min_size=1, max_size=3))
+def test_nothing_that_belongs_to_the_stop_is_released_before_it_is_met(text: str, stops: list[str]) -> None:
+    end, _ = searched(stops, text)
+    stop_filter, released = StopStringFilter(stops), ""
+    for char in text:
+        out = stop_filter.add(char)
+        released += out.text
+        assert end.startswith(released)
+        if out.stop is not None:
             break
-    else:
-        out += stop_filter.flush()
-    # The first piece that completes any stop string decides; inside it, the earliest one.
-    prefix_ends = [*cuts, len(text)]
-    seen = next((text[:end] for end in prefix_ends if any(stop in text[:end] for stop in stops)), None)
-    if seen is None:
-        assert (out, met) == (text, None)
-    else:
-        start = min(seen.index(stop) for stop in stops if stop in seen)
-        assert out == seen[:start]
-        assert met is not None
-        assert seen[start:].startswith(met)
 
 
-@pytest.mark.parametrize("stop", ["END", "E"])
-def test_no_part_of_a_stop_string_is_released_early(stop: str) -> None:
+@pytest.mark.parametrize("pieces", [["abcd"], ["ab", "cd"], list("abcd")], ids=str)
+def test_stop_that_is_complete_first_is_met_whatever_the_pieces(pieces: list[str]) -> None:
+    assert filtered(["abcd", "bc"], pieces) == ("a", "bc")
+
+
+def test_longest_of_the_stops_that_end_together_is_met() -> None:
+    assert filtered(["c", "bc", "abc"], ["xabc"]) == ("x", "abc")
+
+
+@pytest.mark.parametrize("stop", ["END", "E", "\n\n", "👍🏽"])
+def test_text_is_held_back_only_while_it_may_begin_a_stop(stop: str) -> None:
     stop_filter = StopStringFilter([stop])
-    released = [stop_filter.add(char) for char in "a " + stop]
-    assert [piece.text for piece in released[:-1]] == ["a", " ", *[""] * (len(stop) - 1)]
-    assert released[-1].stop == stop
+    held = [stop_filter.add(char).text for char in "a" + stop[:-1]]
+    assert held == ["a", *[""] * (len(stop) - 1)]
+    assert stop_filter.add("x").text == stop[:-1] + "x"
+    assert stop_filter.flush() == ""
+
+
+def test_held_beginning_of_a_stop_is_text_once_nothing_more_comes() -> None:
+    stop_filter = StopStringFilter(["END"])
+    assert (stop_filter.add("the EN").text, stop_filter.flush(), stop_filter.flush()) == ("the ", "EN", "")

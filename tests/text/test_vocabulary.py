@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from eft_engine.errors import VocabularyMismatchError
-from eft_engine.text.vocabulary import MemberVocabulary, prove_vocabulary
+from eft_engine.errors import TokenDifference, VocabularyMismatchError
+from eft_engine.text.vocabulary import NUM_NAMED_DIFFERENCES, MemberVocabulary, prove_vocabulary
 from tests.toy import VOCAB_SIZE, make_tokenizer
 
 
@@ -29,25 +29,51 @@ def member(tokens: list[str | None], width: int | None = None) -> Any:
 WORDS: list[str | None] = [f"w{index}" for index in range(300)]
 
 
+def with_other_words(*token_ids: int) -> list[str | None]:
+    return [f"other{index}" if index in token_ids else word for index, word in enumerate(WORDS)]
+
+
 def test_equal_vocabularies_share_everything() -> None:
-    shared = prove_vocabulary({"base": member(WORDS), "tuned": member(WORDS)})
-    assert (shared.width, shared.masked_ids, shared.shared_vocab_size) == (300, (), 300)
+    shared = prove_vocabulary({"base": member(WORDS), "tuned": member(WORDS), "reference": member(WORDS)})
+    assert (shared.width, shared.masked_ids, shared.shared_vocab_size, shared.differences) == (300, (), 300, ())
+
+
+def test_a_single_member_shares_its_vocabulary_with_itself() -> None:
+    shared = prove_vocabulary({"base": member([*WORDS, None, "<x>"], 320)})
+    assert (shared.width, shared.masked_ids, shared.shared_vocab_size) == (302, (300,), 301)
 
 
 def test_padded_widths_are_cut_to_the_tokens() -> None:
-    shared = prove_vocabulary(
-        {"base": member(WORDS, 384), "tuned": member(WORDS, 320), "reference": member(WORDS, 320)}
-    )
-    assert (shared.width, shared.masked_ids) == (300, ())
+    tokenizer = make_tokenizer()
+    shared = prove_vocabulary({"base": MemberVocabulary(tokenizer, 320), "tuned": MemberVocabulary(tokenizer, 300)})
+    assert (shared.width, shared.masked_ids) == (VOCAB_SIZE, ())
 
 
-def test_added_tokens_of_one_side_are_masked() -> None:
+@pytest.mark.parametrize("names", [("base", "tuned"), ("tuned", "base")])
+def test_added_token_of_one_side_is_never_generated(names: tuple[str, str]) -> None:
+    plain, extended = make_tokenizer(), make_tokenizer(extra_tokens=["<|tool|>"])
+    members = (MemberVocabulary(plain, 320), MemberVocabulary(extended, 320))
+    shared = prove_vocabulary(dict(zip(names, members, strict=True)))
+    assert (shared.width, shared.masked_ids) == (VOCAB_SIZE, ())
+
+
+def test_added_token_below_a_shared_one_is_masked() -> None:
     shared = prove_vocabulary({"base": member([*WORDS, None, "<x>"]), "tuned": member([*WORDS, "<pad>", "<x>"])})
     assert (shared.width, shared.masked_ids, shared.shared_vocab_size) == (302, (300,), 301)
 
 
-def test_tokens_beyond_the_logits_are_ignored() -> None:
-    shared = prove_vocabulary({"base": member(WORDS, 290), "tuned": member(WORDS)})
+def test_ids_that_any_of_many_members_lacks_are_masked() -> None:
+    members = {
+        name: member([None if index == missing else word for index, word in enumerate(WORDS)])
+        for name, missing in [("base", 5), ("chat.tuned", 7), ("chat.reference", 9)]
+    }
+    shared = prove_vocabulary(members)
+    assert (shared.width, shared.masked_ids, shared.shared_vocab_size) == (300, (5, 7, 9), 297)
+
+
+@pytest.mark.parametrize("more", [[], ["other290"]])
+def test_tokens_without_logits_are_ignored(more: list[str | None]) -> None:
+    shared = prove_vocabulary({"base": member([*WORDS[:290], *more], 290), "tuned": member(WORDS)})
     assert (shared.width, shared.masked_ids) == (290, ())
 
 
@@ -60,35 +86,75 @@ def test_tokenizers_of_equal_length_that_disagree_are_refused_by_id() -> None:
     with pytest.raises(VocabularyMismatchError) as caught:
         prove_vocabulary(members)
     assert caught.value.num_differences == 2
-    assert [difference.token_id for difference in caught.value.differences] == [40, 41]
-    assert "id 40 is 'I' in base, 'J' in chat.tuned" in str(caught.value)
-    assert "mismatched_tokens='mask'" in str(caught.value)
+    assert caught.value.differences == (
+        TokenDifference(40, (("base", "I"), ("chat.tuned", "J"))),
+        TokenDifference(41, (("base", "J"), ("chat.tuned", "I"))),
+    )
+    message = str(caught.value)
+    assert "id 40 is 'I' in base, 'J' in chat.tuned; id 41 is 'J' in base, 'I' in chat.tuned" in message
+    assert "mismatched_tokens='mask'" in message
+
+
+def test_third_member_that_disagrees_is_found() -> None:
+    members = {"base": member(WORDS), "tuned": member(WORDS), "reference": member(with_other_words(8))}
+    with pytest.raises(VocabularyMismatchError, match="id 8 is 'w8' in base, 'w8' in tuned, 'other8' in reference"):
+        prove_vocabulary(members)
+
+
+def test_members_that_disagree_where_the_first_has_no_token_are_found() -> None:
+    members = {"base": member(WORDS), "tuned": member([*WORDS, "<a>"]), "reference": member([*WORDS, "<b>"])}
+    with pytest.raises(VocabularyMismatchError, match="id 300 is '<a>' in tuned, '<b>' in reference"):
+        prove_vocabulary(members)
 
 
 def test_shifted_ids_are_refused_as_another_vocabulary() -> None:
-    with pytest.raises(VocabularyMismatchError, match="different vocabularies") as caught:
+    with pytest.raises(VocabularyMismatchError, match="300 of 300 .* different vocabularies") as caught:
         prove_vocabulary({"base": member(WORDS), "tuned": member(["<s>", *WORDS[:-1]])})
-    assert caught.value.differences[0].token_id == 0
+    assert caught.value.differences[0] == TokenDifference(0, (("base", "w0"), ("tuned", "<s>")))
+    named = [difference for difference in caught.value.differences if str(difference) in str(caught.value)]
+    assert named == list(caught.value.differences[:NUM_NAMED_DIFFERENCES])
 
 
 def test_different_special_tokens_under_one_id_are_refused() -> None:
-    with pytest.raises(VocabularyMismatchError, match="id 300 is '<a>' in base, '<b>' in tuned"):
-        prove_vocabulary({"base": member([*WORDS, "<a>"]), "tuned": member([*WORDS, "<b>"])})
+    first, second = make_tokenizer(extra_tokens=["<a>"]), make_tokenizer(extra_tokens=["<b>"])
+    with pytest.raises(VocabularyMismatchError, match=f"id {VOCAB_SIZE} is '<a>' in base, '<b>' in tuned"):
+        prove_vocabulary({"base": MemberVocabulary(first, 300), "tuned": MemberVocabulary(second, 300)})
 
 
-def test_few_differences_may_be_masked() -> None:
+@pytest.mark.parametrize("token_ids", [(4,), (0, 150, 298)])
+def test_up_to_one_percent_of_differences_may_be_masked(token_ids: tuple[int, ...]) -> None:
+    members = {"base": member(WORDS), "tuned": member(with_other_words(*token_ids))}
+    with pytest.raises(VocabularyMismatchError):
+        prove_vocabulary(members)
+    shared = prove_vocabulary(members, mismatched_tokens="mask")
+    assert (shared.width, shared.masked_ids) == (300, token_ids)
+    assert tuple(difference.token_id for difference in shared.differences) == token_ids
+
+
+def test_differences_above_the_last_shared_id_are_cut_off() -> None:
     members = {"base": member([*WORDS, "<a>"]), "tuned": member([*WORDS, "<b>"])}
-    shared = prove_vocabulary({**members}, mismatched_tokens="mask")
-    assert shared.width == 300
+    shared = prove_vocabulary(members, mismatched_tokens="mask")
+    assert (shared.width, shared.masked_ids) == (300, ())
     assert [difference.token_id for difference in shared.differences] == [300]
 
 
-def test_many_differences_are_refused_even_when_masking() -> None:
-    other = [*WORDS[:290], *(f"v{index}" for index in range(10))]
-    with pytest.raises(VocabularyMismatchError, match="10 of 300"):
-        prove_vocabulary({"base": member(WORDS), "tuned": member(other)}, mismatched_tokens="mask")
+@pytest.mark.parametrize("count", [4, 10])
+def test_more_than_one_percent_is_refused_even_when_masking(count: int) -> None:
+    members = {"base": member(WORDS), "tuned": member(with_other_words(*range(count)))}
+    with pytest.raises(VocabularyMismatchError, match=f"{count} of 300 .* different vocabularies") as caught:
+        prove_vocabulary(members, mismatched_tokens="mask")
+    assert caught.value.num_differences == count
+    assert "mismatched_tokens='mask'" not in str(caught.value)
 
 
-def test_too_little_in_common_is_refused() -> None:
-    with pytest.raises(VocabularyMismatchError, match="share only 0 token ids"):
-        prove_vocabulary({"base": member(WORDS), "tuned": member([None] * 300 + WORDS)})
+@pytest.mark.parametrize(
+    ("num_shared", "other_start"), [(0, 300), (260, 40)], ids=["nothing in common", "less than nine tenths in common"]
+)
+def test_too_little_in_common_is_refused(num_shared: int, other_start: int) -> None:
+    others: list[str | None] = [
+        *([None] * other_start),
+        *WORDS[other_start:],
+        *(f"w{index}" for index in range(300, 300 + other_start)),
+    ]
+    with pytest.raises(VocabularyMismatchError, match=f"share only {num_shared} token ids .*base 300, tuned 300"):
+        prove_vocabulary({"base": member(WORDS), "tuned": member(others)})
