@@ -215,6 +215,7 @@ def test_nucleus_is_that_of_transformers(top_p: float, seed: int) -> None:
 @pytest.mark.parametrize(
     ("top_p", "kept"),
     [
+        (1e-60, [False, True, False, False]),  # 0 in float32
         (1e-9, [False, True, False, False]),
         (0.45, [False, True, False, False]),
         (0.55, [True, True, False, False]),

@@ -185,6 +185,15 @@ def test_uniform_number_depends_on_each_of_its_arguments_and_on_nothing_else() -
     assert [uniform(*key) for key in reversed(keys)] == first[::-1]
 
 
+def test_uniform_numbers_stay_what_they_are() -> None:
+    """Another generator would change every text that was made with a seed."""
+    assert [uniform(0, 0, 0), uniform(7, 3, 0), uniform(2**64 - 1, 10**6, 1)] == [
+        0.011546754286331562,
+        0.7545134190860097,
+        0.4073164691706488,
+    ]
+
+
 # ---- drawing -----------------------------------------------------------------------------------------------------------
 
 
@@ -208,6 +217,11 @@ def test_token_is_where_the_cumulative_probability_passes_the_number() -> None:
     probs = torch.tensor([[0.5, 0.25, 0.0, 0.25]])
     numbers = [0.0, 0.4999, 0.5, 0.7499, 0.75, LAST_BELOW_ONE]
     assert draw(probs.expand(6, -1), numbers).tolist() == [0, 0, 1, 1, 3, 3]
+
+
+def test_small_probability_beside_large_ones_can_be_drawn() -> None:
+    probs = torch.tensor([[0.5, 0.5, 1e-9]])  # float32 would lose the last one in the sum
+    assert draw(probs.expand(2, -1), [1 - 2e-9, 1 - 5e-10]).tolist() == [1, 2]
 
 
 @given(st.integers(0, 1000), st.floats(0, LAST_BELOW_ONE))

@@ -75,6 +75,7 @@ def test_pieces_of_any_text_join_to_it(text: str, block_len: int) -> None:
 
 @given(BROKEN_BYTES | st.binary(max_size=60), st.integers(1, 12))
 @example(b"\x80" * (MAX_HELD_TOKENS - 1) + "中".encode(), 1)  # a character that begins in the last token that is held
+@example(b"\x80" * (MAX_HELD_TOKENS - MAX_UNFINISHED_TOKENS) + "😀".encode(), 1)
 @example(b"\xf0\x9f" * 6 + "😀".encode(), 1)
 def test_bytes_that_are_no_text_come_out_as_decoded(data: bytes, block_len: int) -> None:
     ids = [BYTE_IDS[byte] for byte in data]

@@ -49,14 +49,19 @@ def test_string_is_a_raw_prompt_for_all() -> None:
     assert prompt.base is prompt.tuned is prompt.reference
 
 
-@pytest.mark.parametrize(("add", "start"), [(True, (END_ID,)), (False, ())])
-def test_start_token_is_added_to_raw_text_on_request(add: bool, start: tuple[int, ...]) -> None:
+def test_start_token_is_added_where_no_template_writes_it() -> None:
     tokenizer = make_tokenizer()
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<|end|> $A", special_tokens=[("<|end|>", END_ID)]
     )
-    tokenizers = PromptTokenizers(tokenizer, TOKENIZER, TOKENIZER)
-    assert render_prompt("Hi", PromptOptions(add_special_tokens=add), tokenizers).base == (*start, *ids("Hi"))
+    tokenizers = PromptTokenizers(tokenizer, tokenizer, tokenizer)
+    for add, start in [(True, (END_ID,)), (False, ())]:
+        raw = render_prompt("Hi", PromptOptions(add_special_tokens=add), tokenizers)
+        verbatim = render_prompt("x", PromptOptions(base=Verbatim(text="Hi"), add_special_tokens=add), tokenizers)
+        assert raw.base == verbatim.base == (*start, *ids("Hi"))
+    messages = render_prompt(MESSAGES, PromptOptions(base=PlainText(template="{content}", closing="")), tokenizers)
+    assert messages.base == (END_ID, *ids("Be brief.Hi"))
+    assert messages.tuned == ids(RENDERED)
 
 
 @pytest.mark.parametrize("messages", [MESSAGES, tuple(MESSAGES)], ids=["list", "tuple"])
