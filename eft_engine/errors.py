@@ -20,7 +20,8 @@
     │   └── InvalidWeightError
     ├── GenerationError               one request failed while it ran; the engine is fine
     │   ├── NonFiniteLogitsError
-    │   └── EngineStepError
+    │   └── EngineStepError           something went wrong in a step; the cause is chained
+    │       └── StepOutOfMemoryError  the request does not fit even when it runs alone
     └── EngineClosedError             the engine was closed
 
 Numbers that a caller may act on are fields, never only words in the message.
@@ -189,7 +190,11 @@ class NonFiniteLogitsError(GenerationError):
 
 
 class EngineStepError(GenerationError):
-    """A step of the engine failed; the cause is chained."""
+    """A step of the engine failed for this request, also when it was run alone; the cause is chained."""
+
+
+class StepOutOfMemoryError(EngineStepError):
+    """Memory ran out for this request, although nothing ran beside it and no finished prompt was kept."""
 
 
 class EngineClosedError(EFTError):

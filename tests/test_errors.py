@@ -34,6 +34,7 @@ PARENTS: dict[str, str] = {
     "GenerationError": "EFTError",
     "NonFiniteLogitsError": "GenerationError",
     "EngineStepError": "GenerationError",
+    "StepOutOfMemoryError": "EngineStepError",
     "EngineClosedError": "EFTError",
 }
 CLASSES = {

@@ -20,8 +20,8 @@ class Clock:
     num_tokens: int = 0
 
     def start(self) -> None:
-        """The engine begins to work on the request."""
-        self.started = time.perf_counter()
+        """The engine begins to work on the request, or goes on after the request was preempted."""
+        self.started = self.started or time.perf_counter()
 
     def token(self) -> None:
         """A token was committed."""

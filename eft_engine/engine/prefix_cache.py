@@ -101,11 +101,13 @@ class PrefixCache:
             oldest = self._warm.pop(0)
             oldest.network.kv_cache.release(oldest.slot)
 
-    def clear(self) -> None:
-        """Give all warm slots back."""
+    def clear(self) -> bool:
+        """Give all warm slots back. False when there were none."""
+        had_any = bool(self._warm)
         for prefix in self._warm:
             prefix.network.kv_cache.release(prefix.slot)
         self._warm.clear()
+        return had_any
 
 
 def worth_waiting(stream: Stream, running: Iterable[Stream]) -> bool:

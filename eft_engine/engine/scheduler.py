@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 from eft_engine.engine.prefix_cache import PrefixCache, worth_waiting
 from eft_engine.engine.routing import Stream
@@ -26,6 +27,23 @@ class StepPlan:
     prefill: tuple[PrefillWork, ...]
     ready: tuple[Sequence, ...]
 
+    @property
+    def sequences(self) -> tuple[Sequence, ...]:
+        """Everyone who takes part."""
+        return tuple(dict.fromkeys([*(work.sequence for work in self.prefill), *self.ready]))
+
+    def only(self, sequences: Collection[Sequence]) -> StepPlan:
+        """The part of this plan that concerns `sequences`, without what was read since it was made."""
+        works = [
+            replace(work, num_tokens=min(work.num_tokens, work.stream.num_pending(work.sequence.output_ids) - 1))
+            for work in self.prefill
+            if work.sequence in sequences
+        ]
+        return StepPlan(
+            tuple(work for work in works if work.num_tokens > 0),
+            tuple(sequence for sequence in self.ready if sequence in sequences),
+        )
+
 
 class Scheduler:
     """Waiting and running sequences of one engine. Belongs to the engine's thread."""
@@ -33,6 +51,7 @@ class Scheduler:
     def __init__(self, *, max_num_seqs: int, prefill_chunk_len: int, prefixes: PrefixCache) -> None:
         self._prefixes = prefixes
         self._max_num_seqs = max_num_seqs
+        self._limit = max_num_seqs  # lower for a while after memory ran out
         self._prefill_chunk_len = prefill_chunk_len
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
@@ -51,7 +70,9 @@ class Scheduler:
         for sequence in self.running:
             if sequence.finished or sequence.cancelled:
                 self._let_go(sequence)
+        num_before = len(self.running)
         self.running = [s for s in self.running if not (s.finished or s.cancelled)]
+        self._limit = min(self._max_num_seqs, self._limit + num_before - len(self.running))
         self.waiting = deque(s for s in self.waiting if not (s.finished or s.cancelled))
 
     def plan(self) -> StepPlan:
@@ -60,8 +81,9 @@ class Scheduler:
         A step reads at most `prefill_chunk_len` prompt tokens, so running streams wait for at most one chunk. A sequence's
         last chunk is part of its evaluation, in which all its streams take part together.
         """
-        while self.waiting and len(self.running) < self._max_num_seqs and not self._should_wait(self.waiting[0]):
-            self._admit(self.waiting.popleft())
+        while self.waiting and len(self.running) < self._limit and not self._should_wait(self.waiting[0]):
+            self._admit(self.waiting[0])
+            self.running.append(self.waiting.popleft())
         budget = self._prefill_chunk_len
         prefill: list[PrefillWork] = []
         ready: list[Sequence] = []
@@ -86,28 +108,71 @@ class Scheduler:
         return any(worth_waiting(stream, streams) for stream in sequence.streams)
 
     def _admit(self, sequence: Sequence) -> None:
+        """Give a waiting sequence its slots, all of them or none."""
         in_use = [(stream, running.output_ids) for running in self.running for stream in running.streams]
-        for stream in sequence.streams:
-            self._prefixes.attach(stream, in_use)
+        try:
+            for stream in sequence.streams:
+                self._prefixes.attach(stream, in_use)
+        except BaseException:
+            self._erase(sequence)
+            raise
         sequence.clock.start()
-        self.running.append(sequence)
+
+    def postpone(self) -> bool:
+        """Let the next newcomer wait, for whom there is no memory; warm prefixes go.
+
+        False when nothing runs that could make room for it.
+        """
+        had_warm = self._prefixes.clear()
+        self._limit = max(1, len(self.running))
+        self._trim()
+        return had_warm or bool(self.running)
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Take the slots of a running sequence away and queue it first. What it has generated stays, and is read again when
+        it is its turn, so its text does not change.
+        """
+        self.running.remove(sequence)
+        self._erase(sequence)
+        self.waiting.appendleft(sequence)
+
+    def shrink(self) -> bool:
+        """Make room after memory ran out: warm prefixes go, the newer half of the running sequences waits, caches are trimmed.
+
+        As sequences finish, more may run together again. False when there was nothing to give up.
+        """
+        had_warm = self._prefixes.clear()
+        num_running = len(self.running)
+        if num_running > 1:
+            self._limit = num_running // 2
+            for sequence in reversed(self.running[self._limit :]):
+                self.preempt(sequence)
+        self._trim()
+        return had_warm or num_running > 1
+
+    def _trim(self) -> None:
+        for network in {stream.network for sequence in (*self.running, *self.waiting) for stream in sequence.streams}:
+            network.kv_cache.trim()
 
     def _let_go(self, sequence: Sequence) -> None:
         """Keep the slots of a sequence warm; those of a failed one may hold NaN and are erased."""
+        if sequence.failed:
+            self._erase(sequence)
+            return
         for stream in sequence.streams:
-            if stream.slot is None:
-                continue
-            if sequence.failed:
-                stream.network.kv_cache.release(stream.slot, erase=True)
-                stream.slot = None
-            else:
-                self._prefixes.retire(stream, sequence.output_ids)
+            self._prefixes.retire(stream, sequence.output_ids)
+
+    def _erase(self, sequence: Sequence) -> None:
+        for stream in sequence.streams:
+            slot, stream.slot = stream.slot, None
+            if slot is not None:
+                stream.network.kv_cache.release(slot, erase=True)
 
     def clear(self) -> list[Sequence]:
         """Forget every sequence and give all slots back; returns those that were not finished."""
         left = [s for s in (*self.running, *self.waiting) if not (s.finished or s.cancelled)]
         for sequence in self.running:
-            self._let_go(sequence)
+            self._erase(sequence)
         self._prefixes.clear()
         self.running.clear()
         self.waiting.clear()

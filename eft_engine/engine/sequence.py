@@ -19,7 +19,8 @@ from eft_engine.decoding.sampling import SALT_TARGET, History, uniform
 from eft_engine.engine.acceptance import Acceptance
 from eft_engine.engine.metrics import Clock
 from eft_engine.engine.routing import Route, Stream, conservative_member, draft_route
-from eft_engine.errors import EFTError
+from eft_engine.errors import EFTError, EngineStepError, StepOutOfMemoryError
+from eft_engine.models.memory import is_out_of_memory
 from eft_engine.outputs import (
     FinishReason,
     GenerationDelta,
@@ -91,6 +92,10 @@ class Sequence:
         for stream in self.streams:
             stream.rewind(self.output_ids)
 
+    def undo_step(self) -> None:
+        """Forget an evaluation that was broken off."""
+        self.rewind()
+
     def count_forward(self, stream: Stream) -> None:
         """Note that `stream` took part in a forward pass, under the first member that it stands for."""
         self.num_forwards[self.request.member_names[stream.members[0]]] += 1
@@ -99,6 +104,13 @@ class Sequence:
         """End with an error."""
         self.finished = self.failed = True
         self.request.emit(error)
+
+    def fail_step(self, cause: Exception) -> None:
+        """End because a step failed."""
+        kind = StepOutOfMemoryError if is_out_of_memory(cause) else EngineStepError
+        error = kind(f"a step of the engine failed for this request: {cause}")
+        error.__cause__ = cause
+        self.fail(error)
 
 
 class GenerationSequence(Sequence):
@@ -153,6 +165,11 @@ class GenerationSequence(Sequence):
     def draft_limit(self) -> int:
         """Most tokens that may be drafted now: the evaluation itself adds one more."""
         return min(self.speculation.max_draft_tokens, self._max_new_tokens - len(self.output_ids) - 1)
+
+    def undo_step(self) -> None:
+        """Drafts go with the evaluation that they were made for."""
+        self.clear_drafts()
+        super().undo_step()
 
     def clear_drafts(self) -> None:
         """Forget the drafts of the last step."""

@@ -8,6 +8,7 @@ commit     tokens become text, finished sequences tell their callers
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ from eft_engine.models.language_model import Block, LanguageModel
 from eft_engine.outputs import PairScore, TokenLogprobs, TokenScore, TopToken
 from eft_engine.text.tokenizer import Tokenizer
 from eft_engine.text.vocabulary import SharedVocabulary
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,11 @@ class Stepper:
                 self._token_logprobs(evaluation, scores, sequence, row, token_id)
                 for row, token_id in zip(rows, token_ids, strict=False)
             ]
-            sequence.commit(token_ids, logprobs)
+            try:
+                sequence.commit(token_ids, logprobs)
+            except Exception as error:
+                logger.exception("a request could not take its tokens; it fails, the others go on")
+                sequence.fail_step(error)
 
     def _fail(self, sequence: Sequence, reason: str) -> None:
         position = len(sequence.output_ids)

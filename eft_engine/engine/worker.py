@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 
-from eft_engine.engine.scheduler import Scheduler
+from eft_engine.engine.scheduler import Scheduler, StepPlan
 from eft_engine.engine.sequence import Sequence
 from eft_engine.engine.step import Stepper
-from eft_engine.errors import EngineClosedError, EngineStepError
+from eft_engine.errors import EFTError, EngineClosedError, EngineStepError
+from eft_engine.models.memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -53,13 +54,53 @@ class EngineWorker:
 
     def _run(self) -> None:
         while self._wait_for_work():
-            self._scheduler.drop_finished()
             try:
-                self._stepper.step(self._scheduler.plan())
+                self._work()
             except Exception as error:
-                logger.exception("a step of the engine failed; the requests in it fail with it")
-                self._fail_running(error)
-        self._fail_everything()
+                logger.exception("the engine could not recover from a failure; all requests in flight fail with it")
+                self._fail_everything(
+                    EngineStepError, f"the engine failed with every request in flight: {error}", error
+                )
+        self._fail_everything(EngineClosedError, "the engine was closed while the request was in flight")
+
+    def _work(self) -> None:
+        self._scheduler.drop_finished()
+        try:
+            plan = self._scheduler.plan()
+        except Exception as error:
+            self._recover_admission(error)
+        else:
+            self._step(plan)
+
+    def _step(self, plan: StepPlan) -> None:
+        """Run a step. When it fails, find the requests at fault, by halves: they fail, the others do not notice.
+
+        When memory ran out, fewer requests run together from the next step on; those that wait lose no token.
+        """
+        try:
+            self._stepper.step(plan)
+        except Exception as error:
+            sequences = [sequence for sequence in plan.sequences if not sequence.finished]
+            for sequence in sequences:
+                sequence.undo_step()
+            if is_out_of_memory(error) and self._scheduler.shrink():
+                logger.warning("memory ran out in a step; fewer requests run together now")
+            elif len(sequences) > 1:
+                half = len(sequences) // 2
+                for part in (sequences[:half], sequences[half:]):
+                    self._step(plan.only([sequence for sequence in part if sequence in self._scheduler.running]))
+            else:
+                logger.exception("a step of the engine failed; the request in it fails with it")
+                for sequence in sequences:
+                    sequence.fail_step(error)
+
+    def _recover_admission(self, error: Exception) -> None:
+        """The request whose turn it is got no slots: it waits for memory, or fails."""
+        if is_out_of_memory(error) and self._scheduler.postpone():
+            logger.warning("memory ran out while a request was admitted; it waits until others are done")
+            return
+        logger.exception("a request could not be admitted; it fails, the others go on")
+        self._scheduler.waiting[0].fail_step(error)
 
     def _wait_for_work(self) -> bool:
         """Take in what arrived; sleep while there is nothing to do. False once the engine is closed."""
@@ -71,18 +112,12 @@ class EngineWorker:
             self._inbox.clear()
             return not self._closed
 
-    def _fail_running(self, error: Exception) -> None:
-        for sequence in self._scheduler.running:
-            if not sequence.finished:
-                failure = EngineStepError(f"the engine step that this request was part of failed: {error}")
-                failure.__cause__ = error
-                sequence.fail(failure)
-        self._scheduler.drop_finished()
-
-    def _fail_everything(self) -> None:
+    def _fail_everything(self, kind: type[EFTError], message: str, cause: Exception | None = None) -> None:
         with self._wake:
             for sequence in self._inbox:
                 self._scheduler.add(sequence)
             self._inbox.clear()
         for sequence in self._scheduler.clear():
-            sequence.fail(EngineClosedError("the engine was closed while the request was in flight"))
+            error = kind(message)
+            error.__cause__ = cause
+            sequence.fail(error)

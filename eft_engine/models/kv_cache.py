@@ -126,14 +126,19 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         self.is_initialized = True
 
     def fit(self) -> None:
-        """Enlarge existing buffers to what the cache needs now, keeping what they hold."""
+        """Bring existing buffers to the size that the cache needs now, keeping what they hold."""
         if self.keys is None or self.values is None:
             return
         if self.keys.shape[::2] != (self._cache.num_slots, self._cache.max_len):
             held = (self.keys, self.values)
-            self.lazy_initialization(*held)
+            try:
+                self.lazy_initialization(*held)
+            except BaseException:  # out of memory: what is held stays
+                self.keys, self.values = held
+                raise
             for new, old in zip((self.keys, self.values), held, strict=True):
-                new[: old.shape[0], :, : old.shape[2]] = old
+                num_slots, max_len = min(new.shape[0], old.shape[0]), min(new.shape[2], old.shape[2])
+                new[:num_slots, :, :max_len] = old[:num_slots, :, :max_len]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Write `[rows, kv_heads, columns, head_dim]` states; return views `[rows, kv_heads, window, head_dim]`."""
@@ -198,8 +203,21 @@ class SlotKVCache(Cache):  # type: ignore[misc]
         assert self._slots[slot.index] is slot, "a slot is released once"
         self._slots[slot.index] = None
         if erase:
-            for buffer in self._buffers():
-                buffer[slot.index].zero_()
+            for layer in self.layers:
+                if layer.is_initialized and slot.index < layer.keys.shape[0]:
+                    layer.keys[slot.index].zero_()
+                    layer.values[slot.index].zero_()
+
+    @torch.inference_mode()
+    def trim(self) -> None:
+        """Give back the memory of free slots behind the last one in use, and of positions that no slot has reached."""
+        while self._slots and self._slots[-1] is None:
+            self._slots.pop()
+        self.num_slots = len(self._slots)
+        self.max_len = 0
+        self.reserve(max((slot.length for slot in self._slots if slot is not None), default=0))
+        for layer in self.layers:
+            layer.fit()
 
     @torch.inference_mode()
     def copy_prefix(self, source: KVSlot, target: KVSlot, length: int) -> None:

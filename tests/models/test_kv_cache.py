@@ -32,6 +32,8 @@ def test_random_schedule_equals_recomputation(architecture: str) -> None:
                 keep = chance.randint(0, len(token_ids))
                 slot.truncate(keep)
                 del token_ids[keep:]
+        if chance.random() < 0.1:
+            model.kv_cache.trim()
         if len(rows) > 1 and len(rows) < 5 and chance.random() < 0.3:
             source = chance.choice(list(rows))
             target = model.kv_cache.allocate()
