@@ -321,6 +321,16 @@ class EngineConfig(Options):
         ge=0,
         description="finished prompts kept in the cache, so that a conversation goes on where it ended",
     )
+    max_kv_cache_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        description="budget of all key/value caches; a request waits until what it may need fits; None: no budget",
+    )
+    max_queued_requests: int | None = Field(
+        default=None,
+        ge=1,
+        description="most requests that wait; a call that would exceed it is refused; None: no limit",
+    )
     mismatched_tokens: Literal["refuse", "mask"] = Field(
         default="refuse",
         description="ids that mean different tokens: refuse the trio, or never generate them (at most 1 %)",

@@ -18,8 +18,10 @@
     │   ├── ContextOverflowError
     │   ├── UnknownPairError
     │   └── InvalidWeightError
+    ├── QueueFullError                too many requests wait; try again later
     ├── GenerationError               one request failed while it ran; the engine is fine
     │   ├── NonFiniteLogitsError
+    │   ├── KVCacheBudgetError        the request does not fit into the key/value budget, even alone
     │   └── EngineStepError           something went wrong in a step; the cause is chained
     │       └── StepOutOfMemoryError  the request does not fit even when it runs alone
     └── EngineClosedError             the engine was closed
@@ -189,12 +191,33 @@ class NonFiniteLogitsError(GenerationError):
         self.position = position
 
 
+class KVCacheBudgetError(GenerationError):
+    """A request needs more key/value cache than `EngineConfig.max_kv_cache_bytes` allows, although nothing runs beside it."""
+
+    def __init__(self, message: str, *, needed_bytes: int, max_bytes: int) -> None:
+        super().__init__(message)
+        self.needed_bytes = needed_bytes
+        self.max_bytes = max_bytes
+
+
 class EngineStepError(GenerationError):
     """A step of the engine failed for this request, also when it was run alone; the cause is chained."""
 
 
 class StepOutOfMemoryError(EngineStepError):
     """Memory ran out for this request, although nothing ran beside it and no finished prompt was kept."""
+
+
+class QueueFullError(EFTError):
+    """More requests wait than `EngineConfig.max_queued_requests` allows; nothing of the call was queued. Try again later.
+
+    `num_queued` requests wait, `limit` may.
+    """
+
+    def __init__(self, message: str, *, num_queued: int, limit: int) -> None:
+        super().__init__(message)
+        self.num_queued = num_queued
+        self.limit = limit
 
 
 class EngineClosedError(EFTError):

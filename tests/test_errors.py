@@ -31,8 +31,10 @@ PARENTS: dict[str, str] = {
     "ContextOverflowError": "RequestError",
     "UnknownPairError": "RequestError",
     "InvalidWeightError": "RequestError",
+    "QueueFullError": "EFTError",
     "GenerationError": "EFTError",
     "NonFiniteLogitsError": "GenerationError",
+    "KVCacheBudgetError": "GenerationError",
     "EngineStepError": "GenerationError",
     "StepOutOfMemoryError": "EngineStepError",
     "EngineClosedError": "EFTError",
@@ -51,7 +53,9 @@ FIELDS: dict[str, dict[str, Any]] = {
     "ContextOverflowError": {"prompt_len": 300, "context_len": 256},
     "UnknownPairError": {"name": "x", "known": ("chat", "json")},
     "InvalidWeightError": {"value": "much"},
+    "QueueFullError": {"num_queued": 8, "limit": 8},
     "NonFiniteLogitsError": {"position": 4},
+    "KVCacheBudgetError": {"needed_bytes": 20, "max_bytes": 10},
 }
 
 

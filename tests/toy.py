@@ -58,9 +58,15 @@ def make_tokenizer(
 
 
 def make_model(
-    architecture: str, *, hidden_size: int = 32, num_layers: int = 2, seed: int = 0, vocab_size: int = VOCAB_SIZE
+    architecture: str,
+    *,
+    hidden_size: int = 32,
+    num_layers: int = 2,
+    seed: int = 0,
+    vocab_size: int = VOCAB_SIZE,
+    context_len: int = 256,
 ) -> PreTrainedModel:
-    """A random model in float32 whose greedy text is varied (large initial weights), context of 256 tokens."""
+    """A random model in float32 whose greedy text is varied (large initial weights)."""
     shape = {
         "vocab_size": vocab_size,
         "hidden_size": hidden_size,
@@ -68,7 +74,7 @@ def make_model(
         "num_hidden_layers": num_layers,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "max_position_embeddings": 256,
+        "max_position_embeddings": context_len,
         "initializer_range": 0.3,
         "bos_token_id": None,
         "eos_token_id": END_ID,
@@ -79,7 +85,7 @@ def make_model(
         n_embd=hidden_size,
         n_layer=num_layers,
         n_head=4,
-        n_positions=256,
+        n_positions=context_len,
         initializer_range=0.3,
         bos_token_id=None,
         eos_token_id=END_ID,
@@ -128,12 +134,12 @@ class ToyTrio:
         )
 
 
-def make_trio(architecture: str) -> ToyTrio:
+def make_trio(architecture: str, *, context_len: int = 256) -> ToyTrio:
     """A base of hidden size 64 with a pair of hidden size 32."""
     return ToyTrio(
-        base=make_model(architecture, hidden_size=64, num_layers=2, seed=1),
-        tuned=make_model(architecture, seed=2),
-        reference=make_model(architecture, seed=3),
+        base=make_model(architecture, hidden_size=64, num_layers=2, seed=1, context_len=context_len),
+        tuned=make_model(architecture, seed=2, context_len=context_len),
+        reference=make_model(architecture, seed=3, context_len=context_len),
         tokenizer=make_tokenizer(),
     )
 

@@ -74,14 +74,16 @@ class Engine:
         self._tokenizer_lock = threading.Lock()
         self._eos_token_ids = frozenset().union(*(network.eos_token_ids for network in trio.networks))
         stepper = Stepper(trio.vocabulary, self._tokenizer, device=trio.networks[0].device)
-        if config.speculation.drafter != "none" and config.speculation.adaptive:
+        drafts_adaptively = config.speculation.drafter != "none" and config.speculation.adaptive
+        if drafts_adaptively or config.max_kv_cache_bytes is not None:  # a first pass also shows what a position takes
             stepper.calibrate(trio.networks)
         scheduler = Scheduler(
             max_num_seqs=config.max_num_seqs,
             prefill_chunk_len=config.prefill_chunk_len,
+            max_kv_cache_bytes=config.max_kv_cache_bytes,
             prefixes=PrefixCache(max_warm=config.max_warm_prefixes),
         )
-        self._worker = EngineWorker(scheduler, stepper)
+        self._worker = EngineWorker(scheduler, stepper, max_queued_requests=config.max_queued_requests)
 
     # ---- making one ----------------------------------------------------------------------------------------------------
 
@@ -225,6 +227,7 @@ class Engine:
             RequestError: a prompt or a weight is wrong; then nothing of the call is run.
             GenerationError: a request failed while it ran.
             EngineClosedError: the engine is closed.
+            QueueFullError: more requests than `max_queued_requests` would wait; nothing of the call was queued.
         """
         batch = is_batch(prompt)
         prepared = self._prepare_all(

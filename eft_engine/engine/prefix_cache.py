@@ -92,6 +92,7 @@ class PrefixCache:
         """Keep the slot of a stream that is done, if what it holds is worth keeping; the oldest one makes room."""
         assert stream.slot is not None, "a stream is retired once"
         held = ReadPrefix(stream.network, stream.adapter, stream.read_ids(output_ids), stream.slot, warm=True)
+        held.slot.reserved_len = held.slot.length
         stream.slot = None
         if self._max_warm == 0 or len(held.token_ids) < MIN_SHARED_LEN:
             held.network.kv_cache.release(held.slot)

@@ -41,6 +41,10 @@ class Stream:
         """Tokens of this stream that its network has read."""
         return self.slot.length if self.slot else 0
 
+    def reserved_len(self, max_output_len: int) -> int:
+        """Positions that its slot may need. Padding of a step may pass them by less than a step's length."""
+        return len(self.prompt_ids) + max_output_len
+
     def read_ids(self, output_ids: Sequence[int]) -> tuple[int, ...]:
         """The tokens that its slot holds."""
         return (*self.prompt_ids, *output_ids)[: self.cache_len]

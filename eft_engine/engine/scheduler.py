@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from eft_engine.engine.prefix_cache import PrefixCache, worth_waiting
 from eft_engine.engine.routing import Stream
 from eft_engine.engine.sequence import Sequence
+from eft_engine.errors import KVCacheBudgetError
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,11 @@ class StepPlan:
 class Scheduler:
     """Waiting and running sequences of one engine. Belongs to the engine's thread."""
 
-    def __init__(self, *, max_num_seqs: int, prefill_chunk_len: int, prefixes: PrefixCache) -> None:
+    def __init__(
+        self, *, max_num_seqs: int, prefill_chunk_len: int, max_kv_cache_bytes: int | None, prefixes: PrefixCache
+    ) -> None:
         self._prefixes = prefixes
+        self._max_kv_cache_bytes = max_kv_cache_bytes
         self._max_num_seqs = max_num_seqs
         self._limit = max_num_seqs  # lower for a while after memory ran out
         self._prefill_chunk_len = prefill_chunk_len
@@ -82,6 +86,8 @@ class Scheduler:
         last chunk is part of its evaluation, in which all its streams take part together.
         """
         while self.waiting and len(self.running) < self._limit and not self._should_wait(self.waiting[0]):
+            if not self._has_room(self.waiting[0]):
+                break
             self._admit(self.waiting[0])
             self.running.append(self.waiting.popleft())
         budget = self._prefill_chunk_len
@@ -107,12 +113,43 @@ class Scheduler:
         streams = [stream for running in self.running for stream in running.streams]
         return any(worth_waiting(stream, streams) for stream in sequence.streams)
 
+    def _has_room(self, sequence: Sequence) -> bool:
+        """Whether the caches stay in their budget with this sequence; warm prefixes give way to it.
+
+        Raises:
+            KVCacheBudgetError: it does not fit, although nothing runs beside it.
+        """
+        if self._max_kv_cache_bytes is None or self._num_bytes_with(sequence) <= self._max_kv_cache_bytes:
+            return True
+        if self._prefixes.clear() or not self.running:
+            self._trim()
+        num_bytes = self._num_bytes_with(sequence)
+        if num_bytes > self._max_kv_cache_bytes and not self.running:
+            raise KVCacheBudgetError(
+                f"a prompt of {max(len(stream.prompt_ids) for stream in sequence.streams)} tokens and up to "
+                f"{sequence.max_output_len} new ones need {num_bytes:,} bytes of key/value cache; max_kv_cache_bytes allows "
+                f"{self._max_kv_cache_bytes:,}. Shorten the prompt, lower max_tokens, or raise the budget",
+                needed_bytes=num_bytes,
+                max_bytes=self._max_kv_cache_bytes,
+            )
+        return num_bytes <= self._max_kv_cache_bytes
+
+    def _num_bytes_with(self, sequence: Sequence) -> int:
+        """Bytes of all caches, should this sequence run too. Its streams on one network are counted as one slot."""
+        own = {stream.network: stream.reserved_len(sequence.max_output_len) for stream in sequence.streams}
+        others = {stream.network for running in self.running for stream in running.streams} - own.keys()
+        return sum(network.kv_cache.num_bytes_with(length) for network, length in own.items()) + sum(
+            network.kv_cache.num_bytes for network in others
+        )
+
     def _admit(self, sequence: Sequence) -> None:
         """Give a waiting sequence its slots, all of them or none."""
         in_use = [(stream, running.output_ids) for running in self.running for stream in running.streams]
         try:
             for stream in sequence.streams:
                 self._prefixes.attach(stream, in_use)
+                assert stream.slot is not None
+                stream.slot.reserved_len = stream.reserved_len(sequence.max_output_len)
         except BaseException:
             self._erase(sequence)
             raise

@@ -75,6 +75,11 @@ class Sequence:
         return max(stream.num_pending(self.output_ids) for stream in self.streams)
 
     @property
+    def max_output_len(self) -> int:
+        """Most tokens that will be read after the prompt."""
+        raise NotImplementedError
+
+    @property
     def conservative_member(self) -> int | None:
         """See `routing.conservative_member`."""
         return conservative_member(self.request.weights, self.request.composition)
@@ -165,6 +170,11 @@ class GenerationSequence(Sequence):
     def draft_limit(self) -> int:
         """Most tokens that may be drafted now: the evaluation itself adds one more."""
         return min(self.speculation.max_draft_tokens, self._max_new_tokens - len(self.output_ids) - 1)
+
+    @property
+    def max_output_len(self) -> int:
+        """`max_tokens`, or what the context leaves."""
+        return self._max_new_tokens
 
     def undo_step(self) -> None:
         """Drafts go with the evaluation that they were made for."""
@@ -285,6 +295,11 @@ class ScoringSequence(Sequence):
         super().__init__(request)
         self.completion_ids = completion_ids
         self._scores: list[TokenScore] = []
+
+    @property
+    def max_output_len(self) -> int:
+        """The completion's length."""
+        return len(self.completion_ids)
 
     def lookahead(self) -> list[int]:
         """The next tokens of the completion. Its last token is predicted and never fed."""

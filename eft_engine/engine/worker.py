@@ -8,7 +8,7 @@ import threading
 from eft_engine.engine.scheduler import Scheduler, StepPlan
 from eft_engine.engine.sequence import Sequence
 from eft_engine.engine.step import Stepper
-from eft_engine.errors import EFTError, EngineClosedError, EngineStepError
+from eft_engine.errors import EFTError, EngineClosedError, EngineStepError, KVCacheBudgetError, QueueFullError
 from eft_engine.models.memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
@@ -17,7 +17,8 @@ logger = logging.getLogger(__name__)
 class EngineWorker:
     """Owns the scheduler and the stepper. `submit`, `cancel` and `close` may be called from any thread."""
 
-    def __init__(self, scheduler: Scheduler, stepper: Stepper) -> None:
+    def __init__(self, scheduler: Scheduler, stepper: Stepper, *, max_queued_requests: int | None) -> None:
+        self._max_queued_requests = max_queued_requests
         self._scheduler = scheduler
         self._stepper = stepper
         self._inbox: list[Sequence] = []
@@ -31,10 +32,18 @@ class EngineWorker:
 
         Raises:
             EngineClosedError: the engine was closed.
+            QueueFullError: too many requests wait.
         """
         with self._wake:
             if self._closed:
                 raise EngineClosedError("the engine is closed; load a new one")
+            num_queued, limit = len(self._inbox) + len(self._scheduler.waiting), self._max_queued_requests
+            if limit is not None and num_queued + len(sequences) > limit:
+                raise QueueFullError(
+                    f"{num_queued} requests wait and {len(sequences)} more came; max_queued_requests is {limit}",
+                    num_queued=num_queued,
+                    limit=limit,
+                )
             self._inbox += sequences
             self._wake.notify()
 
@@ -99,8 +108,12 @@ class EngineWorker:
         if is_out_of_memory(error) and self._scheduler.postpone():
             logger.warning("memory ran out while a request was admitted; it waits until others are done")
             return
+        sequence = self._scheduler.waiting[0]
+        if isinstance(error, KVCacheBudgetError):
+            sequence.fail(error)
+            return
         logger.exception("a request could not be admitted; it fails, the others go on")
-        self._scheduler.waiting[0].fail_step(error)
+        sequence.fail_step(error)
 
     def _wait_for_work(self) -> bool:
         """Take in what arrived; sleep while there is nothing to do. False once the engine is closed."""

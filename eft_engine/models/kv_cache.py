@@ -25,10 +25,11 @@ LENGTH_STEP = 256
 
 @dataclass(eq=False)
 class KVSlot:
-    """One stream's place in the cache. `length` is the number of valid positions."""
+    """One stream's place in the cache. `length` is the number of valid positions, `reserved_len` how many it may need."""
 
     index: int
     length: int = 0
+    reserved_len: int = 0
 
     def truncate(self, length: int) -> None:
         """Keep the first `length` positions."""
@@ -186,6 +187,21 @@ class SlotKVCache(Cache):  # type: ignore[misc]
             buffer.nbytes for layer in self.layers if layer.is_initialized for buffer in (layer.keys, layer.values)
         )
 
+    def num_bytes_with(self, needed_len: int) -> int:
+        """Bytes of all buffers once another slot is in use, and slots have the length that they or the new one may need.
+
+        0 before the first forward pass, which makes the buffers.
+        """
+        position_bytes: int = sum(
+            buffer.shape[1] * buffer.shape[3] * buffer.element_size()
+            for layer in self.layers
+            if layer.is_initialized
+            for buffer in (layer.keys, layer.values)
+        )
+        num_slots = self.num_slots if None in self._slots or len(self._slots) < self.num_slots else 2 * self.num_slots
+        reserved = max([needed_len, *(slot.reserved_len for slot in self._slots if slot is not None)])
+        return max(1, num_slots) * max(self.max_len, _rounded_len(reserved)) * position_bytes
+
     def allocate(self) -> KVSlot:
         """A free slot, empty."""
         if None not in self._slots:
@@ -231,8 +247,9 @@ class SlotKVCache(Cache):  # type: ignore[misc]
     def reserve(self, needed_len: int) -> None:
         """Have at least `needed_len` positions per slot from the next write on."""
         if needed_len > self.max_len:
-            wanted = max(needed_len, self.max_len + self.max_len // 2)
-            self.max_len = -(-wanted // LENGTH_STEP) * LENGTH_STEP
+            reserved = max((slot.reserved_len for slot in self._slots if slot is not None), default=0)
+            wanted = self.max_len + self.max_len // 2
+            self.max_len = _rounded_len(max(needed_len, min(wanted, reserved) if reserved else wanted))
 
     def arrange(self, slots: Sequence[KVSlot]) -> list[KVSlot]:
         """Make these slots adjacent, moving as few as possible; returns them in their order in memory."""
@@ -266,3 +283,7 @@ class SlotKVCache(Cache):  # type: ignore[misc]
         for layer in self.layers:
             layer.fit()
         return [buffer for layer in self.layers if layer.is_initialized for buffer in (layer.keys, layer.values)]
+
+
+def _rounded_len(length: int) -> int:
+    return -(-length // LENGTH_STEP) * LENGTH_STEP

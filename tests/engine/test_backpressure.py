@@ -1,0 +1,107 @@
+"""A queue that is full refuses, a cache budget makes requests wait; neither changes any answer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from eft_engine import Engine, SamplingParams
+from eft_engine.errors import KVCacheBudgetError, QueueFullError
+from eft_engine.models.language_model import Block, LanguageModel
+from tests.toy import make_trio
+
+PROMPTS = ["abc", "the cat sat on the mat", "x", "Hello, world! " * 4, "12345", "one two three"]
+GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def expected() -> Iterator[list[tuple[int, ...]]]:
+    """What every prompt gives without limits."""
+    with make_trio("llama").engine() as engine:
+        yield [output.token_ids for output in engine.generate(PROMPTS, sampling=GREEDY)]
+
+
+def kv_bytes(engine: Engine) -> int:
+    """Bytes of all caches of an engine."""
+    return sum(network.kv_cache.num_bytes for network in engine._trio.networks)
+
+
+class Gate:
+    """Holds the forward passes of a network until it is opened; `reached` is set by the first that comes."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, network: LanguageModel) -> None:
+        self.reached, self._open = threading.Event(), threading.Event()
+        original: Callable[[list[Block]], Any] = network.forward
+
+        def forward(blocks: list[Block]) -> Any:
+            self.reached.set()
+            assert self._open.wait(60)
+            return original(blocks)
+
+        patch.setattr(network, "forward", forward)
+
+    def open(self) -> None:
+        """Let everything through from now on."""
+        self._open.set()
+
+
+def test_full_queue_refuses_and_what_was_queued_is_answered(
+    expected: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with make_trio("llama").engine(max_num_seqs=1, max_queued_requests=2) as engine:
+        gate = Gate(monkeypatch, engine._trio.networks[0])
+        streams = [engine.stream(PROMPTS[0], sampling=GREEDY)]
+        assert gate.reached.wait(60)  # the first runs, the next two wait
+        streams += [engine.stream(prompt, sampling=GREEDY) for prompt in PROMPTS[1:3]]
+        with pytest.raises(QueueFullError, match="max_queued_requests is 2") as refused:
+            engine.generate(PROMPTS[3], sampling=GREEDY)
+        assert (refused.value.num_queued, refused.value.limit) == (2, 2)
+        gate.open()
+        answers = [tuple(token_id for delta in stream for token_id in delta.token_ids) for stream in streams]
+        assert answers == expected[:3]
+        assert engine.generate(PROMPTS[3], sampling=GREEDY).token_ids == expected[3]
+
+
+def test_call_that_would_overfill_the_queue_queues_nothing(expected: list[tuple[int, ...]]) -> None:
+    with make_trio("llama").engine(max_queued_requests=2) as engine:
+        with pytest.raises(QueueFullError, match="0 requests wait and 3 more came"):
+            engine.generate(PROMPTS[:3], sampling=GREEDY)
+        assert [output.token_ids for output in engine.generate(PROMPTS[:2], sampling=GREEDY)] == expected[:2]
+
+
+def test_budget_makes_requests_wait_and_is_kept(expected: list[tuple[int, ...]]) -> None:
+    with make_trio("llama").engine() as engine:
+        engine.generate("ab", sampling=GREEDY)
+        one_request = kv_bytes(engine)
+        engine.generate(PROMPTS, sampling=GREEDY)
+        together = kv_bytes(engine)
+    budget = 2 * one_request
+    assert together > budget, "without a budget this many requests take more"
+    with make_trio("llama").engine(max_kv_cache_bytes=budget) as engine:
+        outputs = engine.generate(PROMPTS, sampling=GREEDY)
+        assert [output.token_ids for output in outputs] == expected
+        assert one_request <= kv_bytes(engine) <= budget
+
+
+def test_warm_prefixes_give_way_to_requests(expected: list[tuple[int, ...]]) -> None:
+    with make_trio("llama").engine() as engine:
+        engine.generate("ab", sampling=GREEDY)
+        one_request = kv_bytes(engine)
+    with make_trio("llama").engine(max_kv_cache_bytes=one_request, max_warm_prefixes=4) as engine:
+        outputs = [engine.generate(prompt, sampling=GREEDY).token_ids for prompt in (*PROMPTS, "y" * 40, "z" * 40)]
+        assert outputs[: len(expected)] == expected
+        assert kv_bytes(engine) <= one_request
+
+
+def test_request_that_cannot_fit_fails_and_the_others_do_not(expected: list[tuple[int, ...]]) -> None:
+    with make_trio("llama", context_len=2048).engine() as engine:
+        engine.generate("ab", sampling=GREEDY)
+        one_request = kv_bytes(engine)
+    with make_trio("llama", context_len=2048).engine(max_kv_cache_bytes=2 * one_request) as engine:
+        with pytest.raises(KVCacheBudgetError, match="max_kv_cache_bytes allows") as refused:
+            engine.generate("ab", sampling=SamplingParams(temperature=0.0, max_tokens=1500, ignore_eos=True))
+        assert refused.value.needed_bytes > refused.value.max_bytes == 2 * one_request
+        assert engine.generate(PROMPTS[0], sampling=GREEDY).token_ids == expected[0]
