@@ -26,6 +26,7 @@ from eft_engine.config import (
 )
 from eft_engine.errors import EFTError
 from eft_engine.outputs import (
+    EngineStats,
     GenerationDelta,
     RequestMetrics,
     RequestOutput,
@@ -47,6 +48,7 @@ __all__ = [
     "EFTError",
     "Engine",
     "EngineConfig",
+    "EngineStats",
     "GenerationDelta",
     "LoadedPair",
     "MemberConfig",

@@ -65,6 +65,50 @@ class RequestMetrics:
 
 
 @dataclass(frozen=True)
+class NetworkStats:
+    """What one network has done since the engine was made."""
+
+    members: tuple[str, ...]
+    """The members that it stands for."""
+    num_forwards: int
+    num_tokens: int
+    """Tokens that went through it, padding included."""
+    host_s: float
+    """Seconds that the engine's thread spent in its forward passes; on an accelerator only the time to queue them."""
+    kv_cache_bytes: int
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """State and totals of an engine; the totals only grow."""
+
+    num_running: int
+    num_waiting: int
+    num_warm_prefixes: int
+    num_finished: int
+    num_failed: int
+    num_cancelled: int
+    prompt_tokens: int
+    """Of the requests that are over, as are the other token counts."""
+    cached_prompt_tokens: int
+    completion_tokens: int
+    num_drafted: int
+    num_accepted: int
+    num_steps: int
+    networks: tuple[NetworkStats, ...]
+
+    @property
+    def kv_cache_bytes(self) -> int:
+        """Bytes of all key/value caches."""
+        return sum(network.kv_cache_bytes for network in self.networks)
+
+    @property
+    def acceptance_rate(self) -> float:
+        """Accepted / drafted; 0 when nothing was drafted."""
+        return self.num_accepted / self.num_drafted if self.num_drafted else 0.0
+
+
+@dataclass(frozen=True)
 class TopToken:
     """One alternative at a position; `token` is its text, `logprob` natural log under the composed distribution."""
 

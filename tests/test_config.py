@@ -63,6 +63,8 @@ RANGES: dict[type[Options], dict[str, Range]] = {
         "max_context_len": ([None, 2], [1]),
         "prefill_chunk_len": ([8, 4096], [7]),
         "max_warm_prefixes": ([0, 16], [-1]),
+        "max_kv_cache_bytes": ([None, 1, 2**40], [0, -1]),
+        "max_queued_requests": ([None, 1], [0]),
         "mismatched_tokens": (["refuse", "mask"], ["ignore"]),
         "speculation": ([SpeculationOptions(), {"drafter": "none"}], [{"drafter": "oracle"}, None, "fast"]),
         "self_check": ([True, False], ["perhaps"]),

@@ -15,6 +15,7 @@ PUBLIC_NAMES = [
     "EFTError",
     "Engine",
     "EngineConfig",
+    "EngineStats",
     "GenerationDelta",
     "LoadedPair",
     "MemberConfig",

@@ -24,6 +24,7 @@ from eft_engine.config import (
     SpeculationOptions,
     TunedPair,
 )
+from eft_engine.engine.metrics import EngineTotals
 from eft_engine.engine.prefix_cache import PrefixCache
 from eft_engine.engine.routing import Route, plan_route, resolve_weights
 from eft_engine.engine.scheduler import Scheduler
@@ -33,7 +34,7 @@ from eft_engine.engine.worker import EngineWorker
 from eft_engine.errors import ContextOverflowError, EFTError, EmptyPromptError, InvalidOptionError
 from eft_engine.models.loading import Trio, load_trio, trio_from_models
 from eft_engine.models.planning import TrioPlan, member_names, plan_trio
-from eft_engine.outputs import GenerationDelta, RequestOutput, ScoreOutput, TrioReport
+from eft_engine.outputs import EngineStats, GenerationDelta, NetworkStats, RequestOutput, ScoreOutput, TrioReport
 from eft_engine.text.prompt import PromptTokenizers, RenderedPrompt, render_prompt
 from eft_engine.text.tokenizer import Tokenizer
 
@@ -73,7 +74,8 @@ class Engine:
         )
         self._tokenizer_lock = threading.Lock()
         self._eos_token_ids = frozenset().union(*(network.eos_token_ids for network in trio.networks))
-        stepper = Stepper(trio.vocabulary, self._tokenizer, device=trio.networks[0].device)
+        self._totals = EngineTotals()
+        stepper = Stepper(trio.vocabulary, self._tokenizer, device=trio.networks[0].device, totals=self._totals)
         drafts_adaptively = config.speculation.drafter != "none" and config.speculation.adaptive
         if drafts_adaptively or config.max_kv_cache_bytes is not None:  # a first pass also shows what a position takes
             stepper.calibrate(trio.networks)
@@ -178,6 +180,37 @@ class Engine:
         if self._plan is None:
             raise InvalidOptionError("an engine made by from_models has no load report", option="report")
         return self._plan.report()
+
+    def stats(self) -> EngineStats:
+        """What runs and waits now, and totals since the engine was made. Cheap; may be called from any thread at any time."""
+        tokens, requests = self._totals.tokens, self._totals.requests
+        networks = []
+        for network in self._trio.networks:
+            forwards = self._totals.forwards[network]
+            networks.append(
+                NetworkStats(
+                    members=tuple(name for name, member in self._trio.members.items() if member.network is network),
+                    num_forwards=forwards.num_forwards,
+                    num_tokens=forwards.num_tokens,
+                    host_s=forwards.host_s,
+                    kv_cache_bytes=network.kv_cache.num_bytes,
+                )
+            )
+        return EngineStats(
+            num_running=self._worker.num_running,
+            num_waiting=self._worker.num_waiting,
+            num_warm_prefixes=self._worker.num_warm_prefixes,
+            num_finished=requests["finished"],
+            num_failed=requests["failed"],
+            num_cancelled=requests["cancelled"],
+            prompt_tokens=tokens["prompt"],
+            cached_prompt_tokens=tokens["cached_prompt"],
+            completion_tokens=tokens["completion"],
+            num_drafted=tokens["drafted"],
+            num_accepted=tokens["accepted"],
+            num_steps=tokens["steps"],
+            networks=tuple(networks),
+        )
 
     # ---- generating ----------------------------------------------------------------------------------------------------
 
@@ -483,7 +516,7 @@ class Engine:
         emit: Callable[[Event], None],
     ) -> Request:
         names = tuple(member_names(self._weights))
-        return Request(f"eft-{uuid.uuid4().hex}", route, weights, composition, names, emit)
+        return Request(f"eft-{uuid.uuid4().hex}", route, weights, composition, names, emit, self._totals)
 
 
 def is_batch(prompt: Any) -> bool:

@@ -1,12 +1,17 @@
-"""Clocks of one request."""
+"""Clocks of one request, and totals of an engine."""
 
 from __future__ import annotations
 
 import time
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
-from eft_engine.outputs import RequestMetrics
+from eft_engine.models.language_model import LanguageModel
+from eft_engine.outputs import RequestMetrics, Usage
+
+Outcome = Literal["finished", "failed", "cancelled"]
 
 
 @dataclass
@@ -43,4 +48,44 @@ class Clock:
             num_drafted=num_drafted,
             num_accepted=num_accepted,
             num_steps=num_steps,
+        )
+
+
+@dataclass
+class ForwardTotals:
+    """Forward passes of one network."""
+
+    num_forwards: int = 0
+    num_tokens: int = 0
+    host_s: float = 0.0
+
+
+class EngineTotals:
+    """Counts what an engine has done. Written by the engine's thread, read by any."""
+
+    def __init__(self) -> None:
+        self.requests: Counter[Outcome] = Counter()
+        self.tokens: Counter[str] = Counter()
+        """By `prompt`, `cached_prompt`, `completion`, `drafted`, `accepted`; and evaluations as `steps`."""
+        self.forwards: dict[LanguageModel, ForwardTotals] = defaultdict(ForwardTotals)
+
+    def count_forward(self, network: LanguageModel, num_tokens: int, seconds: float) -> None:
+        """A forward pass over `num_tokens` tokens, padding included."""
+        totals = self.forwards[network]
+        totals.num_forwards += 1
+        totals.num_tokens += num_tokens
+        totals.host_s += seconds
+
+    def count_request(
+        self, outcome: Outcome, usage: Usage, *, num_drafted: int, num_accepted: int, num_steps: int
+    ) -> None:
+        """A request is over."""
+        self.requests[outcome] += 1
+        self.tokens.update(
+            prompt=usage.prompt_tokens,
+            cached_prompt=usage.cached_prompt_tokens,
+            completion=usage.completion_tokens,
+            drafted=num_drafted,
+            accepted=num_accepted,
+            steps=num_steps,
         )

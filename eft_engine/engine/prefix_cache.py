@@ -62,6 +62,11 @@ class PrefixCache:
         self._max_warm = max_warm
         self._warm: list[ReadPrefix] = []
 
+    @property
+    def num_warm(self) -> int:
+        """Slots kept warm now."""
+        return len(self._warm)
+
     def attach(self, stream: Stream, running: Iterable[tuple[Stream, Sequence[int]]]) -> None:
         """Give `stream` a slot that holds as much of its prompt as any slot does.
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from eft_engine.decoding.composition import member_logprobs
+from eft_engine.engine.metrics import EngineTotals
 from eft_engine.models.language_model import Block, LanguageModel
 from eft_engine.text.vocabulary import SharedVocabulary
 
@@ -59,9 +60,10 @@ class ForwardCosts:
 class StreamRunner:
     """Runs blocks of any networks. Belongs to the engine's thread."""
 
-    def __init__(self, vocabulary: SharedVocabulary, *, device: torch.device) -> None:
+    def __init__(self, vocabulary: SharedVocabulary, *, device: torch.device, totals: EngineTotals) -> None:
         self.width = vocabulary.width
         self.device = device
+        self._totals = totals
         self.masked_ids = torch.tensor(vocabulary.masked_ids, dtype=torch.long, device=device)
         self.costs = ForwardCosts()
 
@@ -75,7 +77,9 @@ class StreamRunner:
                 for counted in (False, True):
                     started = time.perf_counter()
                     network.forward([Block(slot, [0] * num_tokens, 1)])
-                    if counted and network.device.type == "cpu":
+                    if network.device.type != "cpu":
+                        torch.accelerator.synchronize(network.device)
+                    if counted:
                         self.costs.note(network, num_tokens, time.perf_counter() - started)
                     slot.truncate(0)
             network.kv_cache.release(slot)
@@ -96,9 +100,11 @@ class StreamRunner:
     def _forward(self, network: LanguageModel, group: list[Block]) -> Tensor:
         started = time.perf_counter()
         logits = network.forward(group)
+        seconds = time.perf_counter() - started
+        num_tokens = len(group) * max(len(block.token_ids) for block in group)
         if logits.device.type == "cpu":  # elsewhere the pass has only been queued by now
-            num_tokens = len(group) * max(len(block.token_ids) for block in group)
-            self.costs.note(network, num_tokens, time.perf_counter() - started)
+            self.costs.note(network, num_tokens, seconds)
+        self._totals.count_forward(network, num_tokens, seconds)
         return logits
 
 

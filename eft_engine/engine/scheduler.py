@@ -65,12 +65,20 @@ class Scheduler:
         """Whether a step would do anything."""
         return bool(self.waiting or self.running)
 
+    @property
+    def num_warm_prefixes(self) -> int:
+        """Slots that are kept for what may come."""
+        return self._prefixes.num_warm
+
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
         self.waiting.append(sequence)
 
     def drop_finished(self) -> None:
         """Let go of finished and cancelled sequences and of their slots."""
+        for sequence in (*self.running, *self.waiting):
+            if sequence.cancelled and not sequence.finished:
+                sequence.count("cancelled")
         for sequence in self.running:
             if sequence.finished or sequence.cancelled:
                 self._let_go(sequence)

@@ -17,7 +17,7 @@ from eft_engine.config import CompositionOptions, SamplingParams, SpeculationOpt
 from eft_engine.decoding.prompt_lookup import PromptLookupIndex
 from eft_engine.decoding.sampling import SALT_TARGET, History, uniform
 from eft_engine.engine.acceptance import Acceptance
-from eft_engine.engine.metrics import Clock
+from eft_engine.engine.metrics import Clock, EngineTotals, Outcome
 from eft_engine.engine.routing import Route, Stream, conservative_member, draft_route
 from eft_engine.errors import EFTError, EngineStepError, StepOutOfMemoryError
 from eft_engine.models.memory import is_out_of_memory
@@ -50,6 +50,7 @@ class Request:
     composition: CompositionOptions
     member_names: tuple[str, ...]
     emit: Callable[[Event], None]
+    totals: EngineTotals
 
 
 @dataclass(eq=False)
@@ -60,6 +61,9 @@ class Sequence:
     output_ids: list[int] = field(default_factory=list)
     clock: Clock = field(default_factory=Clock)
     num_forwards: Counter[str] = field(default_factory=Counter)
+    num_drafted: int = 0
+    num_accepted: int = 0
+    num_steps: int = 0
     cancelled: bool = False
     finished: bool = False
     failed: bool = False
@@ -101,13 +105,30 @@ class Sequence:
         """Forget an evaluation that was broken off."""
         self.rewind()
 
+    @property
+    def usage(self) -> Usage:
+        """Tokens so far."""
+        prompt_len = max(len(stream.prompt_ids) for stream in self.streams)
+        return Usage(prompt_len, len(self.output_ids), min(stream.num_cached for stream in self.streams))
+
     def count_forward(self, stream: Stream) -> None:
         """Note that `stream` took part in a forward pass, under the first member that it stands for."""
         self.num_forwards[self.request.member_names[stream.members[0]]] += 1
 
+    def count(self, outcome: Outcome) -> None:
+        """Add it to the engine's totals, once, before its caller knows that it is over."""
+        self.request.totals.count_request(
+            outcome,
+            self.usage,
+            num_drafted=self.num_drafted,
+            num_accepted=self.num_accepted,
+            num_steps=self.num_steps,
+        )
+
     def fail(self, error: EFTError) -> None:
         """End with an error."""
         self.finished = self.failed = True
+        self.count("failed")
         self.request.emit(error)
 
     def fail_step(self, cause: Exception) -> None:
@@ -154,7 +175,6 @@ class GenerationSequence(Sequence):
         self.lookup_acceptance = Acceptance(prior=0.6)
         self.tuned_acceptance = Acceptance(prior=0.7)
         self._kept: dict[Stream, list[tuple[Tensor, Tensor]]] = {}
-        self._num_drafted = self._num_accepted = self._num_steps = 0
         self.lookup: PromptLookupIndex | None = None
         if speculation.drafter in ("auto", "prompt_lookup"):
             self.lookup = PromptLookupIndex(
@@ -221,10 +241,10 @@ class GenerationSequence(Sequence):
 
     def commit(self, token_ids: list[int], logprobs: list[TokenLogprobs | None]) -> None:
         """Take verified tokens: emit what became certain, finish if one of them ends the text, rewind the streams."""
-        self._num_steps += 1
+        self.num_steps += 1
         if self.drafts:
-            self._num_drafted += len(self.drafts)
-            self._num_accepted += len(token_ids) - 1
+            self.num_drafted += len(self.drafts)
+            self.num_accepted += len(token_ids) - 1
             self.last_drafted_at = len(self.output_ids) + len(token_ids)
             if self.drafted_by is not None:
                 self.drafted_by.note(len(self.drafts), len(token_ids) - 1)
@@ -257,6 +277,8 @@ class GenerationSequence(Sequence):
             text += self._stops.flush()
         self._text.append(text)
         self.finished = finish_reason is not None
+        if self.finished:
+            self.count("finished")
         self.request.emit(
             GenerationDelta(
                 text_delta=text,
@@ -269,19 +291,18 @@ class GenerationSequence(Sequence):
 
     def _output(self, finish_reason: FinishReason, stop_reason: str | int | None) -> RequestOutput:
         request = self.request
-        prompt_len = max(len(stream.prompt_ids) for stream in self.streams)
         return RequestOutput(
             request_id=request.request_id,
             text="".join(self._text),
             token_ids=tuple(self.output_ids),
             finish_reason=finish_reason,
             stop_reason=stop_reason,
-            usage=Usage(prompt_len, len(self.output_ids), min(stream.num_cached for stream in self.streams)),
+            usage=self.usage,
             metrics=self.clock.metrics(
                 {name: self.num_forwards[name] for name in request.member_names},
-                num_drafted=self._num_drafted,
-                num_accepted=self._num_accepted,
-                num_steps=self._num_steps,
+                num_drafted=self.num_drafted,
+                num_accepted=self.num_accepted,
+                num_steps=self.num_steps,
             ),
             reward_weights=dict(request.weights),
             logprobs=tuple(self._logprobs) if self.sampling.logprobs is not None else None,
@@ -315,7 +336,9 @@ class ScoringSequence(Sequence):
         """Take the scores of `next_ids`; emit all of them at the end."""
         self.output_ids += [score.token_id for score in scores]
         self._scores += scores
+        self.num_steps += 1
         self.rewind()
         if len(self.output_ids) == len(self.completion_ids):
             self.finished = True
+            self.count("finished")
             self.request.emit(ScoreOutput(tuple(self._scores), dict(self.request.weights)))

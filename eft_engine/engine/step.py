@@ -18,6 +18,7 @@ from torch import Tensor
 from eft_engine.decoding.composition import compose, keep_tuned_outside_nucleus
 from eft_engine.decoding.sampling import choose, needs_penalties, penalise
 from eft_engine.engine.drafting import Drafter
+from eft_engine.engine.metrics import EngineTotals
 from eft_engine.engine.running import StreamRunner
 from eft_engine.engine.scheduler import PrefillWork, StepPlan
 from eft_engine.engine.sequence import GenerationSequence, ScoringSequence, Sequence
@@ -61,8 +62,10 @@ class Evaluation:
 class Stepper:
     """Runs steps over the networks of one trio. Belongs to the engine's thread."""
 
-    def __init__(self, vocabulary: SharedVocabulary, tokenizer: Tokenizer, *, device: torch.device) -> None:
-        self._runner = StreamRunner(vocabulary, device=device)
+    def __init__(
+        self, vocabulary: SharedVocabulary, tokenizer: Tokenizer, *, device: torch.device, totals: EngineTotals
+    ) -> None:
+        self._runner = StreamRunner(vocabulary, device=device, totals=totals)
         self._drafter = Drafter(self._runner)
         self._tokenizer = tokenizer
 

@@ -37,7 +37,7 @@ class EngineWorker:
         with self._wake:
             if self._closed:
                 raise EngineClosedError("the engine is closed; load a new one")
-            num_queued, limit = len(self._inbox) + len(self._scheduler.waiting), self._max_queued_requests
+            num_queued, limit = self.num_waiting, self._max_queued_requests
             if limit is not None and num_queued + len(sequences) > limit:
                 raise QueueFullError(
                     f"{num_queued} requests wait and {len(sequences)} more came; max_queued_requests is {limit}",
@@ -46,6 +46,21 @@ class EngineWorker:
                 )
             self._inbox += sequences
             self._wake.notify()
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that no step has worked on yet, or that were preempted."""
+        return len(self._inbox) + len(self._scheduler.waiting)
+
+    @property
+    def num_running(self) -> int:
+        """Requests in flight."""
+        return len(self._scheduler.running)
+
+    @property
+    def num_warm_prefixes(self) -> int:
+        """Slots that are kept for what may come."""
+        return self._scheduler.num_warm_prefixes
 
     def cancel(self, sequence: Sequence) -> None:
         """Drop a sequence before the next step; it tells its caller nothing more. Harmless when it is finished."""
