@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
+from eft_engine.engine.openmp import release_workers
 from eft_engine.engine.scheduler import Scheduler, StepPlan
 from eft_engine.engine.sequence import Sequence
 from eft_engine.engine.step import Stepper
@@ -28,7 +29,7 @@ class EngineWorker:
         self._thread.start()
 
     def submit(self, sequences: list[Sequence]) -> None:
-        """Queue sequences, all of them before the next step.
+        """Queue sequences, all of them before the next step. The calling thread's idle OpenMP workers end.
 
         Raises:
             EngineClosedError: the engine was closed.
@@ -44,6 +45,7 @@ class EngineWorker:
                     num_queued=num_queued,
                     limit=limit,
                 )
+            release_workers()
             self._inbox += sequences
             self._wake.notify()
 
@@ -134,6 +136,7 @@ class EngineWorker:
         """Take in what arrived; sleep while there is nothing to do. False once the engine is closed."""
         with self._wake:
             while not (self._closed or self._inbox or self._scheduler.has_work):
+                release_workers()
                 self._wake.wait()
             for sequence in self._inbox:
                 self._scheduler.add(sequence)

@@ -16,6 +16,7 @@ from eft_engine.errors import UnsupportedModelError
 from eft_engine.models.adapters import AdapterSwitch
 from eft_engine.models.attention import ATTENTION_NAME, register_attention
 from eft_engine.models.kv_cache import BatchLayout, KVSlot, SlotKVCache
+from eft_engine.models.linear import restore_linear, use_few_rows_linear
 
 SELF_CHECK_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 """Largest allowed difference of logits, relative to the largest logit; other dtypes: 0.1, as their rounding differs by path."""
@@ -34,8 +35,8 @@ class Block:
 class LanguageModel:
     """A causal language model of transformers, run over slots.
 
-    While it is held here the model's attention function and its output layer are hooked; `release` gives the model back as
-    it came.
+    While it is held here the model's attention function, its output layer and, on a CPU, its linear layers are ours; `release`
+    gives the model back as it came.
 
     Args:
         model: on its device(s), any dtype; it is put into eval mode.
@@ -62,6 +63,7 @@ class LanguageModel:
         self._own_attention: str = model.config._attn_implementation
         register_attention()
         model.set_attn_implementation(ATTENTION_NAME)
+        use_few_rows_linear(model)
         self._hook = output_layer.register_forward_pre_hook(self._keep_wanted)
         self.kv_cache = SlotKVCache(self.num_layers)
         if self_check:
@@ -183,8 +185,9 @@ class LanguageModel:
             self.model.set_attn_implementation(ATTENTION_NAME)
 
     def release(self) -> None:
-        """Give the model back: own attention function, no hooks, no adapters of ours. The cache is dropped."""
+        """Give the model back: own attention function, own linear layers, no hooks, no adapters of ours. The cache is dropped."""
         self._hook.remove()
         self.adapters.remove()
+        restore_linear(self.model)
         self.model.set_attn_implementation(self._own_attention)
         self.kv_cache = SlotKVCache(self.num_layers)
