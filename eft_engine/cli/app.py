@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from eft_engine.cli.bench import bench
 from eft_engine.cli.chat import chat
 from eft_engine.cli.demo import demo
 from eft_engine.cli.generate import generate
@@ -19,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, generate, chat, score, inspect):
+for command in (demo, generate, chat, score, inspect, bench):
     app.command()(command)
 
 

@@ -75,7 +75,7 @@ def test_version_is_printed(run: Run) -> None:
 
 def test_help_lists_every_command(run: Run) -> None:
     shown = run("--help")
-    assert all(name in shown.out for name in ("demo", "generate", "chat", "score", "inspect"))
+    assert all(name in shown.out for name in ("demo", "generate", "chat", "score", "inspect", "bench"))
 
 
 def test_generate_prints_the_text_of_the_composition(run: Run, trio: list[str], toy_trio: ToyTrio) -> None:
@@ -251,3 +251,42 @@ def test_demo_shows_that_the_weight_is_a_dial(run: Run) -> None:
     assert summary["num_questions"] == 3
     assert summary["scores"]["0"] == 0.0
     assert summary["scores"]["1"] > 0.5
+
+
+def test_bench_measures_every_size_with_every_drafter(run: Run, trio: list[str], tmp_path: Path) -> None:
+    figure = tmp_path / "speed.png"
+    sizes = ["--batch-size", "1", "--batch-size", "3", "--prompt-tokens", "40", "--max-tokens", "6", "--repeat", "1"]
+    ran = run("bench", *sizes, "--drafter", "none", "--drafter", "prompt_lookup", "--plot", str(figure), *trio)
+    assert ran.code == 0, ran.err
+    *table, last = ran.out.splitlines()
+    result = json.loads(last)
+    cases = [(case["batch_size"], case["drafter"]) for case in result["results"]]
+    assert cases == [(1, "none"), (1, "prompt_lookup"), (3, "none"), (3, "prompt_lookup")]
+    for case in result["results"]:
+        assert case["tokens_per_s"] > 0
+        assert case["ttft_s"] > 0
+        assert case["mean_acceptance_length"] >= 1.0
+    assert result["conditions"]["max_tokens"] == 6
+    assert sum("prompt_lookup" in line for line in table) == 2
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_bench_json_prints_nothing_else(run: Run, trio: list[str]) -> None:
+    ran = run("bench", "--batch-size", "1", "--drafter", "auto", "--max-tokens", "4", "--repeat", "1", "--json", *trio)
+    assert [case["drafter"] for case in json.loads(ran.out)["results"]] == ["auto"]
+
+
+def test_bench_refuses_an_unknown_drafter(run: Run, trio: list[str]) -> None:
+    ran = run("bench", "--drafter", "oracle", *trio)
+    assert ran.code != 0
+    assert "oracle" in ran.err
+    assert "prompt_lookup" in ran.err
+
+
+def test_bench_without_matplotlib_says_what_to_install(
+    run: Run, trio: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    ran = run("bench", "--plot", str(tmp_path / "speed.png"), *trio)
+    assert ran.code != 0
+    assert "eft[plot]" in ran.err
