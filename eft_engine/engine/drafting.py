@@ -1,8 +1,8 @@
 """Guessing the next tokens before they are verified together.
 
-A draft is drawn with the same uniform number that the composed distribution will be drawn with at that position (see
-`decoding/sampling`). Equal distributions then give equal tokens, similar ones mostly do, and verification is comparison: the
-text is the one that plain decoding gives for the seed, whatever was drafted. Greedy decoding is the case of one-hot rows.
+A draft is drawn with the same random times as the composed distribution will be at that position (see `decoding/sampling`).
+Equal distributions then give equal tokens, similar ones mostly do, and verification is comparison: the text is the one that
+plain decoding gives for the seed, whatever was drafted. Greedy decoding is the case of one-hot rows.
 
 Two drafters: prompt lookup, which costs no forward pass, and the tuned model, whose log-probabilities at the drafted positions
 are part of the target anyway and are kept for it. How many tokens to draft is decided per sequence from its measured acceptance
@@ -131,9 +131,9 @@ class Drafter:
             active = [sequence for sequence in active if len(sequence.drafts) < wanted[sequence]]
 
     def _draw(self, scores: Tensor, sequences: Seq[GenerationSequence]) -> tuple[list[int], list[float]]:
-        """One token per row, with the uniform number that the target will be drawn with, and its probability."""
-        uniforms = [sequence.uniform(len(sequence.drafts)) for sequence in sequences]
-        token_ids = choose(scores, [sequence.sampling for sequence in sequences], uniforms)
+        """One token per row, drawn with the times that the target will be drawn with, and its probability."""
+        times = [sequence.race_times(len(sequence.drafts), self._runner.width) for sequence in sequences]
+        token_ids = choose(scores, [sequence.sampling for sequence in sequences], times)
         probs = scores.log_softmax(dim=-1).gather(-1, token_ids[:, None])[:, 0].exp()
         return token_ids.tolist(), probs.tolist()
 

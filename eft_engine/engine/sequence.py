@@ -15,7 +15,7 @@ from torch import Tensor
 
 from eft_engine.config import CompositionOptions, SamplingParams, SpeculationOptions
 from eft_engine.decoding.prompt_lookup import PromptLookupIndex
-from eft_engine.decoding.sampling import SALT_TARGET, History, uniform
+from eft_engine.decoding.sampling import History, race_times
 from eft_engine.engine.acceptance import Acceptance
 from eft_engine.engine.metrics import Clock, EngineTotals, Outcome
 from eft_engine.engine.routing import Route, Stream, conservative_member, draft_route
@@ -175,6 +175,7 @@ class GenerationSequence(Sequence):
         self.lookup_acceptance = Acceptance(prior=0.6)
         self.tuned_acceptance = Acceptance(prior=0.7)
         self._kept: dict[Stream, list[tuple[Tensor, Tensor]]] = {}
+        self._race_times: dict[int, Tensor] = {}  # of this step, by offset
         self.lookup: PromptLookupIndex | None = None
         if speculation.drafter in ("auto", "prompt_lookup"):
             self.lookup = PromptLookupIndex(
@@ -221,9 +222,15 @@ class GenerationSequence(Sequence):
 
     # ---- verification --------------------------------------------------------------------------------------------------
 
-    def uniform(self, offset: int) -> float:
-        """The uniform number that decides the token `offset` positions after the committed ones."""
-        return uniform(self._seed, len(self.output_ids) + offset, SALT_TARGET) if self.sampling.temperature else 0.0
+    def race_times(self, offset: int, width: int) -> Tensor | None:
+        """What decides the token `offset` positions after the committed ones, for the draft and for the target; see
+        `sampling.race_times`. None for greedy decoding.
+        """
+        if self.sampling.temperature == 0.0:
+            return None
+        if offset not in self._race_times:
+            self._race_times[offset] = race_times(self._seed, len(self.output_ids) + offset, width)
+        return self._race_times[offset]
 
     def history_after(self, num_drafts: int) -> History:
         """What penalties see when the first `num_drafts` drafts are taken for granted."""
@@ -250,6 +257,7 @@ class GenerationSequence(Sequence):
                 self.drafted_by.note(len(self.drafts), len(token_ids) - 1)
         if self.lookup is not None:
             self.lookup.extend(token_ids)
+        self._race_times.clear()
         for token_id, own in zip(token_ids, logprobs, strict=True):
             self._append(token_id, own)
             if self.finished:

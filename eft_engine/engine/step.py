@@ -167,8 +167,8 @@ class Stepper:
                 own[index] += (evaluation.coefficients[row] * evaluation.normalisers[row]).sum()
                 penalise(own[index], sequence.sampling, sequence.history_after(offset))
         params = [sequence.sampling for sequence, _, _ in wanted]
-        uniforms = [sequence.uniform(offset) for sequence, _, offset in wanted]
-        drawn: list[int] = choose(own, params, uniforms).tolist()
+        times = [sequence.race_times(offset, self._runner.width) for sequence, _, offset in wanted]
+        drawn: list[int] = choose(own, params, times).tolist()
         possible: list[bool] = own.amax(dim=-1).isfinite().tolist()  # a logit bias may have forbidden everything
         start = 0
         for sequence, rows in generating:

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -22,7 +20,7 @@ from transformers import (
 )
 
 from eft_engine import SamplingParams
-from eft_engine.decoding.sampling import History, choose, draw, needs_penalties, penalise, uniform, warp
+from eft_engine.decoding.sampling import History, choose, draw, needs_penalties, penalise, race_times, warp
 
 MIXES: list[dict[str, Any]] = [
     {},
@@ -40,7 +38,7 @@ MIXES: list[dict[str, Any]] = [
 ]
 FALSE_ALARM = 1e-6
 """Probability with which a correct program would fail each of the statistical tests, were the seed not fixed."""
-LAST_BELOW_ONE = 1.0 - 2**-53
+PINNED_TIMES = [0.62597108, 0.67031628, 0.14207734, 1.36840177, 0.34230882, 0.09726397]
 
 
 def theirs(scores: Tensor, mix: dict[str, Any]) -> Tensor:
@@ -156,48 +154,56 @@ def test_ids_outside_the_vocabulary_are_ignored(prompt_ids: list[int]) -> None:
     assert scores.tolist() == [1.0, 1.0, 1.0]
 
 
-# ---- uniform numbers ---------------------------------------------------------------------------------------------------
+# ---- race times --------------------------------------------------------------------------------------------------------
 
 
-def test_uniform_numbers_are_uniform() -> None:
-    numbers = [uniform(seed, position, salt=0) for seed in range(20) for position in range(1000)]
-    assert all(0.0 <= number < 1.0 for number in numbers)
-    counts = Counter(int(number * 100) for number in numbers)
-    assert stats.chisquare([counts[index] for index in range(100)]).pvalue > FALSE_ALARM
-    assert stats.kstest(numbers, "uniform").pvalue > FALSE_ALARM
+def test_times_are_exponential() -> None:
+    times = torch.cat([race_times(seed, position, 500) for seed in range(4) for position in range(10)])
+    assert stats.kstest(times.numpy(), "expon").pvalue > FALSE_ALARM
+    assert (times > 0).all()
+    assert times.isfinite().all()
 
 
-def test_uniform_numbers_of_neighbours_are_independent() -> None:
-    """Chi-square over pairs: a position and the next, a seed and the next, a salt and the next."""
-    for step in ((0, 1, 0), (1, 0, 0), (0, 0, 1)):
-        pairs = Counter(
-            (int(uniform(seed, position, 0) * 8), int(uniform(seed + step[0], position + step[1], step[2]) * 8))
-            for seed in range(0, 40, 2)
-            for position in range(0, 500, 2)
-        )
-        assert stats.chisquare([pairs[a, b] for a in range(8) for b in range(8)]).pvalue > FALSE_ALARM
+def test_times_of_neighbours_are_independent() -> None:
+    """Chi-square over pairs of the eight octiles: a token and the next, a position and the next, a seed, a salt and the next."""
+
+    def octiles(seed: int, position: int, salt: int) -> Tensor:
+        return (torch.exp(-race_times(seed, position, 20_001, salt=salt)) * 8).long()
+
+    first = octiles(0, 0, 0)
+    neighbours = (octiles(0, 1, 0), octiles(1, 0, 0), octiles(0, 0, 1), first.roll(-1))
+    for other in neighbours:
+        pairs = torch.bincount((first * 8 + other)[:-1], minlength=64)
+        assert stats.chisquare(pairs.numpy()).pvalue > FALSE_ALARM
 
 
-def test_uniform_number_depends_on_each_of_its_arguments_and_on_nothing_else() -> None:
+def test_times_depend_on_each_argument_and_on_nothing_else() -> None:
     keys = [(seed, position, salt) for seed in (0, 1, 2**64 - 1) for position in (0, 1, 10**6) for salt in (0, 1)]
-    first = [uniform(*key) for key in keys]
-    assert len(set(first)) == len(keys)
-    assert [uniform(*key) for key in reversed(keys)] == first[::-1]
+    first = [race_times(seed, position, 8, salt=salt).tolist() for seed, position, salt in keys]
+    assert len({tuple(times) for times in first}) == len(keys)
+    again = [race_times(seed, position, 8, salt=salt).tolist() for seed, position, salt in reversed(keys)]
+    assert again == first[::-1]
 
 
-def test_uniform_numbers_stay_what_they_are() -> None:
+@pytest.mark.parametrize("width", [1, 2, 7, 8])
+def test_times_of_a_narrower_vocabulary_are_the_first_ones(width: int) -> None:
+    assert torch.equal(race_times(3, 5, width), race_times(3, 5, 9)[:width])
+
+
+def test_times_stay_what_they_are() -> None:
     """Another generator would change every text that was made with a seed."""
-    assert [uniform(0, 0, 0), uniform(7, 3, 0), uniform(2**64 - 1, 10**6, 1)] == [
-        0.011546754286331562,
-        0.7545134190860097,
-        0.4073164691706488,
-    ]
+    pinned = [race_times(0, 0, 2), race_times(7, 3, 2), race_times(2**64 - 1, 10**6, 2, salt=1)]
+    assert torch.cat(pinned).tolist() == pytest.approx(PINNED_TIMES, rel=1e-6)
 
 
 # ---- drawing -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [0.0, 5e-324, 0.25, LAST_BELOW_ONE])
+def times_of(num_rows: int, width: int, *, seed: int = 9) -> Tensor:
+    """Times of the first positions of one seed, `[num_rows, width]`."""
+    return torch.stack([race_times(seed, position, width) for position in range(num_rows)])
+
+
 @pytest.mark.parametrize(
     "probs",
     [
@@ -209,36 +215,21 @@ def test_uniform_numbers_stay_what_they_are() -> None:
     ],
     ids=str,
 )
-def test_token_of_probability_zero_is_never_drawn(probs: list[float], number: float) -> None:
-    assert probs[int(draw(torch.tensor([probs]), [number]))] > 0.0
-
-
-def test_token_is_where_the_cumulative_probability_passes_the_number() -> None:
-    probs = torch.tensor([[0.5, 0.25, 0.0, 0.25]])
-    numbers = [0.0, 0.4999, 0.5, 0.7499, 0.75, LAST_BELOW_ONE]
-    assert draw(probs.expand(6, -1), numbers).tolist() == [0, 0, 1, 1, 3, 3]
+def test_token_of_probability_zero_is_never_drawn(probs: list[float]) -> None:
+    drawn = draw(torch.tensor([probs] * 500), times_of(500, 5))
+    assert all(probs[token_id] > 0.0 for token_id in drawn.tolist())
 
 
 def test_small_probability_beside_large_ones_can_be_drawn() -> None:
-    probs = torch.tensor([[0.5, 0.5, 1e-9]])  # float32 would lose the last one in the sum
-    assert draw(probs.expand(2, -1), [1 - 2e-9, 1 - 5e-10]).tolist() == [1, 2]
-
-
-@given(st.integers(0, 1000), st.floats(0, LAST_BELOW_ONE))
-def test_drawn_token_has_the_number_in_its_interval(seed: int, number: float) -> None:
-    probs = (torch.randn(1, 30, generator=torch.Generator().manual_seed(seed)) * 4).softmax(dim=-1)
-    probs[probs < 0.01] = 0.0  # no longer sums to 1, as rounded rows never do exactly
-    token = int(draw(probs, [number]))
-    shares = (probs.double() / probs.double().sum())[0]
-    assert shares[token] > 0
-    assert float(shares[:token].sum()) - 1e-12 <= number <= float(shares[: token + 1].sum()) + 1e-12
+    probs = torch.tensor([[0.5, 0.5, 1e-9]])
+    assert draw(probs, torch.tensor([[1.0, 2.0, 1e-9]])).tolist() == [2]
+    assert draw(probs, torch.tensor([[1.0, 2.0, 1e-8]])).tolist() == [0]
 
 
 def test_draws_follow_the_distribution() -> None:
     probs = torch.tensor([0.5, 0.25, 0.0, 0.2, 0.05])
     num_draws = 20_000
-    numbers = [uniform(seed=9, position=index, salt=0) for index in range(num_draws)]
-    counts = Counter(draw(probs.expand(num_draws, -1), numbers).tolist())
+    counts = Counter(draw(probs.expand(num_draws, -1), times_of(num_draws, 5)).tolist())
     possible = [0, 1, 3, 4]
     assert sorted(counts) == possible
     expected = [num_draws * share for share in (0.5, 0.25, 0.2, 0.05)]
@@ -249,9 +240,9 @@ def test_draws_of_chosen_tokens_follow_the_warped_distribution() -> None:
     """Hand-made row: at temperature 0.5 probabilities are squared; top-k 3 leaves 0.16, 0.09, 0.04 of 0.29."""
     scores = torch.tensor([0.4, 0.3, 0.2, 0.08, 0.02]).log()
     num_draws = 20_000
-    numbers = [uniform(seed=2**64 - 1, position=index, salt=0) for index in range(num_draws)]
     params = [SamplingParams(temperature=0.5, top_k=3)] * num_draws
-    counts = Counter(choose(scores.expand(num_draws, -1), params, numbers).tolist())
+    times = list(times_of(num_draws, 5, seed=2**64 - 1))
+    counts = Counter(choose(scores.expand(num_draws, -1), params, times).tolist())
     assert sorted(counts) == [0, 1, 2]
     expected = [num_draws * share / 29 for share in (16, 9, 4)]
     assert stats.chisquare([counts[token] for token in range(3)], expected).pvalue > FALSE_ALARM
@@ -260,25 +251,40 @@ def test_draws_of_chosen_tokens_follow_the_warped_distribution() -> None:
 def test_choosing_is_drawing_from_the_warped_rows() -> None:
     scores = torch.randn(60, 12) * 2
     params = [SamplingParams(temperature=[0.0, 0.7, 1.0][row % 3], top_k=row % 4, top_p=0.9) for row in range(60)]
-    numbers = [uniform(1, row, 0) for row in range(60)]
-    chosen = choose(scores, params, numbers)
-    assert torch.equal(chosen, draw(warp(scores, params), numbers))
+    times = times_of(60, 12)
+    chosen = choose(scores, params, list(times))
+    assert torch.equal(chosen, draw(warp(scores, params), times))
     assert torch.equal(chosen[::3], scores[::3].argmax(dim=-1))
 
 
-def test_greedy_rows_do_not_use_their_number() -> None:
+def test_greedy_rows_need_no_times() -> None:
     scores = torch.randn(4, 12)
     greedy = [SamplingParams(temperature=0.0)] * 4
-    for number in (0.0, 0.5, LAST_BELOW_ONE):
-        assert torch.equal(choose(scores, greedy, [number] * 4), scores.argmax(dim=-1))
+    assert torch.equal(choose(scores, greedy, [None] * 4), scores.argmax(dim=-1))
 
 
 def test_choice_of_a_row_does_not_depend_on_its_neighbours() -> None:
     scores = torch.randn(len(MIXES), 40) * 3
     params = [SamplingParams(**mix) for mix in MIXES]
-    numbers = [uniform(seed, 0, 0) for seed in range(len(MIXES))]
+    times = list(times_of(len(MIXES), 40))
     alone = [
-        int(choose(scores[row : row + 1], [own], [number]))
-        for row, (own, number) in enumerate(zip(params, numbers, strict=True))
+        int(choose(scores[row : row + 1], [own], [time]))
+        for row, (own, time) in enumerate(zip(params, times, strict=True))
     ]
-    assert choose(scores, params, numbers).tolist() == alone
+    assert choose(scores, params, times).tolist() == alone
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize("noise", [0.1, 0.5, 1.0])
+def test_similar_distributions_mostly_give_the_same_token(scale: float, noise: float) -> None:
+    """At least with the probability of the theorem, and never more than any coupling can; 5 standard deviations of slack."""
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(400, generator=generator) * scale
+    target = scores.softmax(dim=-1)
+    draft = (scores + noise * torch.randn(400, generator=generator)).softmax(dim=-1)
+    distance = float((target - draft).abs().sum()) / 2
+    num_draws = 4000
+    times = times_of(num_draws, 400)
+    same = draw(target.expand(num_draws, -1), times) == draw(draft.expand(num_draws, -1), times)
+    slack = 5 * 0.5 / num_draws**0.5
+    assert (1 - distance) / (1 + distance) - slack <= float(same.float().mean()) <= 1 - distance + slack

@@ -105,3 +105,12 @@ def test_request_that_cannot_fit_fails_and_the_others_do_not(expected: list[tupl
             engine.generate("ab", sampling=SamplingParams(temperature=0.0, max_tokens=1500, ignore_eos=True))
         assert refused.value.needed_bytes > refused.value.max_bytes == 2 * one_request
         assert engine.generate(PROMPTS[0], sampling=GREEDY).token_ids == expected[0]
+
+
+def test_hundreds_of_queued_requests_take_no_more_cache_than_a_full_batch(expected: list[tuple[int, ...]]) -> None:
+    with make_trio("llama").engine(max_num_seqs=4, max_warm_prefixes=0) as engine:
+        engine.generate(PROMPTS[:4], sampling=GREEDY)
+        full_batch = kv_bytes(engine)
+        outputs = engine.generate([PROMPTS[index % len(PROMPTS)] for index in range(256)], sampling=GREEDY)
+        assert [output.token_ids for output in outputs] == [expected[index % len(expected)] for index in range(256)]
+        assert kv_bytes(engine) == full_batch
