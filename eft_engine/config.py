@@ -128,6 +128,34 @@ class TunedPair(Options):
         return value
 
 
+class JsonSchema(Options):
+    """The text is one JSON value that the schema (a mapping, JSON Schema 2020-12) accepts; `{}` accepts any."""
+
+    kind: Literal["json_schema"] = "json_schema"
+    json_schema: Mapping[str, Any] = Field(description="the schema")
+    whitespace: Literal["none", "spaces", "any"] = Field(
+        default="spaces",
+        description="between tokens: nothing; one space after commas and colons, as most models write; whatever the model likes",
+    )
+
+
+class Regex(Options):
+    r"""The whole text matches a regular expression (Rust's syntax, no look-around; `\\d` means any Unicode digit)."""
+
+    kind: Literal["regex"] = "regex"
+    pattern: str = Field(min_length=1, description="the expression")
+
+
+class Lark(Options):
+    """The text is a sentence of a context-free grammar in llguidance's Lark dialect, in which `%json {...}` embeds a schema."""
+
+    kind: Literal["lark"] = "lark"
+    grammar: str = Field(min_length=1, description="the grammar, with a rule named start")
+
+
+Grammar = JsonSchema | Regex | Lark
+
+
 class SamplingParams(Options):
     """How the next token is drawn from the composed distribution, and when to stop.
 
@@ -165,6 +193,11 @@ class SamplingParams(Options):
     )
     stop_token_ids: tuple[int, ...] = Field(default=(), description="token ids that end the text")
     ignore_eos: bool = Field(default=False, description="go on after an end-of-sequence token")
+    grammar: Grammar | None = Field(
+        default=None,
+        discriminator="kind",
+        description="what the text must look like; it is closed inside max_tokens wherever that is possible",
+    )
     logprobs: int | None = Field(
         default=None, ge=0, le=100, description="report log-probabilities with this many alternatives; None: do not"
     )

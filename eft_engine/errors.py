@@ -15,6 +15,7 @@
     ├── RequestError                  one request is wrong; the engine is fine (also a ValueError)
     │   ├── EmptyPromptError
     │   ├── ChatTemplateError
+    │   ├── InvalidGrammarError
     │   ├── ContextOverflowError
     │   ├── UnknownPairError
     │   └── InvalidWeightError
@@ -151,6 +152,10 @@ class EmptyPromptError(RequestError):
 
 class ChatTemplateError(RequestError):
     """The messages could not be rendered: no chat template, a malformed message, or the template refused them."""
+
+
+class InvalidGrammarError(RequestError):
+    """A schema, expression or grammar is malformed, or asks for something that cannot be enforced."""
 
 
 class ContextOverflowError(RequestError):

@@ -28,6 +28,7 @@ PARENTS: dict[str, str] = {
     "RequestError": "EFTError",
     "EmptyPromptError": "RequestError",
     "ChatTemplateError": "RequestError",
+    "InvalidGrammarError": "RequestError",
     "ContextOverflowError": "RequestError",
     "UnknownPairError": "RequestError",
     "InvalidWeightError": "RequestError",

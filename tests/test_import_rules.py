@@ -26,12 +26,12 @@ ALLOWED_PARTS = {
 }
 ALLOWED_LIBRARIES: dict[str, set[str]] = {
     "contracts": {"pydantic"},
-    "text": set(),
+    "text": {"llguidance"},
     "decoding": {"torch", "numpy"},
     "models": {"torch", "transformers", "peft", "safetensors", "huggingface_hub", "rich", "psutil"},
     "engine": {"torch"},
     "zoo": set(),
-    "cli": {"typer", "rich"},
+    "cli": {"typer", "rich", "matplotlib"},
 }
 ADAPTERS_NEED = {"backend", "messages", "tool_calls"}
 """What a file of eft_integrations may import from its neighbours; besides, a folder's files may import one another."""

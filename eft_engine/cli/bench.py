@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import os
 import platform
 import statistics
 import time
@@ -196,14 +198,10 @@ def _check_drafters(drafters: Sequence[str]) -> None:
 
 
 def _conditions(engine: Any, weights: Any, **sizes: int) -> dict[str, Any]:
-    import torch
-    import transformers
-
     return {
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        **{library: importlib.metadata.version(library) for library in ("torch", "transformers")},
         "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
+        "cpu_count": os.cpu_count(),
         "device": engine.config.device,
         "members": {
             member.name: {"source": member.source, "dtype": member.dtype} for member in engine.report().members

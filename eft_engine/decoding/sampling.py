@@ -71,6 +71,18 @@ def penalise(scores: Tensor, params: SamplingParams, history: History) -> None:
         scores[ids] += torch.tensor(list(inside.values()), device=scores.device, dtype=scores.dtype)
 
 
+def forbid(scores: Tensor, masks: Sequence[bytes]) -> None:
+    """Set the scores of tokens that a grammar does not allow to -inf, in place.
+
+    Args:
+        scores: `[rows, width]`.
+        masks: per row a bit per token id, the lowest bit of a byte first; 1 allows.
+    """
+    bits = np.frombuffer(b"".join(masks), dtype=np.uint8).reshape(len(masks), -1)
+    allowed = np.unpackbits(bits, axis=-1, bitorder="little")[:, : scores.shape[-1]]
+    scores.masked_fill_(~torch.from_numpy(allowed.view(np.bool_)).to(scores.device), -torch.inf)
+
+
 def warp(scores: Tensor, params: Sequence[SamplingParams]) -> Tensor:
     """Probabilities after temperature and filters.
 

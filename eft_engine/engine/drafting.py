@@ -16,7 +16,7 @@ from collections.abc import Sequence as Seq
 import torch
 from torch import Tensor
 
-from eft_engine.decoding.sampling import choose, needs_penalties, penalise
+from eft_engine.decoding.sampling import choose, forbid, needs_penalties, penalise
 from eft_engine.engine.acceptance import expected_tokens
 from eft_engine.engine.routing import Stream
 from eft_engine.engine.running import ForwardCosts, StreamRunner
@@ -73,20 +73,30 @@ class Drafter:
         self._policy = DraftPolicy(runner.costs)
 
     def draft(self, sequences: Seq[GenerationSequence]) -> None:
-        """Prompt lookup where it finds something, the tuned model for the rest."""
+        """What a grammar forces, else prompt lookup where it finds something, else the tuned model."""
         wanted: dict[GenerationSequence, int] = {}
         for sequence in sequences:
             sequence.clear_drafts()
-            if not self._look_up(sequence, len(sequences)):
+            if not self._take_forced(sequence) and not self._look_up(sequence, len(sequences)):
                 number = self._num_tuned_drafts(sequence, len(sequences))
                 if number:
                     wanted[sequence] = number
         self._draft_with_tuned(wanted)
 
+    def _take_forced(self, sequence: GenerationSequence) -> bool:
+        """Tokens that the grammar leaves no choice about need no forward pass to be guessed."""
+        if sequence.grammar is None or sequence.speculation.drafter == "none":
+            return False
+        sequence.drafts = sequence.grammar.forced()[: max(sequence.draft_limit, 0)]
+        sequence.drafted_by = sequence.forced_acceptance
+        return bool(sequence.drafts)
+
     def _look_up(self, sequence: GenerationSequence, batch_size: int) -> bool:
         if sequence.lookup is None:
             return False
         found = sequence.lookup.propose(sequence.draft_limit)
+        if sequence.grammar is not None:
+            found = sequence.grammar.valid_prefix(found)
         if not found:
             return False
         number = self._policy.num_drafts(
@@ -122,11 +132,14 @@ class Drafter:
             for row, sequence in enumerate(active):
                 if needs_penalties(sequence.sampling):
                     penalise(scores[row], sequence.sampling, sequence.history_after(len(sequence.drafts)))
+                if sequence.grammar is not None:
+                    forbid(scores[row : row + 1], sequence.grammar_masks()[-1:])
             token_ids, confidences = self._draw(scores, active)
             for sequence, token_id, confidence in zip(active, token_ids, confidences, strict=True):
                 sequence.drafts.append(token_id)
                 sequence.drafted_by = sequence.tuned_acceptance
-                if sequence.speculation.adaptive and confidence < sequence.speculation.min_confidence:
+                unsure = sequence.speculation.adaptive and confidence < sequence.speculation.min_confidence
+                if unsure or (sequence.grammar is not None and sequence.grammar.ends(token_id)):
                     wanted[sequence] = len(sequence.drafts)
             active = [sequence for sequence in active if len(sequence.drafts) < wanted[sequence]]
 

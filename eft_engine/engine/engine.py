@@ -35,6 +35,7 @@ from eft_engine.errors import ContextOverflowError, EFTError, EmptyPromptError, 
 from eft_engine.models.loading import Trio, load_trio, trio_from_models
 from eft_engine.models.planning import TrioPlan, member_names, plan_trio
 from eft_engine.outputs import EngineStats, GenerationDelta, NetworkStats, RequestOutput, ScoreOutput, TrioReport
+from eft_engine.text.grammar import GrammarCompiler
 from eft_engine.text.prompt import PromptTokenizers, RenderedPrompt, render_prompt
 from eft_engine.text.tokenizer import Tokenizer
 
@@ -74,6 +75,9 @@ class Engine:
         )
         self._tokenizer_lock = threading.Lock()
         self._eos_token_ids = frozenset().union(*(network.eos_token_ids for network in trio.networks))
+        self._grammars = GrammarCompiler(
+            self._tokenizer, width=trio.vocabulary.width, eos_token_ids=self._eos_token_ids
+        )
         self._totals = EngineTotals()
         stepper = Stepper(trio.vocabulary, self._tokenizer, device=trio.networks[0].device, totals=self._totals)
         drafts_adaptively = config.speculation.drafter != "none" and config.speculation.adaptive
@@ -446,6 +450,7 @@ class Engine:
         route = plan_route(self._trio, rendered, weights, composition)
         room = self._room(route)
         tokenizer = self._tokenizer
+        grammar = self._grammars.compile(sampling.grammar) if sampling.grammar is not None else None
 
         def make(emit: Callable[[Event], None]) -> Sequence:
             return GenerationSequence(
@@ -456,6 +461,7 @@ class Engine:
                 max_new_tokens=min(sampling.max_tokens, room),
                 eos_token_ids=self._eos_token_ids,
                 tokenizer=tokenizer,
+                grammar=grammar,
             )
 
         return make

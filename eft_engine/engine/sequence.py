@@ -31,6 +31,7 @@ from eft_engine.outputs import (
     Usage,
 )
 from eft_engine.text.detokenizer import IncrementalDetokenizer, StopStringFilter
+from eft_engine.text.grammar import GrammarState
 from eft_engine.text.tokenizer import Tokenizer
 
 Event = GenerationDelta | ScoreOutput | EFTError
@@ -155,6 +156,7 @@ class GenerationSequence(Sequence):
         max_new_tokens: int,
         eos_token_ids: frozenset[int],
         tokenizer: Tokenizer,
+        grammar: GrammarState | None,
     ) -> None:
         super().__init__(request)
         self.sampling = sampling
@@ -163,7 +165,11 @@ class GenerationSequence(Sequence):
         self._prompt_ids = prompt_ids
         self._counts: Counter[int] = Counter()
         self._max_new_tokens = max_new_tokens
-        self._stop_ids = frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else eos_token_ids)
+        self.grammar = grammar
+        ends = (
+            grammar is not None or not sampling.ignore_eos
+        )  # behind a complete sentence of a grammar nothing can follow
+        self._stop_ids = frozenset(sampling.stop_token_ids) | (eos_token_ids if ends else frozenset())
         self._detokenizer = IncrementalDetokenizer(tokenizer)
         self._stops = StopStringFilter(sampling.stop)
         self._text: list[str] = []
@@ -173,6 +179,7 @@ class GenerationSequence(Sequence):
         self.drafted_by: Acceptance | None = None
         self.last_drafted_at = 0
         self.lookup_acceptance = Acceptance(prior=0.6)
+        self.forced_acceptance = Acceptance(prior=0.95)
         self.tuned_acceptance = Acceptance(prior=0.7)
         self._kept: dict[Stream, list[tuple[Tensor, Tensor]]] = {}
         self._race_times: dict[int, Tensor] = {}  # of this step, by offset
@@ -219,6 +226,23 @@ class GenerationSequence(Sequence):
     def lookahead(self) -> list[int]:
         """The drafts."""
         return self.drafts
+
+    # ---- grammar -------------------------------------------------------------------------------------------------------
+
+    def grammar_masks(self) -> list[bytes]:
+        """What may come at the next position and behind each draft (see `GrammarState.masks`)."""
+        assert self.grammar is not None, "only sequences with a grammar have masks"
+        return self.grammar.masks(self.drafts)
+
+    def in_time(self, token_ids: list[int]) -> list[int]:
+        """The target's tokens behind 0, 1, ... drafts, each replaced where the grammar's sentence could not be ended after it."""
+        if self.grammar is None:
+            return token_ids
+        left = self._max_new_tokens - len(self.output_ids)
+        return [
+            self.grammar.in_time(self.drafts[:offset], token_id, remaining=left - offset)
+            for offset, token_id in enumerate(token_ids)
+        ]
 
     # ---- verification --------------------------------------------------------------------------------------------------
 
@@ -270,16 +294,21 @@ class GenerationSequence(Sequence):
         self.clock.token()
         if logprobs is not None:
             self._logprobs.append(logprobs)
-        ended = token_id in self._stop_ids
         full = len(self.output_ids) == self._max_new_tokens
+        ended = token_id in self._stop_ids
+        complete = False
+        if self.grammar is not None and not ended:
+            self.grammar.commit(token_id)
+            complete = self.grammar.is_complete or (full and self.grammar.is_accepting)
         text = "" if ended else self._detokenizer.add([token_id])
-        if ended or full:
+        if ended or full or complete:
             text += self._detokenizer.flush()
         piece = self._stops.add(text)
         stop_reason: str | int | None = piece.stop
         if stop_reason is None and ended:
             stop_reason = token_id
-        finish_reason: FinishReason | None = "stop" if stop_reason is not None else "length" if full else None
+        stopped = complete or stop_reason is not None
+        finish_reason: FinishReason | None = "stop" if stopped else "length" if full else None
         text = piece.text
         if finish_reason is not None and piece.stop is None:
             text += self._stops.flush()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from eft_engine.decoding.composition import compose, keep_tuned_outside_nucleus
-from eft_engine.decoding.sampling import choose, needs_penalties, penalise
+from eft_engine.decoding.sampling import choose, forbid, needs_penalties, penalise
 from eft_engine.engine.drafting import Drafter
 from eft_engine.engine.metrics import EngineTotals
 from eft_engine.engine.running import StreamRunner
@@ -166,6 +166,11 @@ class Stepper:
                 # The repetition penalty depends on the sign of a score, so it wants the scale of the logits back.
                 own[index] += (evaluation.coefficients[row] * evaluation.normalisers[row]).sum()
                 penalise(own[index], sequence.sampling, sequence.history_after(offset))
+        start = 0
+        for sequence, rows in generating:
+            if sequence.grammar is not None:
+                forbid(own[start : start + len(rows)], sequence.grammar_masks()[: len(rows)])
+            start += len(rows)
         params = [sequence.sampling for sequence, _, _ in wanted]
         times = [sequence.race_times(offset, self._runner.width) for sequence, _, offset in wanted]
         drawn: list[int] = choose(own, params, times).tolist()
@@ -176,8 +181,9 @@ class Stepper:
             start = span.stop
             token_ids = [drawn[index] for index in span if all(possible[span.start : index + 1])]
             if not token_ids:
-                self._fail(sequence, "no token is possible, the logit bias forbids all of them")
+                self._fail(sequence, "no token is possible, the logit bias or the grammar forbids all of them")
                 continue
+            token_ids = sequence.in_time(token_ids)
             token_ids = token_ids[: sequence.num_verified(token_ids)]
             logprobs = [
                 self._token_logprobs(evaluation, scores, sequence, row, token_id)

@@ -1,0 +1,174 @@
+"""Grammar states: what is allowed, what is forced, and the way to an end inside a budget."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from eft_engine import JsonSchema, Lark, Regex
+from eft_engine.errors import InvalidGrammarError
+from eft_engine.text.grammar import GrammarCompiler, GrammarState
+from tests.toy import END_ID, make_tokenizer
+
+TOKENIZER = make_tokenizer()
+COMPILER = GrammarCompiler(TOKENIZER, width=END_ID + 1, eos_token_ids=frozenset([END_ID]))
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+def ids(text: str) -> list[int]:
+    """Token ids, one per byte."""
+    return TOKENIZER.encode(text, add_special_tokens=False)
+
+
+def after(text: str, grammar: JsonSchema | Regex | Lark) -> GrammarState:
+    """The state behind a text."""
+    state = COMPILER.compile(grammar)
+    for token_id in ids(text):
+        state.commit(token_id)
+    return state
+
+
+def allowed(state: GrammarState) -> set[str]:
+    """Texts of the tokens that may come next."""
+    (mask,) = state.masks([])
+    return {
+        TOKENIZER.decode([token_id], skip_special_tokens=False)
+        for token_id in range(END_ID + 1)
+        if mask[token_id // 8] >> token_id % 8 & 1
+    }
+
+
+def test_only_what_the_grammar_continues_with_is_allowed() -> None:
+    assert allowed(after("", Regex(pattern="[ab]c|d"))) == {"a", "b", "d"}
+    assert allowed(after("a", Regex(pattern="[ab]c|d"))) == {"c"}
+
+
+def test_end_is_allowed_exactly_where_the_text_is_complete() -> None:
+    end = TOKENIZER.decode([END_ID], skip_special_tokens=False)
+    state = after("a", Regex(pattern="a(bc)?"))
+    assert allowed(state) == {"b", end}
+    assert state.is_accepting
+    assert not state.is_complete
+    state = after("abc", Regex(pattern="a(bc)?"))
+    assert state.is_complete
+    assert after("ab", Regex(pattern="a(bc)?")).is_accepting is False
+
+
+def test_masks_behind_drafts_leave_the_state_as_it_was() -> None:
+    state = after("", JsonSchema(json_schema=PERSON))
+    before = state.masks([])
+    drafts = ids('{"name": "x", "age": 1}')
+    masks = state.masks(drafts)
+    assert len(masks) == len(drafts) + 1
+    for count, mask in enumerate(masks[:-1]):
+        assert mask == after(TOKENIZER.decode(drafts[:count]), JsonSchema(json_schema=PERSON)).masks([])[0]
+    assert state.masks([]) == before
+
+
+def test_end_token_among_drafts_is_not_fed_and_hides_what_follows() -> None:
+    state = after("a", Regex(pattern="a+"))
+    masks = state.masks([*ids("a"), END_ID, *ids("zz")])
+    assert len(masks) == 5
+    assert allowed(state) == {"a", TOKENIZER.decode([END_ID], skip_special_tokens=False)}
+    state.commit(END_ID)
+    assert state.valid_prefix(ids("aa")) == ids("aa")
+
+
+def test_drafts_are_cut_where_they_stop_being_valid() -> None:
+    state = after('{"na', JsonSchema(json_schema=PERSON))
+    assert state.valid_prefix(ids('me": "b", "ag?')) == ids('me": "b", "ag')
+    assert state.valid_prefix([]) == []
+    assert state.valid_prefix([END_ID, 65]) == []
+    assert state.valid_prefix([10**6]) == []
+
+
+def test_tokens_without_a_choice_are_forced() -> None:
+    assert TOKENIZER.decode(after("", JsonSchema(json_schema=PERSON)).forced()) == '{"name": "'
+    assert after("", Regex(pattern="[ab]+")).forced() == []
+    assert after("ab", Regex(pattern="ab")).forced() == []
+
+
+@pytest.mark.parametrize(
+    "text", ["", '{"name": "Ann', '{"name": "Ann\\', '{"name": "Ann\u00e9', '{"name": "", "age": 12']
+)
+def test_way_out_is_found_from_everywhere_and_followed_in_time(text: str) -> None:
+    """Feeding the replacement whenever there is one ends the text exactly inside the budget."""
+    grammar = JsonSchema(json_schema=PERSON)
+    budget = len(after(text, grammar)._way_out(256) or [])
+    for spare in range(3):
+        state, written = after(text, grammar), ids(text)
+        for remaining in range(budget + spare, 0, -1):
+            if state.is_complete:
+                break
+            (mask,) = state.masks([])
+            wished = max(token_id for token_id in range(END_ID) if mask[token_id // 8] >> token_id % 8 & 1)
+            token_id = state.in_time([], wished, remaining=remaining)
+            assert mask[token_id // 8] >> token_id % 8 & 1
+            state.commit(token_id)
+            written.append(token_id)
+        assert state.is_accepting
+        assert set(json.loads(TOKENIZER.decode(written))) == {"name", "age"}
+
+
+def test_budget_that_is_too_small_changes_nothing() -> None:
+    state = after('{"name": "', JsonSchema(json_schema=PERSON))
+    assert state.in_time([], ids("k")[0], remaining=3) == ids("k")[0]
+
+
+def test_large_budget_changes_nothing() -> None:
+    state = after('{"name": "', JsonSchema(json_schema=PERSON))
+    assert state.in_time(ids("abc"), ids("k")[0], remaining=500) == ids("k")[0]
+
+
+def test_complete_text_is_ended_rather_than_begun_again() -> None:
+    """Behind the last value the only continuation that fits is the end."""
+    state = after("a", Regex(pattern="a(bbbbb)?"))
+    assert state.in_time([], ids("b")[0], remaining=3) == END_ID
+    assert state.in_time([], ids("b")[0], remaining=5) == ids("b")[0]
+
+
+@pytest.mark.parametrize(
+    ("grammar", "reason"),
+    [
+        (JsonSchema(json_schema={"type": "array", "uniqueItems": True}), "uniqueItems"),
+        (JsonSchema(json_schema={"type": "thing"}), "thing"),
+        (JsonSchema(json_schema={"const": object()}), "serializable"),
+        (Regex(pattern="(?=a)b"), "look-around"),
+        (Regex(pattern="(a"), "unclosed"),
+        (Lark(grammar="start: nowhere"), "nowhere"),
+        (Lark(grammar="no rules here"), ""),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_enforced_is_refused_with_the_reason(grammar: JsonSchema | Regex | Lark, reason: str) -> None:
+    with pytest.raises(InvalidGrammarError, match="cannot be (enforced|read)") as refused:
+        COMPILER.compile(grammar)
+    assert reason in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("whitespace", "text"),
+    [("none", '{"name":"x","age":1}'), ("spaces", '{"name": "x", "age": 1}'), ("any", '{ "name" :\n"x","age":  1 }')],
+)
+def test_whitespace_is_as_asked(whitespace: str, text: str) -> None:
+    texts = {"none": '{"name":"x","age":1}', "spaces": '{"name": "x", "age": 1}', "any": '{ "name" :\n"x","age":  1 }'}
+    for kind, own in texts.items():
+        grammar = JsonSchema.model_validate({"json_schema": PERSON, "whitespace": whitespace})
+        fits = len(COMPILER.compile(grammar).valid_prefix(ids(own))) == len(ids(own))
+        assert fits == (own == text or whitespace == "any"), (kind, whitespace)
+
+
+def test_tokenizer_that_cannot_be_read_is_refused() -> None:
+    class Slow:
+        def get_vocab(self) -> dict[str, int]:
+            return {"a": 0}
+
+    compiler = GrammarCompiler(Slow(), width=1, eos_token_ids=frozenset())  # type: ignore[arg-type]
+    with pytest.raises(InvalidGrammarError, match="fast tokenizer"):
+        compiler.compile(Regex(pattern="a"))
