@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -130,7 +130,12 @@ def _as_text(message: Message, notation: ToolNotation) -> Message:
 
 
 def call_grammar(
-    tools: Sequence[Tool], choice: ToolChoice, notation: ToolNotation, added_tokens: set[str]
+    tools: Sequence[Tool],
+    choice: ToolChoice,
+    notation: ToolNotation,
+    added_tokens: set[str],
+    *,
+    response_schema: Mapping[str, Any] | None = None,
 ) -> str | None:
     """A Lark grammar that holds calls to the tools' schemas; None where text is free.
 
@@ -139,6 +144,7 @@ def call_grammar(
         choice: whether a call must come, and which.
         notation: how calls are written.
         added_tokens: texts that the tokenizer writes as one token of their own; grammars name those without quotes.
+        response_schema: where no call must come, the answer is a JSON value of this schema instead of free text.
     """
     chosen = [tool for tool in tools if choice.name in (None, tool.name)]
     if choice.mode == "none" or not chosen:
@@ -163,7 +169,10 @@ def call_grammar(
     call = f"call: {' '.join(parts)}\nobj: %json {schema}"
     several = choice.parallel and not notation.is_list and bool(notation.closing)
     if choice.mode != "auto":
-        return f"start: call{' ("\\n" call)*' if several else ''}\n{call}"
+        return f"start: {_calls(several=several)}\n{call}"
+    if response_schema is not None:
+        answer = json.dumps({**close_schema(response_schema), "x-guidance": COMPACT}, ensure_ascii=False)
+        return f"start: {_calls(several=several)} | answer\n{call}\nanswer: %json {answer}"
     if not notation.opening:  # a call is the whole text then
         return f"start: call | TEXT\nTEXT: /([^{{](.|\\n)*)?/\n{call}"
     return _auto_grammar(call, notation, added_tokens, several=several)

@@ -170,6 +170,12 @@ class Engine:
         return self._tokenizer
 
     @property
+    def chat_template(self) -> str | None:
+        """Text of the template that messages go through by default, the first tuned model's; None when it has none."""
+        template = self._tokenizers.tuned.chat_template
+        return template.get("default") if isinstance(template, dict) else template
+
+    @property
     def context_len(self) -> int:
         """Most tokens of prompt and output together: the smallest of the members' limits and of `max_context_len`."""
         limits = [network.context_len for network in self._trio.networks]
