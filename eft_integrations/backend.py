@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from eft_engine import errors
 from eft_engine.config import EngineConfig, JsonSchema, Lark, PromptOptions, SamplingParams, TunedPair
 from eft_engine.errors import InvalidOptionError
 from eft_engine.outputs import GenerationDelta, RequestOutput, TokenLogprobs, Usage
@@ -28,6 +29,19 @@ from eft_integrations.tool_calls import (
     knows_tools,
     notation_of,
 )
+
+__all__ = [
+    "SAMPLING_FIELDS",
+    "ChatBackend",
+    "ChatDelta",
+    "ChatRequest",
+    "ChatResult",
+    "EngineBackend",
+    "ScriptedBackend",
+    "TokenLogprobs",
+    "errors",
+    "shared_backend",
+]
 
 RewardWeights = float | Mapping[str, float] | None
 SAMPLING_FIELDS = frozenset(SamplingParams.model_fields) - {"grammar"}
@@ -91,6 +105,9 @@ class ChatBackend(Protocol):
     def token_ids(self, text: str) -> list[int]:
         """The text as tokens."""
 
+    def count_prompt_tokens(self, request: ChatRequest) -> int:
+        """Tokens of the prompt as it would be rendered."""
+
     def chat(self, request: ChatRequest) -> ChatResult:
         """The whole answer."""
 
@@ -128,6 +145,11 @@ class EngineBackend:
         return self._engine
 
     @property
+    def is_loaded(self) -> bool:
+        """Whether the engine is there already."""
+        return self._engine is not None
+
+    @property
     def model_name(self) -> str:
         """See `ChatBackend`."""
         return self._name
@@ -146,6 +168,11 @@ class EngineBackend:
     def token_ids(self, text: str) -> list[int]:
         """See `ChatBackend`."""
         return list(self.engine.tokenizer.encode(text, add_special_tokens=False))
+
+    def count_prompt_tokens(self, request: ChatRequest) -> int:
+        """See `ChatBackend`."""
+        asked = _Asked.of(request, self.engine)
+        return int(self.engine.count_prompt_tokens(asked.prompt, prompt_options=asked.options["prompt_options"]))
 
     def chat(self, request: ChatRequest) -> ChatResult:
         """See `ChatBackend`."""
@@ -431,6 +458,10 @@ class ScriptedBackend:
         """One token per word."""
         return list(range(len(text.split())))
 
+    def count_prompt_tokens(self, request: ChatRequest) -> int:
+        """Words of all messages."""
+        return sum(len(self.token_ids(message.content)) for message in request.messages)
+
     def chat(self, request: ChatRequest) -> ChatResult:
         """The next reply.
 
@@ -444,7 +475,7 @@ class ScriptedBackend:
                 )
             reply = self._replies[len(self.requests)]
             self.requests.append(request)
-        prompt = sum(len(self.token_ids(message.content)) for message in request.messages)
+        prompt = self.count_prompt_tokens(request)
         return ChatResult(
             content=reply.content,
             tool_calls=reply.tool_calls,

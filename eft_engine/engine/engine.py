@@ -181,6 +181,15 @@ class Engine:
         limits = [network.context_len for network in self._trio.networks]
         return min([*limits, self.config.max_context_len or limits[0]])
 
+    def count_prompt_tokens(self, prompt: Prompt, *, prompt_options: PromptOptions | None = None) -> int:
+        """Tokens of the longest rendering of a prompt, as `Usage.prompt_tokens` will report them.
+
+        Raises:
+            RequestError: the prompt is empty or malformed.
+        """
+        rendered = self._render(prompt, prompt_options or PromptOptions())
+        return max(len(rendered.base), len(rendered.tuned), len(rendered.reference))
+
     def report(self) -> TrioReport:
         """Members, what they share, bytes and vocabulary.
 

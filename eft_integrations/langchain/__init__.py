@@ -1,0 +1,16 @@
+"""LangChain: `EFTChatModel` wherever a chat model goes.
+
+from eft_integrations.langchain import EFTChatModel
+llm = EFTChatModel(preset="smollm2-json", reward_weights=0.5)
+"""
+
+from __future__ import annotations
+
+try:
+    import langchain_core  # noqa: F401  only to say what is missing
+except ImportError as error:
+    raise ImportError("EFTChatModel needs langchain-core; install it with: pip install 'eft[langchain]'") from error
+
+from eft_integrations.langchain.chat_model import EFTChatModel
+
+__all__ = ["EFTChatModel"]
