@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import json
 import threading
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -95,6 +96,10 @@ class ChatBackend(Protocol):
         """What reports and logs call the model."""
 
     @property
+    def identity(self) -> str:
+        """Differs between any two backends that may answer differently; caches rest on it."""
+
+    @property
     def weights(self) -> Mapping[str, float]:
         """The pairs' own weights."""
 
@@ -127,9 +132,11 @@ class EngineBackend:
     Args:
         load: makes the engine; called once, when it is first needed. It is not closed by this object.
         model_name: what reports and logs call the model.
+        identity: see `ChatBackend`; made up if it is not given.
     """
 
-    def __init__(self, load: Callable[[], Any], *, model_name: str) -> None:
+    def __init__(self, load: Callable[[], Any], *, model_name: str, identity: str | None = None) -> None:
+        self.identity = identity or uuid.uuid4().hex
         self._load = load
         self._name = model_name
         self._engine: Any = None
@@ -403,7 +410,7 @@ def shared_backend(
     key = json.dumps([preset, base, dumped, config.model_dump(mode="json")], sort_keys=True, default=str)
     with _SHARED_LOCK:
         if key not in _SHARED:
-            _SHARED[key] = EngineBackend(load, model_name=preset or str(base))
+            _SHARED[key] = EngineBackend(load, model_name=preset or str(base), identity=key)
         return _SHARED[key]
 
 
@@ -447,6 +454,7 @@ class ScriptedBackend:
         weights: Mapping[str, float] | None = None,
         context_len: int = 4096,
     ) -> None:
+        self.identity = uuid.uuid4().hex
         self.requests: list[ChatRequest] = []
         self._replies = [Message("assistant", reply) if isinstance(reply, str) else reply for reply in replies]
         self._lock = threading.Lock()

@@ -28,3 +28,27 @@ def weights(reward_weights: float | Mapping[str, float]) -> Iterator[None]:
 def current_weights() -> float | Mapping[str, float] | None:
     """The weights of the innermost `weights` block, or None."""
     return _CURRENT.get()
+
+
+def parse_alias(model: str) -> tuple[str, dict[str, float] | None]:
+    """A model's name and the weights that may be written behind it.
+
+    >>> parse_alias("eft@chat=0.5,json=1"), parse_alias("eft")
+    (('eft', {'chat': 0.5, 'json': 1.0}), ('eft', None))
+
+    Raises:
+        ValueError: what follows the @ is not a list of pair=weight.
+    """
+    name, found, listed = model.partition("@")
+    if not found:
+        return name, None
+    weights = {}
+    for item in listed.split(","):
+        pair, equals, value = item.partition("=")
+        try:
+            weights[pair.strip()] = float(value)
+        except ValueError:
+            equals = ""
+        if not (pair.strip() and equals):
+            raise ValueError(f"weights behind a model's name are written pair=number, got {item!r} in {model!r}")
+    return name, weights

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from langchain_core import exceptions
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -44,7 +44,7 @@ from eft_integrations.backend import (
 )
 from eft_integrations.langchain import convert
 from eft_integrations.tool_calls import ToolChoice
-from eft_integrations.weights import current_weights
+from eft_integrations.weights import current_weights, parse_alias
 
 RewardWeights = float | dict[str, float]
 WEIGHTS_KEY = "eft_reward_weights"
@@ -98,6 +98,9 @@ class EFTChatModel(BaseChatModel):
     top_logprobs: int | None = Field(default=None, description="and of this many alternatives")
     timeout: float | None = Field(default=None, description="seconds until a request is cancelled")
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict, description="variables of the chat template")
+    api_key: Any = Field(
+        default=None, exclude=True, repr=False, description="accepted for compatibility; nothing is sent"
+    )
     max_retries: int | None = Field(default=None, description="accepted for compatibility; local calls are not retried")
     streaming: bool = Field(default=False, description="invoke streams inside, so that callbacks see tokens")
 
@@ -150,7 +153,7 @@ class EFTChatModel(BaseChatModel):
             **{
                 name: getattr(self, name) for name in ("base", "tuned", "reference", "pairs", "preset", "engine_config")
             },
-            "backend": id(self._backend),
+            "backend": self._backend.identity,
             "reward_weights": self.reward_weights,
             **{name: getattr(self, name) for name in (*FIELDS_OF_SAMPLING, "stop", "logprobs", "top_logprobs")},
             "chat_template_kwargs": self.chat_template_kwargs,
@@ -288,28 +291,24 @@ class EFTChatModel(BaseChatModel):
         Raises:
             ModelInvalidRequestError: an unknown keyword, or a value that cannot be used.
         """
-        options = dict(kwargs)
-        model = options.pop("model", None)
-        if model is not None and model != self.model_name:
-            raise exceptions.ModelNotFoundError(
-                f"this model serves {self.model_name!r}, not {model!r}; make an EFTChatModel for it"
-            )
-        for ignored in ("strict", "timeout", "stream_usage", "ls_structured_output_format"):
-            options.pop(ignored, None)
-        tools = convert.to_tools(options.pop("tools", None) or [])
-        choice, parallel = options.pop("tool_choice", None), options.pop("parallel_tool_calls", None)
-        weights = options.pop("reward_weights", None)
-        sampling = {name: value for name in FIELDS_OF_SAMPLING if (value := getattr(self, name)) is not None}
-        if "max_completion_tokens" in options:
-            options.setdefault("max_tokens", options.pop("max_completion_tokens"))
-        logprobs, top = options.pop("logprobs", self.logprobs), options.pop("top_logprobs", self.top_logprobs)
-        if logprobs:
-            sampling["logprobs"] = top or 0
-        template_variables = {**self.chat_template_kwargs, **(options.pop("chat_template_kwargs", None) or {})}
-        documents = tuple(options.pop("documents", None) or ())
-        stops = [*(self.stop or []), *(stop or [])]
-        response_format = options.pop("response_format", None)
         try:
+            options = dict(kwargs)
+            alias_weights = self._weights_of_alias(options.pop("model", None))
+            for ignored in ("strict", "timeout", "stream_usage", "ls_structured_output_format"):
+                options.pop(ignored, None)
+            tools = convert.to_tools(options.pop("tools", None) or [])
+            choice, parallel = options.pop("tool_choice", None), options.pop("parallel_tool_calls", None)
+            carried = (options.pop("reward_weights", None), alias_weights, self.reward_weights)
+            sampling = {name: value for name in FIELDS_OF_SAMPLING if (value := getattr(self, name)) is not None}
+            if "max_completion_tokens" in options:
+                options.setdefault("max_tokens", options.pop("max_completion_tokens"))
+            logprobs, top = options.pop("logprobs", self.logprobs), options.pop("top_logprobs", self.top_logprobs)
+            if logprobs:
+                sampling["logprobs"] = top or 0
+            template_variables = {**self.chat_template_kwargs, **(options.pop("chat_template_kwargs", None) or {})}
+            documents = tuple(options.pop("documents", None) or ())
+            stops = [*(self.stop or []), *(stop or [])]
+            response_format = options.pop("response_format", None)
             unknown = sorted(set(options) - set(FIELDS_OF_SAMPLING))
             if unknown:
                 raise ValueError(
@@ -325,12 +324,22 @@ class EFTChatModel(BaseChatModel):
                     **{key: value for key, value in options.items() if value is not None},
                     "stop": stops,
                 },
-                reward_weights=weights if weights is not None else self.reward_weights,
+                reward_weights=next((weights for weights in carried if weights is not None), None),
                 template_variables=template_variables,
                 documents=documents,
             )
         except ValueError as error:
             raise exceptions.ModelInvalidRequestError(str(error)) from error
+
+    def _weights_of_alias(self, model: str | None) -> dict[str, float] | None:
+        """Weights out of `model="<name>@<pair>=<weight>,..."`, for callers that can set nothing but a model's name."""
+        name, weights = parse_alias(model or self.model_name)
+        if name != self.model_name:
+            raise exceptions.ModelNotFoundError(
+                f"this model is {self.model_name!r}, not {name!r}; make an EFTChatModel for the other one, or append "
+                f"weights to this name: {self.model_name}@pair=0.5"
+            )
+        return weights
 
     def _generate(
         self,
@@ -344,7 +353,7 @@ class EFTChatModel(BaseChatModel):
             if run_manager and delta.text and self.streaming:
                 run_manager.on_llm_new_token(delta.text)
             result = delta.result
-        return self._as_result(result)
+        return self._as_result(result, kwargs)
 
     async def _agenerate(
         self,
@@ -358,7 +367,7 @@ class EFTChatModel(BaseChatModel):
             if run_manager and delta.text and self.streaming:
                 await run_manager.on_llm_new_token(delta.text)
             result = delta.result
-        return self._as_result(result)
+        return self._as_result(result, kwargs)
 
     def _stream(
         self,
@@ -368,7 +377,7 @@ class EFTChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         for delta in self._deltas(messages, stop, kwargs):
-            chunk = self._as_chunk(delta)
+            chunk = self._as_chunk(delta, kwargs)
             if run_manager:
                 run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
@@ -381,7 +390,7 @@ class EFTChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         async for delta in self._adeltas(messages, stop, kwargs):
-            chunk = self._as_chunk(delta)
+            chunk = self._as_chunk(delta, kwargs)
             if run_manager:
                 await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
@@ -418,19 +427,19 @@ class EFTChatModel(BaseChatModel):
             finally:
                 await deltas.aclose()  # type: ignore[attr-defined]
 
-    def _as_result(self, result: ChatResult | None) -> LangChainResult:
+    def _as_result(self, result: ChatResult | None, kwargs: dict[str, Any]) -> LangChainResult:
         assert result is not None, "the last piece of a stream carries the result"
-        message = convert.to_ai_message(result, self.model_name)
+        message = convert.to_ai_message(result, kwargs.get("model") or self.model_name)
         info = {"finish_reason": result.finish_reason}
         return LangChainResult(generations=[ChatGeneration(message=message, generation_info=info)])
 
-    def _as_chunk(self, delta: Any) -> ChatGenerationChunk:
+    def _as_chunk(self, delta: Any, kwargs: dict[str, Any]) -> ChatGenerationChunk:
         if delta.result is None:
             return ChatGenerationChunk(message=AIMessageChunk(**convert.to_chunk_fields(delta)))
         last = AIMessageChunk(
             content="",
             usage_metadata=convert.usage_metadata(delta.result),
-            response_metadata=convert.response_metadata(delta.result, self.model_name),
+            response_metadata=convert.response_metadata(delta.result, kwargs.get("model") or self.model_name),
             chunk_position="last",
         )
         return ChatGenerationChunk(message=last)
@@ -461,7 +470,8 @@ class EFTChatModel(BaseChatModel):
             kwargs["tool_choice"] = tool_choice
         if parallel_tool_calls is not None:
             kwargs["parallel_tool_calls"] = parallel_tool_calls
-        return self.bind(tools=formatted, **kwargs)
+        bound: Runnable[LanguageModelInput, AIMessage] = self.bind(tools=formatted, **kwargs)
+        return bound
 
     def with_structured_output(
         self,
@@ -512,11 +522,14 @@ class EFTChatModel(BaseChatModel):
                     "json_schema": {"name": json_schema.get("title", "answer"), "schema": json_schema},
                 }
                 llm = self.bind(response_format=wanted, ls_structured_output_format=described, **kwargs)
-                parser = PydanticOutputParser(pydantic_object=schema) if is_pydantic else JsonOutputParser()  # type: ignore[type-var]
+                parser = JsonOutputParser()
+                if is_pydantic:
+                    parser = PydanticOutputParser(pydantic_object=cast("Any", schema))
             case _:
                 raise ValueError(f"method must be json_schema, function_calling or json_mode, got {method!r}")
+        chain: Runnable[LanguageModelInput, Any] = llm | parser
         if not include_raw:
-            return llm | parser
+            return chain
         parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
         failed = RunnablePassthrough.assign(parsed=lambda _: None)
         return RunnableMap(raw=llm) | parsed.with_fallbacks([failed], exception_key="parsing_error")

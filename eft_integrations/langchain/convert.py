@@ -96,11 +96,10 @@ def to_response_schema(response_format: Any) -> Mapping[str, Any] | None:
     match response_format:
         case None | {"type": "text"}:
             return None
-        case {"type": "json_object", **rest}:
-            schema: Mapping[str, Any] = rest.get("schema") or {"type": "object"}
-            return schema
+        case {"type": "json_object"}:
+            return {"type": "object"}
         case {"type": "json_schema", "json_schema": {"schema": Mapping() as schema}}:
-            return schema
+            return dict(schema)
         case {"type": "json_schema"}:
             raise ValueError(f"response_format json_schema needs json_schema.schema, got {response_format!r}")
     return convert_to_json_schema(response_format)
