@@ -11,9 +11,11 @@ import dataclasses
 import json
 import threading
 import uuid
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
+from weakref import WeakKeyDictionary
 
 from eft_engine import errors
 from eft_engine.config import EngineConfig, JsonSchema, Lark, PromptOptions, SamplingParams, TunedPair
@@ -40,6 +42,7 @@ __all__ = [
     "EngineBackend",
     "ScriptedBackend",
     "TokenLogprobs",
+    "backend_of",
     "errors",
     "shared_backend",
 ]
@@ -372,7 +375,23 @@ class _AnswerReader:
 # ---- shared engines ------------------------------------------------------------------------------------------------------
 
 _SHARED: dict[str, EngineBackend] = {}
+_OF_ENGINES: WeakKeyDictionary[Any, EngineBackend] = WeakKeyDictionary()
 _SHARED_LOCK = threading.Lock()
+
+
+def backend_of(engine: Any) -> EngineBackend:
+    """The backend of an engine that is already loaded, one and the same for all who ask."""
+    with _SHARED_LOCK:
+        if engine not in _OF_ENGINES:
+            reference = weakref.ref(engine)
+            _OF_ENGINES[engine] = EngineBackend(lambda: _alive(reference), model_name="eft")
+        return _OF_ENGINES[engine]
+
+
+def _alive(reference: weakref.ref[Any]) -> Any:
+    engine = reference()
+    assert engine is not None, "whoever asks holds the engine"
+    return engine
 
 
 def shared_backend(

@@ -39,6 +39,7 @@ from eft_integrations.backend import (
     ChatRequest,
     ChatResult,
     EngineBackend,
+    backend_of,
     errors,
     shared_backend,
 )
@@ -117,8 +118,7 @@ class EFTChatModel(BaseChatModel):
         if self.backend is not None:
             self._backend = self.backend
         elif self.engine is not None:
-            engine = self.engine
-            self._backend = EngineBackend(lambda: engine, model_name="eft")
+            self._backend = backend_of(self.engine)
         else:
             self._backend = shared_backend(
                 base=self.base,
