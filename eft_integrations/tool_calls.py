@@ -267,6 +267,8 @@ class ToolCallReader:
         if self._call is not None:
             yield from self._call.finish()
             self._call = None
+        elif self._marker and self._held.startswith(self._marker):
+            yield InvalidToolCall(self._held, "the text ended at the beginning of a call")
         elif self._held.strip() and not self._in_list:
             yield self._held
         self._held = ""

@@ -31,7 +31,7 @@ from langchain_core.outputs import ChatResult as LangChainResult
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, RunnablePassthrough, ensure_config
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
-from pydantic import ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr
 
 from eft_integrations.backend import (
     SAMPLING_FIELDS,
@@ -108,8 +108,8 @@ class EFTChatModel(BaseChatModel):
     _backend: ChatBackend = PrivateAttr()
     _weights_ids: tuple[str, ...] = PrivateAttr(default=(WEIGHTS_KEY,))
 
-    @model_validator(mode="after")
-    def _choose_backend(self) -> EFTChatModel:
+    def model_post_init(self, context: Any, /) -> None:
+        """Choose the backend: before the profile is made, which asks it."""
         named = any((self.base, self.tuned, self.reference, self.pairs, self.preset))
         if sum((self.engine is not None, self.backend is not None, named)) > 1:
             raise ValueError(
@@ -128,7 +128,6 @@ class EFTChatModel(BaseChatModel):
                 preset=self.preset,
                 engine_config=self.engine_config,
             )
-        return self
 
     def with_weights(self, reward_weights: RewardWeights) -> EFTChatModel:
         """A copy with other weights that shares the engine; it keeps them through `bind_tools`, agents and graphs."""

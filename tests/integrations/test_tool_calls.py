@@ -218,7 +218,7 @@ def test_text_without_a_call_is_passed_on_whole(text: str, step: int) -> None:
 
 def test_cut_off_call_is_invalid_and_never_an_empty_one() -> None:
     whole = written(HERMES, ("add", {"a": 3}))
-    for end in range(whole.index("{") + 1, whole.index("}")):
+    for end in range(whole.index(">") + 1, whole.index("}")):
         pieces = read(HERMES, whole[:end], 4)
         assert summary(pieces)[1] == []
         assert [type(piece) for piece in pieces if not isinstance(piece, CallDelta)] == [InvalidToolCall]
