@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
+from weakref import WeakSet
 
 from eft_engine.engine.openmp import release_workers
 from eft_engine.engine.scheduler import Scheduler, StepPlan
@@ -13,6 +15,15 @@ from eft_engine.errors import EFTError, EngineClosedError, EngineStepError, KVCa
 from eft_engine.models.memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
+
+_OPEN: WeakSet[EngineWorker] = WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """A thread that is inside torch when the interpreter goes away aborts the process, so it must end before."""
+    for worker in list(_OPEN):
+        worker.close()
 
 
 class EngineWorker:
@@ -27,6 +38,7 @@ class EngineWorker:
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="eft-engine", daemon=True)
         self._thread.start()
+        _OPEN.add(self)
 
     def submit(self, sequences: list[Sequence]) -> None:
         """Queue sequences, all of them before the next step. The calling thread's idle OpenMP workers end.

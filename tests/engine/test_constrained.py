@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -119,7 +120,7 @@ def test_lark_with_an_embedded_schema(engine: Engine) -> None:
         grammar='start: "<call>" obj "</call>"\nobj: %json {"type": "object", "properties": {}, "additionalProperties": false}'
     )
     output = engine.generate("?", sampling=SamplingParams(temperature=1.0, seed=1, max_tokens=40, grammar=grammar))
-    assert output.text == "<call>{}</call>"
+    assert re.fullmatch(r"<call>\{\s*\}</call>", output.text)  # the schema leaves the space inside the braces free
 
 
 def test_budget_that_no_text_fits_into_ends_by_length(engine: Engine) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -196,3 +198,17 @@ def test_the_engine_answers_after_every_mistake(engine: Engine) -> None:
         with pytest.raises(kind if prompt != ["a", ""] else InvalidOptionError):
             list(engine.stream(prompt, **arguments))
         assert engine.generate("abc", sampling=GREEDY).token_ids == expected
+
+
+def test_program_that_does_not_close_its_engine_ends_cleanly() -> None:
+    """The engine's thread is in the middle of a step when the interpreter goes away."""
+    code = (
+        "from eft_engine import SamplingParams\n"
+        "from tests.toy import make_trio\n"
+        "engine = make_trio('llama').engine()\n"
+        "stream = engine.stream('abc', sampling=SamplingParams(max_tokens=200, ignore_eos=True))\n"
+        "next(stream)\n"
+        "print('done', flush=True)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (ran.returncode, ran.stdout) == (0, "done\n"), ran.stderr

@@ -1,7 +1,8 @@
 """A trio that answers: the tuned model has learned a few conversations by heart, base and reference know nothing.
 
-At weight 1 the composition speaks as the tuned model; at weight 0 it babbles. Learning takes seconds and happens when the tests
-that need answers begin, through the adapter's own rendering, so that prompts are exactly those of the tests.
+Every conversation to which LangChain's suites want an answer that is not empty is among them. At weight 1 the composition speaks
+as the tuned model; at weight 0 it babbles. Learning takes seconds and happens when the tests that need answers begin, through
+the adapter's own rendering, so that prompts are exactly those of the tests.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -75,6 +76,18 @@ JAPANESE = "Create a customer named 'こんにちは株式会社' (Hello Corpora
 
 LEARNED = [
     Learned([HumanMessage("Hello")], "Hello! How can I help?"),
+    Learned([HumanMessage("hello")], "Hello! How can I help?"),
+    Learned([HumanMessage("Hey")], "Hello! How can I help?"),
+    Learned([HumanMessage("hello"), AIMessage("hello"), HumanMessage("how are you")], "I am well."),
+    Learned(
+        [
+            *[SystemMessage("hello")] * 2,
+            *[HumanMessage("hello")] * 2,
+            *[AIMessage("hello")] * 2,
+            HumanMessage("how are you"),
+        ],
+        "I am well.",
+    ),
     Learned([HumanMessage("Tell me a joke about cats.")], "A cat sat down."),
     Learned(
         [HumanMessage("What is the value of magic_function(3)? Use the tool.")],
