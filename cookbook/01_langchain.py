@@ -48,7 +48,7 @@ def departures(place: str) -> str:
 
 @wrap_model_call
 def look_up_first(request: ModelRequest, handler: Callable[[ModelRequest], ModelResponse]) -> ModelResponse:
-    """A model of 135 million parameters rarely calls a tool by itself; a demanded call is certain, the grammar allows nothing else."""
+    """A model of 135 million parameters rarely calls a tool by itself; a demanded call is certain."""
     looked_up = any(message.type == "tool" for message in request.messages)
     return handler(request.override(tool_choice="none" if looked_up else "any"))
 
