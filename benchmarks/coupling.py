@@ -22,7 +22,8 @@ from torch import Tensor
 from benchmarks.report import finish
 from benchmarks.smollm2 import QUESTIONS, SeparateTrio, separate_trio
 from eft_engine import EngineConfig, SamplingParams
-from eft_engine.decoding.sampling import draw, race_times, warp
+from eft_engine.decoding.races import race_times
+from eft_engine.decoding.sampling import draw, warp
 
 
 def by_inverse_transform(target: Tensor, draft: Tensor) -> float:

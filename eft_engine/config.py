@@ -371,6 +371,9 @@ class EngineConfig(Options):
     speculation: SpeculationOptions = Field(
         default_factory=SpeculationOptions, description="drafting, unless a call has its own"
     )
+    cuda_graphs: bool = Field(
+        default=True, description="on a GPU: record forward passes of few tokens as CUDA graphs and replay them"
+    )
     self_check: bool = Field(
         default=True, description="compare each network with its plain forward pass when it is loaded"
     )

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from eft_engine.decoding.fusion import fused
+
 
 def member_coefficients(weights: Sequence[float], *, amplification: float = 1.0) -> list[float]:
     """Coefficient of every member for one row.
@@ -34,6 +36,7 @@ def member_coefficients(weights: Sequence[float], *, amplification: float = 1.0)
     return [base, *(value for weight in weights for value in (weight, -amplification * weight))]
 
 
+@fused
 def member_logprobs(logits: Tensor, masked_ids: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probabilities over the shared vocabulary.
 
@@ -51,6 +54,7 @@ def member_logprobs(logits: Tensor, masked_ids: Tensor) -> tuple[Tensor, Tensor]
     return scores - normalisers[:, None], normalisers
 
 
+@fused
 def compose(logprobs: Tensor, coefficients: Tensor) -> Tensor:
     """Unnormalised composed scores.
 

@@ -3,8 +3,8 @@
 Order (as in transformers and vLLM): penalties and logit bias, temperature, top-k, top-p, min-p. Each filter sees the distribution
 that the one before it left. Temperature 0 is an exact one-hot row.
 
-Draws are exponential races (equivalently Gumbel-max): every token has an exponential time by (seed, position, token), made by a
-counter-based generator, and the one with the smallest time / probability wins. A request's draw does not depend on what else is
+Draws are exponential races (equivalently Gumbel-max): every token has an exponential time by (seed, position, token), see
+`races`, and the one with the smallest time / probability wins. A request's draw does not depend on what else is
 in the batch, replaying a position gives the same token, and two similar distributions mostly give the same token from the same
 times: with probability at least (1 - d) / (1 + d) at total variation distance d (Daliri, Musco and Suresh 2025,
 arXiv 2408.07978). That is what drafting lives on.
@@ -21,11 +21,9 @@ from torch import Tensor
 
 from eft_engine.config import SamplingParams
 from eft_engine.decoding.composition import nucleus
+from eft_engine.transfer import upload
 
 FLOAT32 = torch.finfo(torch.float32)
-
-SALT_TARGET = 0
-"""Separates the draws from the composed distribution from any other use of a request's seed."""
 
 
 @dataclass(frozen=True)
@@ -57,18 +55,18 @@ def penalise(scores: Tensor, params: SamplingParams, history: History) -> None:
     width = scores.shape[0]
     if params.repetition_penalty != 1.0:
         seen = sorted({*history.prompt_ids, *history.output_counts})
-        ids = torch.tensor([token_id for token_id in seen if token_id < width], device=scores.device, dtype=torch.long)
+        ids = upload([token_id for token_id in seen if token_id < width], scores.device, dtype=torch.long)
         values = scores[ids]
         penalty = params.repetition_penalty
         scores[ids] = torch.where(values > 0, values / penalty, values * penalty)
     if (params.presence_penalty or params.frequency_penalty) and history.output_counts:
-        ids = torch.tensor(list(history.output_counts), device=scores.device)
-        counts = torch.tensor(list(history.output_counts.values()), device=scores.device, dtype=scores.dtype)
+        ids = upload(list(history.output_counts), scores.device)
+        counts = upload(list(history.output_counts.values()), scores.device, dtype=scores.dtype)
         scores[ids] -= params.presence_penalty + params.frequency_penalty * counts
     if params.logit_bias:
         inside = {token_id: bias for token_id, bias in params.logit_bias.items() if token_id < width}
-        ids = torch.tensor(list(inside), device=scores.device, dtype=torch.long)
-        scores[ids] += torch.tensor(list(inside.values()), device=scores.device, dtype=scores.dtype)
+        ids = upload(list(inside), scores.device, dtype=torch.long)
+        scores[ids] += upload(list(inside.values()), scores.device, dtype=scores.dtype)
 
 
 def forbid(scores: Tensor, masks: Sequence[bytes]) -> None:
@@ -80,7 +78,7 @@ def forbid(scores: Tensor, masks: Sequence[bytes]) -> None:
     """
     bits = np.frombuffer(b"".join(masks), dtype=np.uint8).reshape(len(masks), -1)
     allowed = np.unpackbits(bits, axis=-1, bitorder="little")[:, : scores.shape[-1]]
-    scores.masked_fill_(~torch.from_numpy(allowed.view(np.bool_)).to(scores.device), -torch.inf)
+    scores.masked_fill_(~upload(torch.from_numpy(allowed.view(np.bool_)), scores.device), -torch.inf)
 
 
 def warp(scores: Tensor, params: Sequence[SamplingParams]) -> Tensor:
@@ -95,7 +93,7 @@ def warp(scores: Tensor, params: Sequence[SamplingParams]) -> Tensor:
     """
 
     def column(values: list[float]) -> Tensor:
-        return torch.tensor(values, device=scores.device, dtype=torch.float32)[:, None]
+        return upload(values, scores.device, dtype=torch.float32)[:, None]
 
     temperatures = [row.temperature for row in params]
     # Measured from the best score, and with divisors that float32 can hold, no temperature makes a row NaN.
@@ -103,8 +101,9 @@ def warp(scores: Tensor, params: Sequence[SamplingParams]) -> Tensor:
     warped = (scores - scores.amax(dim=-1, keepdim=True)) / column(divisors)
     if any(row.top_k for row in params):
         width = scores.shape[-1]
-        top_k = torch.tensor([min(row.top_k or width, width) for row in params], device=scores.device)
-        best = warped.topk(int(top_k[top_k < width].max()) if bool((top_k < width).any()) else 1, dim=-1).values
+        limits = [min(row.top_k or width, width) for row in params]
+        top_k = upload(limits, scores.device)
+        best = warped.topk(max([limit for limit in limits if limit < width], default=1), dim=-1).values
         smallest = best.gather(-1, (top_k.clamp(max=best.shape[-1]) - 1)[:, None])
         warped = warped.masked_fill((warped < smallest) & (top_k < width)[:, None], -torch.inf)
     if any(row.top_p < 1.0 for row in params):
@@ -117,24 +116,10 @@ def warp(scores: Tensor, params: Sequence[SamplingParams]) -> Tensor:
         probs = probs / probs.sum(dim=-1, keepdim=True)
     greedy = [row for row, temperature in enumerate(temperatures) if temperature == 0.0]
     if greedy:
-        probs[greedy] = 0.0
-        probs[greedy, scores[greedy].argmax(dim=-1)] = 1.0
+        rows = upload(greedy, scores.device)
+        probs[rows] = 0.0
+        probs[rows, scores[rows].argmax(dim=-1)] = 1.0
     return probs
-
-
-def race_times(seed: int, position: int, width: int, *, salt: int = SALT_TARGET) -> Tensor:
-    """Exponential times with mean 1, `[width]` float32; each depends on seed, position, salt and its own index alone.
-
-    From 32 bits of Philox (Salmon et al. 2011) per token.
-
-    >>> race_times(7, 0, 3), race_times(7, 0, 2)
-    (tensor([0.4099, 0.9887, 0.7502]), tensor([0.4099, 0.9887]))
-    """
-    generator = np.random.Philox(key=seed, counter=[0, 0, position, salt])
-    bits = generator.random_raw((width + 1) // 2).astype("<u8", copy=False).view("<i4")[:width]
-    # Signed, as torch has no arithmetic for unsigned integers; the half keeps the uniform number off 0 and 1.
-    uniforms = torch.from_numpy(bits).to(torch.float64).add_(2.0**31 + 0.5).mul_(2.0**-32)
-    return uniforms.log_().neg_().to(torch.float32)
 
 
 def draw(probs: Tensor, times: Tensor) -> Tensor:
@@ -145,7 +130,7 @@ def draw(probs: Tensor, times: Tensor) -> Tensor:
 
     Args:
         probs: `[rows, width]`; at least one of each row is a normal positive number.
-        times: `[rows, width]`, see `race_times`.
+        times: `[rows, width]`, see `races.race_times`.
     """
     return (probs / times).argmax(dim=-1)
 
@@ -156,7 +141,7 @@ def choose(scores: Tensor, params: Sequence[SamplingParams], times: Sequence[Ten
     Args:
         scores: `[rows, width]`, unnormalised.
         params: one per row.
-        times: `[width]` per row, see `race_times`; rows of temperature 0 need none.
+        times: `[width]` per row, see `races.race_times`; rows of temperature 0 need none.
 
     Returns:
         Token ids `[rows]`.
@@ -164,7 +149,7 @@ def choose(scores: Tensor, params: Sequence[SamplingParams], times: Sequence[Ten
     token_ids = scores.argmax(dim=-1)
     sampled = [row for row, own in enumerate(params) if own.temperature > 0.0]
     if sampled:
-        probs = warp(scores[sampled], [params[row] for row in sampled])
+        probs = warp(scores[upload(sampled, scores.device)], [params[row] for row in sampled])
         own = [time for row in sampled if (time := times[row]) is not None]
-        token_ids[sampled] = draw(probs, torch.stack(own).to(probs.device, non_blocking=True))
+        token_ids[upload(sampled, scores.device)] = draw(probs, torch.stack(own))
     return token_ids

@@ -71,6 +71,8 @@ class Drafter:
     def __init__(self, runner: StreamRunner) -> None:
         self._runner = runner
         self._policy = DraftPolicy(runner.costs)
+        self.reads_drafts = runner.device.type == "cpu"
+        """Whether every draft is read as soon as it is drawn, which shows when to stop."""
 
     def draft(self, sequences: Seq[GenerationSequence]) -> None:
         """What a grammar forces, else prompt lookup where it finds something, else the tuned model."""
@@ -125,30 +127,48 @@ class Drafter:
         return 1 if since >= PROBE_INTERVAL and sequence.draft_limit else 0
 
     def _draft_with_tuned(self, wanted: dict[GenerationSequence, int]) -> None:
-        """Token by token, for all sequences that want another one together."""
+        """Token by token, for all sequences that want another one together.
+
+        On an accelerator drafts are left there: reading one would wait for it, and the next pass takes it from where it lies.
+        """
+        reads = self.reads_drafts or any(sequence.needs_drafts_read for sequence in wanted)
         active = list(wanted)
         while active:
             scores = self._next_scores(active)  # [active, width]
             for row, sequence in enumerate(active):
+                sequence.drafted_by = sequence.tuned_acceptance
                 if needs_penalties(sequence.sampling):
                     penalise(scores[row], sequence.sampling, sequence.history_after(len(sequence.drafts)))
                 if sequence.grammar is not None:
                     forbid(scores[row : row + 1], sequence.grammar_masks()[-1:])
             token_ids, confidences = self._draw(scores, active)
-            for sequence, token_id, confidence in zip(active, token_ids, confidences, strict=True):
-                sequence.drafts.append(token_id)
-                sequence.drafted_by = sequence.tuned_acceptance
-                unsure = sequence.speculation.adaptive and confidence < sequence.speculation.min_confidence
-                if unsure or (sequence.grammar is not None and sequence.grammar.ends(token_id)):
-                    wanted[sequence] = len(sequence.drafts)
+            if reads:
+                self._take_read(wanted, active, token_ids.tolist(), confidences.tolist())
+            else:
+                for sequence, token_id in zip(active, token_ids.unbind(), strict=True):
+                    sequence.add_unread_draft(token_id)
             active = [sequence for sequence in active if len(sequence.drafts) < wanted[sequence]]
 
-    def _draw(self, scores: Tensor, sequences: Seq[GenerationSequence]) -> tuple[list[int], list[float]]:
-        """One token per row, drawn with the times that the target will be drawn with, and its probability."""
-        times = [sequence.race_times(len(sequence.drafts), self._runner.width) for sequence in sequences]
+    def _take_read(
+        self,
+        wanted: dict[GenerationSequence, int],
+        active: Seq[GenerationSequence],
+        token_ids: Seq[int],
+        confidences: Seq[float],
+    ) -> None:
+        """Take a draft per sequence; one that its drafter is unsure of, or that ends a grammar's text, is the last one."""
+        for sequence, token_id, confidence in zip(active, token_ids, confidences, strict=True):
+            sequence.drafts.append(token_id)
+            unsure = sequence.speculation.adaptive and confidence < sequence.speculation.min_confidence
+            if unsure or (sequence.grammar is not None and sequence.grammar.ends(token_id)):
+                wanted[sequence] = len(sequence.drafts)
+
+    def _draw(self, scores: Tensor, sequences: Seq[GenerationSequence]) -> tuple[Tensor, Tensor]:
+        """One token per row, drawn with the times that the target will be drawn with, and its probability; both `[rows]`."""
+        width, device = self._runner.width, self._runner.device
+        times = [sequence.race_times(len(sequence.drafts), width, device) for sequence in sequences]
         token_ids = choose(scores, [sequence.sampling for sequence in sequences], times)
-        probs = scores.log_softmax(dim=-1).gather(-1, token_ids[:, None])[:, 0].exp()
-        return token_ids.tolist(), probs.tolist()
+        return token_ids, scores.log_softmax(dim=-1).gather(-1, token_ids[:, None])[:, 0].exp()
 
     def _next_scores(self, sequences: Seq[GenerationSequence]) -> Tensor:
         """Draft distribution of every sequence; the log-probabilities that it is made of are kept for the target."""
@@ -156,7 +176,7 @@ class Drafter:
         owners = {}
         for row, sequence in enumerate(sequences):
             for stream, coefficient in sequence.drafting_streams:
-                block = stream.pending_block(sequence.output_ids, sequence.drafts, max_logits=1)
+                block = stream.pending_block(sequence.output_ids, sequence.drafts, max_logits=1, unread=sequence.unread)
                 blocks.append((stream.network, block))
                 owners[block.slot] = (row, sequence, stream, coefficient)
                 sequence.count_forward(stream)

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from torch import Tensor
 
 from eft_engine.config import CompositionOptions, RewardWeights
 from eft_engine.decoding.composition import member_coefficients
@@ -64,11 +66,20 @@ class Stream:
         ]
         return Block(self.slot, token_ids, num_logits, self.adapter)
 
-    def pending_block(self, output_ids: Sequence[int], lookahead: Sequence[int], *, max_logits: int) -> Block:
-        """Feed everything that was not read yet, lookahead included; logits for its last tokens, at most `max_logits`."""
+    def pending_block(
+        self, output_ids: Sequence[int], lookahead: Sequence[int], *, max_logits: int, unread: Tensor | None = None
+    ) -> Block:
+        """Feed everything that was not read yet, lookahead included; logits for its last tokens, at most `max_logits`.
+
+        `unread` holds the lookahead where only the device knows it.
+        """
         fed = [*output_ids, *lookahead]
         num_tokens = self.num_pending(fed)
-        return self.block(fed, num_tokens=num_tokens, num_logits=min(num_tokens, max_logits))
+        block = self.block(fed, num_tokens=num_tokens, num_logits=min(num_tokens, max_logits))
+        num_unread = min(num_tokens, len(lookahead))
+        if unread is None or not num_unread:
+            return block
+        return replace(block, unread_ids=unread[-num_unread:])
 
     def rewind(self, output_ids: Sequence[int]) -> None:
         """Forget what was read beyond the committed tokens, and the last of these, which is read when the next is predicted."""

@@ -66,6 +66,7 @@ class StreamRunner:
         self._totals = totals
         self.masked_ids = torch.tensor(vocabulary.masked_ids, dtype=torch.long, device=device)
         self.costs = ForwardCosts()
+        self._streams: dict[LanguageModel, torch.cuda.Stream] = {}
 
     def calibrate(self, networks: Iterable[LanguageModel]) -> None:
         """Time passes of a few sizes, so that the first decisions about drafting are not guesses. The first pass of each size
@@ -93,9 +94,28 @@ class StreamRunner:
         """Feed blocks; yields, group by group, the blocks, their log-probabilities over the shared vocabulary
         `[sum of num_logits, width]` in float32, and the normalisers `[sum of num_logits]`.
         """
-        for network, group in _grouped(blocks):
-            logits = self._forward(network, group)[:, : self.width].to(self.device)
-            yield group, *member_logprobs(logits, self.masked_ids)
+        for group, logits in self._run(list(_grouped(blocks))):
+            yield group, *member_logprobs(logits[:, : self.width].to(self.device), self.masked_ids)
+
+    def _run(self, groups: list[tuple[LanguageModel, list[Block]]]) -> Iterator[tuple[list[Block], Tensor]]:
+        """Groups and their logits; on a GPU, networks run side by side, each in a stream of its own."""
+        if self.device.type != "cuda" or len({network for network, _ in groups}) < 2:
+            yield from ((group, self._forward(network, group)) for network, group in groups)
+            return
+        here = torch.cuda.current_stream(self.device)
+        done = []
+        for network, group in groups:
+            if network not in self._streams:
+                self._streams[network] = torch.cuda.Stream(network.device)  # type: ignore[no-untyped-call]
+            stream = self._streams[network]
+            stream.wait_stream(here)
+            with torch.cuda.stream(stream):
+                logits = self._forward(network, group)
+            logits.record_stream(here)
+            done.append((group, logits))
+        for stream in {self._streams[network] for network, _ in groups}:
+            here.wait_stream(stream)
+        yield from done
 
     def _forward(self, network: LanguageModel, group: list[Block]) -> Tensor:
         started = time.perf_counter()

@@ -11,11 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from eft_engine.config import CompositionOptions, SamplingParams, SpeculationOptions
 from eft_engine.decoding.prompt_lookup import PromptLookupIndex
-from eft_engine.decoding.sampling import History, race_times
+from eft_engine.decoding.races import race_times
+from eft_engine.decoding.sampling import History, needs_penalties
 from eft_engine.engine.acceptance import Acceptance
 from eft_engine.engine.metrics import Clock, EngineTotals, Outcome
 from eft_engine.engine.routing import Route, Stream, conservative_member, draft_route
@@ -36,6 +38,9 @@ from eft_engine.text.tokenizer import Tokenizer
 
 Event = GenerationDelta | ScoreOutput | EFTError
 """What a sequence tells its caller: pieces of an answer (the last one finished), a score, or why it failed."""
+
+PLACEHOLDER = 0
+"""Stands for a draft that only the device knows yet."""
 
 SCORE_BLOCK_LEN = 64
 """Completion tokens scored per step; bounds the logits held at once (tokens x members x vocabulary)."""
@@ -92,6 +97,11 @@ class Sequence:
     def lookahead(self) -> list[int]:
         """Tokens to feed after the committed ones in the next evaluation; logits are wanted for each of them too."""
         return []
+
+    @property
+    def unread(self) -> Tensor | None:
+        """The lookahead where only the device knows it yet; then `lookahead` has placeholders."""
+        return None
 
     def kept_rows(self, stream: Stream) -> list[tuple[Tensor, Tensor]]:
         """Log-probabilities and normaliser of positions that `stream` has already predicted for the next evaluation."""
@@ -176,6 +186,7 @@ class GenerationSequence(Sequence):
         self._logprobs: list[TokenLogprobs] = []
 
         self.drafts: list[int] = []
+        self._unread: list[Tensor] = []
         self.drafted_by: Acceptance | None = None
         self.last_drafted_at = 0
         self.lookup_acceptance = Acceptance(prior=0.6)
@@ -212,8 +223,30 @@ class GenerationSequence(Sequence):
     def clear_drafts(self) -> None:
         """Forget the drafts of the last step."""
         self.drafts = []
+        self._unread = []
         self.drafted_by = None
         self._kept.clear()
+
+    @property
+    def needs_drafts_read(self) -> bool:
+        """What may come next depends on the drafts in ways that are computed on the host."""
+        return self.grammar is not None or needs_penalties(self.sampling)
+
+    def add_unread_draft(self, token_id: Tensor) -> None:
+        """Draft a token, `[]`, whose value the host does not know before `read_drafts`."""
+        assert len(self._unread) == len(self.drafts), "a step's drafts are all read or all unread"
+        self._unread.append(token_id)
+        self.drafts.append(PLACEHOLDER)
+
+    @property
+    def unread(self) -> Tensor | None:
+        """Drafts that are still to be read, `[num_drafts]` on the device."""
+        return torch.stack(self._unread) if self._unread else None
+
+    def read_drafts(self, drafts: list[int]) -> None:
+        """Learn the values of the drafts."""
+        assert len(drafts) == len(self.drafts), "every draft has a value"
+        self.drafts, self._unread = drafts, []
 
     def keep_row(self, stream: Stream, logprobs: Tensor, normaliser: Tensor) -> None:
         """Keep what `stream` predicted while drafting; it is a member's part of the target at that position."""
@@ -246,14 +279,14 @@ class GenerationSequence(Sequence):
 
     # ---- verification --------------------------------------------------------------------------------------------------
 
-    def race_times(self, offset: int, width: int) -> Tensor | None:
+    def race_times(self, offset: int, width: int, device: torch.device) -> Tensor | None:
         """What decides the token `offset` positions after the committed ones, for the draft and for the target; see
-        `sampling.race_times`. None for greedy decoding.
+        `races.race_times`. None for greedy decoding.
         """
         if self.sampling.temperature == 0.0:
             return None
         if offset not in self._race_times:
-            self._race_times[offset] = race_times(self._seed, len(self.output_ids) + offset, width)
+            self._race_times[offset] = race_times(self._seed, len(self.output_ids) + offset, width, device=device)
         return self._race_times[offset]
 
     def history_after(self, num_drafts: int) -> History:

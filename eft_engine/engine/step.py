@@ -1,9 +1,13 @@
-"""One step of the engine: prefill, evaluate, choose, commit.
+"""One step of the engine: prefill, draft, evaluate, verify, commit.
 
 prefill    prompts that are too long for this step's evaluation read their next chunk
+draft      the next tokens are guessed, where that pays
 evaluate   every ready sequence: all its streams read what they have not, and give logits for their last token(s)
-choose     compose each row, sample the next token
+verify     compose each row, draw the target's tokens, compare the drafts with them
 commit     tokens become text, finished sequences tell their callers
+
+On an accelerator everything up to the draws is queued; the host reads once, what `verify` found. Beyond that it reads only for
+sequences that ask for log-probabilities, and for drafts under a grammar or penalties.
 """
 
 from __future__ import annotations
@@ -28,6 +32,10 @@ from eft_engine.models.language_model import Block, LanguageModel
 from eft_engine.outputs import PairScore, TokenLogprobs, TokenScore, TopToken
 from eft_engine.text.tokenizer import Tokenizer
 from eft_engine.text.vocabulary import SharedVocabulary
+from eft_engine.transfer import upload
+
+IMPOSSIBLE = -1
+"""Stands for a token where none was drawn."""
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +67,17 @@ class Evaluation:
         return scores
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What the host reads of a step: for every row whether it is a proper distribution, and the target's token there.
+
+    `token_ids` has None where nothing was drawn or no token is possible.
+    """
+
+    usable: list[bool]
+    token_ids: list[int | None]
+
+
 class Stepper:
     """Runs steps over the networks of one trio. Belongs to the engine's thread."""
 
@@ -82,9 +101,8 @@ class Stepper:
         self._drafter.draft([sequence for sequence in plan.ready if isinstance(sequence, GenerationSequence)])
         evaluation = self._evaluate(plan.ready)
         scores = evaluation.composed()
-        usable = self._usable_rows(evaluation, scores)
-        self._verify_and_commit(evaluation, scores, usable)
-        self._score_and_commit(evaluation, scores)
+        verdict = self._verify(evaluation, scores)
+        self._commit(evaluation, scores, verdict)
 
     def _prefill(self, works: Seq[PrefillWork]) -> None:
         blocks = []
@@ -102,13 +120,15 @@ class Stepper:
         kept: list[tuple[int, int, Tensor, Tensor]] = []
         num_rows = 0
         for sequence in sequences:
-            lookahead = sequence.lookahead()
+            lookahead, unread = sequence.lookahead(), sequence.unread
             own = range(num_rows, num_rows + 1 + len(lookahead))
             for stream in sequence.streams:
                 member = stream.members[0]
                 known = sequence.kept_rows(stream)
                 kept += [(own.start + index, member, *row) for index, row in enumerate(known)]
-                block = stream.pending_block(sequence.output_ids, lookahead, max_logits=len(own) - len(known))
+                block = stream.pending_block(
+                    sequence.output_ids, lookahead, max_logits=len(own) - len(known), unread=unread
+                )
                 assert block.num_logits == len(own) - len(known), "a stream predicts what it has not predicted yet"
                 blocks.append((stream.network, block))
                 places[block.slot] = (own.stop - block.num_logits, member)
@@ -117,50 +137,53 @@ class Stepper:
             num_rows = own.stop
 
         device, width = self._runner.device, self._runner.width
-        coefficients = torch.tensor(
-            [sequence.request.route.coefficients for sequence, own in rows for _ in own], device=device
-        )
+        coefficients = upload([sequence.request.route.coefficients for sequence, own in rows for _ in own], device)
         normalisers = torch.zeros(coefficients.shape, device=device)
         logprobs = torch.zeros(*coefficients.shape, width, device=device)  # [rows, members, width]
         for group, values, norms in self._runner.logprobs(blocks):
             row_ids = [places[block.slot][0] + offset for block in group for offset in range(block.num_logits)]
             member_ids = [places[block.slot][1] for block in group for _ in range(block.num_logits)]
-            logprobs[row_ids, member_ids] = values
-            normalisers[row_ids, member_ids] = norms
+            at = upload([row_ids, member_ids], device, dtype=torch.long)
+            logprobs[at[0], at[1]] = values
+            normalisers[at[0], at[1]] = norms
         for row, member, known_values, known_norm in kept:
             logprobs[row, member] = known_values
             normalisers[row, member] = known_norm
         return Evaluation(tuple(rows), logprobs, normalisers, coefficients)
 
-    def _usable_rows(self, evaluation: Evaluation, scores: Tensor) -> list[bool]:
-        """Which rows are proper distributions. A maximum that is finite rules out NaN, +inf and "everything forbidden".
-
-        A sequence whose next token has no distribution fails; a bad row after a draft only means that the draft leads nowhere.
-        """
+    def _verify(self, evaluation: Evaluation, scores: Tensor) -> Verdict:
+        """Draw the target's token at every row that generates, and read the draws, together with drafts that are still unread."""
         scores.index_fill_(-1, self._runner.masked_ids, -torch.inf)
-        best = scores.amax(dim=-1) + 0.0 * evaluation.normalisers.sum(dim=-1)
-        usable: list[bool] = best.isfinite().tolist()
-        for sequence, rows in evaluation.rows:
-            needed = rows if isinstance(sequence, ScoringSequence) else rows[:1]
-            if all(usable[row] for row in needed):
-                continue
-            finite = evaluation.normalisers[needed.start : needed.stop].isfinite().all(dim=0).tolist()
-            members = [name for name, fine in zip(sequence.request.member_names, finite, strict=True) if not fine]
-            reason = f"{', '.join(members)} returned NaN or infinite logits" if members else "no token is possible"
-            self._fail(sequence, reason)
-        return usable
-
-    def _verify_and_commit(self, evaluation: Evaluation, scores: Tensor, usable: list[bool]) -> None:
-        """Draw the target's token at every row, and commit those that the drafts before them lead to."""
+        # A maximum that is finite rules out NaN, +inf and "everything forbidden".
+        usable = (scores.amax(dim=-1) + 0.0 * evaluation.normalisers.sum(dim=-1)).isfinite()
         generating = [
-            (sequence, [row for row in rows if all(usable[rows.start : row + 1])])
-            for sequence, rows in evaluation.rows
-            if isinstance(sequence, GenerationSequence) and not sequence.finished
+            (sequence, rows) for sequence, rows in evaluation.rows if isinstance(sequence, GenerationSequence)
         ]
-        if not generating:
-            return
-        wanted = [(sequence, row, row - rows[0]) for sequence, rows in generating for row in rows]
-        own = scores[[row for _, row, _ in wanted]]  # [wanted rows, width], a copy
+        wanted = [(sequence, row, row - rows.start) for sequence, rows in generating for row in rows]
+        token_ids = torch.full((len(scores),), IMPOSSIBLE, device=scores.device)
+        if wanted:
+            own_rows = upload([row for _, row, _ in wanted], scores.device)
+            token_ids[own_rows] = self._draw(evaluation, scores[own_rows], generating, wanted)
+        unread = [(sequence, drafts) for sequence, _ in generating if (drafts := sequence.unread) is not None]
+        read = torch.cat([usable.long(), token_ids, *(drafts for _, drafts in unread)]).tolist()
+        start = 2 * len(scores)
+        for sequence, drafts in unread:
+            sequence.read_drafts(read[start : start + len(drafts)])
+            start += len(drafts)
+        drawn = read[len(scores) : 2 * len(scores)]
+        return Verdict(
+            usable=[bool(row) for row in read[: len(scores)]],
+            token_ids=[None if token_id == IMPOSSIBLE else token_id for token_id in drawn],
+        )
+
+    def _draw(
+        self,
+        evaluation: Evaluation,
+        own: Tensor,
+        generating: Seq[tuple[GenerationSequence, range]],
+        wanted: Seq[tuple[GenerationSequence, int, int]],
+    ) -> Tensor:
+        """Token ids `[rows]` for composed scores `own` `[rows, width]`, which are changed in place; see `_verify`."""
         for index, (sequence, row, offset) in enumerate(wanted):
             if needs_penalties(sequence.sampling):
                 # The repetition penalty depends on the sign of a score, so it wants the scale of the logits back.
@@ -169,31 +192,60 @@ class Stepper:
         start = 0
         for sequence, rows in generating:
             if sequence.grammar is not None:
-                forbid(own[start : start + len(rows)], sequence.grammar_masks()[: len(rows)])
+                forbid(own[start : start + len(rows)], sequence.grammar_masks())
             start += len(rows)
         params = [sequence.sampling for sequence, _, _ in wanted]
-        times = [sequence.race_times(offset, self._runner.width) for sequence, _, offset in wanted]
-        drawn: list[int] = choose(own, params, times).tolist()
-        possible: list[bool] = own.amax(dim=-1).isfinite().tolist()  # a logit bias may have forbidden everything
-        start = 0
-        for sequence, rows in generating:
-            span = range(start, start + len(rows))
-            start = span.stop
-            token_ids = [drawn[index] for index in span if all(possible[span.start : index + 1])]
-            if not token_ids:
-                self._fail(sequence, "no token is possible, the logit bias or the grammar forbids all of them")
-                continue
-            token_ids = sequence.in_time(token_ids)
-            token_ids = token_ids[: sequence.num_verified(token_ids)]
-            logprobs = [
-                self._token_logprobs(evaluation, scores, sequence, row, token_id)
-                for row, token_id in zip(rows, token_ids, strict=False)
-            ]
-            try:
-                sequence.commit(token_ids, logprobs)
-            except Exception as error:
-                logger.exception("a request could not take its tokens; it fails, the others go on")
-                sequence.fail_step(error)
+        times = [sequence.race_times(offset, self._runner.width, own.device) for sequence, _, offset in wanted]
+        possible = own.amax(dim=-1).isfinite()  # a logit bias or a grammar may have forbidden everything
+        return choose(own, params, times).masked_fill(~possible, IMPOSSIBLE)
+
+    def _commit(self, evaluation: Evaluation, scores: Tensor, verdict: Verdict) -> None:
+        """Tell every sequence what came of its rows.
+
+        A sequence whose next token has no distribution fails; a bad row after a draft only means that the draft leads nowhere.
+        """
+        for sequence, rows in evaluation.rows:
+            if isinstance(sequence, ScoringSequence):
+                if all(verdict.usable[row] for row in rows):
+                    self._commit_scores(evaluation, scores, sequence, rows)
+                else:
+                    self._fail_unusable(evaluation, sequence, rows)
+            elif isinstance(sequence, GenerationSequence):
+                if verdict.usable[rows.start]:
+                    self._commit_tokens(evaluation, scores, sequence, rows, verdict)
+                else:
+                    self._fail_unusable(evaluation, sequence, rows[:1])
+
+    def _commit_tokens(
+        self, evaluation: Evaluation, scores: Tensor, sequence: GenerationSequence, rows: range, verdict: Verdict
+    ) -> None:
+        """Commit the target's tokens up to the first one that a draft did not lead to."""
+        token_ids: list[int] = []
+        for row in rows:
+            token_id = verdict.token_ids[row]
+            if token_id is None or not verdict.usable[row]:
+                break
+            token_ids.append(token_id)
+        if not token_ids:
+            self._fail(sequence, "no token is possible, the logit bias or the grammar forbids all of them")
+            return
+        token_ids = sequence.in_time(token_ids)
+        token_ids = token_ids[: sequence.num_verified(token_ids)]
+        logprobs = [
+            self._token_logprobs(evaluation, scores, sequence, row, token_id)
+            for row, token_id in zip(rows, token_ids, strict=False)
+        ]
+        try:
+            sequence.commit(token_ids, logprobs)
+        except Exception as error:
+            logger.exception("a request could not take its tokens; it fails, the others go on")
+            sequence.fail_step(error)
+
+    def _fail_unusable(self, evaluation: Evaluation, sequence: Sequence, rows: range) -> None:
+        finite = evaluation.normalisers[rows.start : rows.stop].isfinite().all(dim=0).tolist()
+        members = [name for name, fine in zip(sequence.request.member_names, finite, strict=True) if not fine]
+        reason = f"{', '.join(members)} returned NaN or infinite logits" if members else "no token is possible"
+        self._fail(sequence, reason)
 
     def _fail(self, sequence: Sequence, reason: str) -> None:
         position = len(sequence.output_ids)
@@ -226,33 +278,28 @@ class Stepper:
     def _token_text(self, token_id: int) -> str:
         return str(self._tokenizer.decode([token_id], skip_special_tokens=False))
 
-    def _score_and_commit(self, evaluation: Evaluation, scores: Tensor) -> None:
-        """Read off the log-probabilities of given tokens."""
-        for sequence, rows in evaluation.rows:
-            if not isinstance(sequence, ScoringSequence) or sequence.finished:
-                continue
-            token_ids = sequence.next_ids()
-            span = slice(rows.start, rows.stop)
-            wanted = torch.tensor(token_ids, device=self._runner.device)[:, None]  # [rows, 1]
-            composed = scores[span].log_softmax(dim=-1).gather(-1, wanted)[:, 0].tolist()
-            by_member = evaluation.logprobs[span].gather(
-                -1, wanted[:, None].expand(-1, evaluation.logprobs.shape[1], -1)
-            )
-            owner = {member: stream.members[0] for stream in sequence.streams for member in stream.members}
-            values = [[row[owner[member]] for member in sorted(owner)] for row in by_member[:, :, 0].tolist()]
-            pairs = list(sequence.request.weights)
-            sequence.extend(
-                [
-                    TokenScore(
-                        token_id=token_id,
-                        token=self._token_text(token_id),
-                        base=member[0],
-                        composed=composed[index],
-                        pairs={
-                            name: PairScore(tuned=member[1 + 2 * pair], reference=member[2 + 2 * pair])
-                            for pair, name in enumerate(pairs)
-                        },
-                    )
-                    for index, (token_id, member) in enumerate(zip(token_ids, values, strict=True))
-                ]
-            )
+    def _commit_scores(self, evaluation: Evaluation, scores: Tensor, sequence: ScoringSequence, rows: range) -> None:
+        """Read off the log-probabilities of the given tokens."""
+        token_ids = sequence.next_ids()
+        span = slice(rows.start, rows.stop)
+        wanted = upload(token_ids, scores.device)[:, None]  # [rows, 1]
+        composed = scores[span].log_softmax(dim=-1).gather(-1, wanted)[:, 0].tolist()
+        by_member = evaluation.logprobs[span].gather(-1, wanted[:, None].expand(-1, evaluation.logprobs.shape[1], -1))
+        owner = {member: stream.members[0] for stream in sequence.streams for member in stream.members}
+        values = [[row[owner[member]] for member in sorted(owner)] for row in by_member[:, :, 0].tolist()]
+        pairs = list(sequence.request.weights)
+        sequence.extend(
+            [
+                TokenScore(
+                    token_id=token_id,
+                    token=self._token_text(token_id),
+                    base=member[0],
+                    composed=composed[index],
+                    pairs={
+                        name: PairScore(tuned=member[1 + 2 * pair], reference=member[2 + 2 * pair])
+                        for pair, name in enumerate(pairs)
+                    },
+                )
+                for index, (token_id, member) in enumerate(zip(token_ids, values, strict=True))
+            ]
+        )

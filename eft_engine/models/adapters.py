@@ -28,7 +28,7 @@ class AdapterSwitch:
         self._model = model
         self._rows: list[str] | None = None
         self._hooks: list[Any] = []
-        self._names: list[str] = []
+        self.names: list[str] = []
 
     def add(self, folder: Path, *, member: str) -> str:
         """Load an adapter from `folder` (adapter_config.json and adapter_model.safetensors); returns its name.
@@ -37,7 +37,7 @@ class AdapterSwitch:
             UnsafeWeightsError, CorruptWeightsError, UnsupportedAdapterError: see `check_adapter`.
         """
         check_adapter(folder, member=member)
-        name = f"adapter_{len(self._names)}"
+        name = f"adapter_{len(self.names)}"
         try:
             self._model.load_adapter(str(folder), adapter_name=name)
         except Exception as error:  # whatever PEFT finds wrong with these files means the same to the user
@@ -46,7 +46,7 @@ class AdapterSwitch:
                 member=member,
                 source=str(folder),
             ) from error
-        self._names.append(name)
+        self.names.append(name)
         self._model.eval()
         self._hook_new_layers()
         return name
@@ -77,9 +77,9 @@ class AdapterSwitch:
     def remove(self) -> None:
         """Take all adapters off the network."""
         self.remove_hooks()
-        for name in self._names:
+        for name in self.names:
             self._model.delete_adapter(name)
-        self._names.clear()
+        self.names.clear()
 
 
 def check_adapter(folder: Path, *, member: str) -> dict[str, Any]:

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from eft_engine.transfer import upload
+
 LENGTH_STEP = 256
 """Buffers grow to a multiple of this many positions (and at least by half), so that growing stays rare."""
 
@@ -66,6 +68,15 @@ class BatchLayout:
         unmasked = max(num_tokens) == 1 and min(ends) == max(ends)
         return cls(slots[0].index, write_positions, positions, max(ends), unmasked)
 
+    @classmethod
+    def at(cls, positions: Tensor, write_positions: Tensor, places: Tensor, *, window: int) -> BatchLayout:
+        """Layout over the slots from place 0 on whose positions are tensors on the device, `[rows, columns]`; `places` are
+        0, 1, ... as `[rows, 1]`.
+        """
+        layout = cls(0, write_positions, positions, window, unmasked=False)
+        layout._on_device[positions.device] = (places, write_positions)
+        return layout
+
     @property
     def num_rows(self) -> int:
         """Rows of the forward pass."""
@@ -80,7 +91,7 @@ class BatchLayout:
         """Slot and position of every written token, `[rows, 1]` and `[rows, columns]`, on `device`."""
         if device not in self._on_device:
             slots = self.first_slot + torch.arange(self.num_rows)
-            self._on_device[device] = (slots[:, None].to(device), self.write_positions.to(device))
+            self._on_device[device] = (upload(slots[:, None], device), upload(self.write_positions, device))
         return self._on_device[device]
 
     def mask(
@@ -97,7 +108,7 @@ class BatchLayout:
             return None
         key = (sliding_window, num_groups, dtype, device)
         if key not in self._masks:
-            query = self.positions.to(device)[:, None, :, None]  # [rows, 1, columns, 1]
+            query = upload(self.positions, device)[:, None, :, None]  # [rows, 1, columns, 1]
             keys = torch.arange(self.window, device=device)
             visible = keys <= query
             if sliding_window is not None:
@@ -125,6 +136,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         self.keys = key_states.new_zeros(size[0], key_states.shape[1], size[1], key_states.shape[3])
         self.values = value_states.new_zeros(size[0], value_states.shape[1], size[1], value_states.shape[3])
         self.is_initialized = True
+        self._cache.buffers_version += 1
 
     def fit(self) -> None:
         """Bring existing buffers to the size that the cache needs now, keeping what they hold."""
@@ -177,6 +189,8 @@ class SlotKVCache(Cache):  # type: ignore[misc]
         self.num_slots = 0
         self.max_len = 0
         self.layout: BatchLayout | None = None
+        self.buffers_version = 0
+        """Grows when buffers are made anew, at other addresses."""
         self._slots: list[KVSlot | None] = []
         super().__init__(layers=[SlotLayer(self) for _ in range(num_layers)])
 
@@ -232,8 +246,7 @@ class SlotKVCache(Cache):  # type: ignore[misc]
         self.num_slots = len(self._slots)
         self.max_len = 0
         self.reserve(max((slot.length for slot in self._slots if slot is not None), default=0))
-        for layer in self.layers:
-            layer.fit()
+        self.fit()
 
     @torch.inference_mode()
     def copy_prefix(self, source: KVSlot, target: KVSlot, length: int) -> None:
@@ -251,11 +264,18 @@ class SlotKVCache(Cache):  # type: ignore[misc]
             wanted = self.max_len + self.max_len // 2
             self.max_len = _rounded_len(max(needed_len, min(wanted, reserved) if reserved else wanted))
 
-    def arrange(self, slots: Sequence[KVSlot]) -> list[KVSlot]:
-        """Make these slots adjacent, moving as few as possible; returns them in their order in memory."""
+    def lengths(self, num_places: int) -> list[int]:
+        """Valid positions at the places 0, 1, ...; 0 at those that are free."""
+        held = [0 if slot is None else slot.length for slot in self._slots[:num_places]]
+        return held + [0] * (num_places - len(held))
+
+    def arrange(self, slots: Sequence[KVSlot], *, from_first: bool = False) -> list[KVSlot]:
+        """Make these slots adjacent, moving as few as possible, or put them at the places from 0 on; returns them in their order
+        in memory.
+        """
         wanted = set(slots)
         assert len(wanted) == len(slots), "a slot takes part once in a forward pass"
-        starts = range(len(self._slots) - len(slots) + 1)
+        starts = range(1 if from_first else len(self._slots) - len(slots) + 1)
         start = max(starts, key=lambda first: sum(slot in wanted for slot in self._slots[first : first + len(slots)]))
         places = range(start, start + len(slots))
         outside = [slot for slot in slots if slot.index not in places]
@@ -278,10 +298,14 @@ class SlotKVCache(Cache):  # type: ignore[misc]
             if slot is not None:
                 slot.index = index
 
-    def _buffers(self) -> list[Tensor]:
-        """All buffers, large enough for every slot: one that was allocated since the last write is part of them too."""
+    def fit(self) -> None:
+        """Bring the buffers to the size that is needed now."""
         for layer in self.layers:
             layer.fit()
+
+    def _buffers(self) -> list[Tensor]:
+        """All buffers, large enough for every slot: one that was allocated since the last write is part of them too."""
+        self.fit()
         return [buffer for layer in self.layers if layer.is_initialized for buffer in (layer.keys, layer.values)]
 
 

@@ -17,6 +17,8 @@ from eft_engine.models.adapters import AdapterSwitch
 from eft_engine.models.attention import ATTENTION_NAME, register_attention
 from eft_engine.models.kv_cache import BatchLayout, KVSlot, SlotKVCache
 from eft_engine.models.linear import restore_linear, use_few_rows_linear
+from eft_engine.models.recording import RecordedPasses, Recorder
+from eft_engine.transfer import upload
 
 SELF_CHECK_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 """Largest allowed difference of logits, relative to the largest logit; other dtypes: 0.1, as their rounding differs by path."""
@@ -30,6 +32,8 @@ class Block:
     token_ids: Sequence[int]
     num_logits: int
     adapter: str | None = None
+    unread_ids: Tensor | None = None
+    """The block's last tokens where only the device knows them yet; `token_ids` has placeholders there."""
 
 
 class LanguageModel:
@@ -42,12 +46,15 @@ class LanguageModel:
         model: on its device(s), any dtype; it is put into eval mode.
         name: what to call it in reports and errors.
         self_check: compare a small ragged run with the model's own forward pass.
+        recorder: record and replay passes of few tokens (see `recording`); None: do not. Networks with adapters are not recorded.
 
     Raises:
         UnsupportedModelError: the model has no output layer, or the engine's way of running it changes its logits.
     """
 
-    def __init__(self, model: PreTrainedModel, *, name: str, self_check: bool = True) -> None:
+    def __init__(
+        self, model: PreTrainedModel, *, name: str, self_check: bool = True, recorder: Recorder | None = None
+    ) -> None:
         self.name = name
         self.model = model.eval()
         text_config = model.config.get_text_config()
@@ -59,13 +66,16 @@ class LanguageModel:
         self.num_layers: int = text_config.num_hidden_layers
         self.device = model.get_input_embeddings().weight.device
         self.adapters = AdapterSwitch(model)
-        self._wanted: tuple[list[int], list[int]] | None = None
+        self._wanted: tuple[Tensor, Tensor] | None = None
         self._own_attention: str = model.config._attn_implementation
         register_attention()
         model.set_attn_implementation(ATTENTION_NAME)
         use_few_rows_linear(model)
         self._hook = output_layer.register_forward_pre_hook(self._keep_wanted)
         self.kv_cache = SlotKVCache(self.num_layers)
+        self.recorded: RecordedPasses | None = None
+        if recorder is not None:
+            self.recorded = RecordedPasses(self.kv_cache, self._run, recorder=recorder, device=self.device)
         if self_check:
             self._check()
 
@@ -104,47 +114,71 @@ class LanguageModel:
             block those after its last `num_logits` tokens, oldest first.
         """
         assert blocks, "a forward pass has at least one block"
-        slots = self.kv_cache.arrange([block.slot for block in blocks])
+        records = self.recorded is not None and not self.adapters.names
+        slots = self.kv_cache.arrange([block.slot for block in blocks], from_first=records)
         by_slot = {block.slot: block for block in blocks}
         rows = [by_slot[slot] for slot in slots]
         counts = [len(block.token_ids) for block in rows]
-        layout = BatchLayout.of(slots, counts)
-        self.kv_cache.reserve(layout.needed_len)
-        columns = max(counts)
-        input_ids = torch.tensor(
-            [[*block.token_ids, *[0] * (columns - count)] for block, count in zip(rows, counts, strict=True)],
-            device=self.device,
-        )  # [rows, columns], short rows padded on the right
         row_of = {slot: row for row, slot in enumerate(slots)}
         wanted = [
             (row_of[block.slot], len(block.token_ids) - block.num_logits + position)
             for block in blocks
             for position in range(block.num_logits)
         ]
-        self._wanted = ([row for row, _ in wanted], [column for _, column in wanted])
+        indices = upload([[row for row, _ in wanted], [column for _, column in wanted]], self.device, dtype=torch.long)
+        input_ids = self._input_ids(rows)
+        shape = self.recorded.shape_of(slots, counts) if self.recorded is not None and records else None
+        if self.recorded is not None and shape is not None:
+            logits = self.recorded.forward(shape, slots, input_ids, counts)[indices[0], indices[1]]
+        else:
+            layout = BatchLayout.of(slots, counts)
+            self.kv_cache.reserve(layout.needed_len)
+            self._wanted = (indices[0], indices[1])
+            self.adapters.set_rows([block.adapter for block in rows])
+            try:
+                logits = self._run(input_ids, upload(layout.positions, self.device), layout)[0]
+            finally:
+                self._wanted = None
+                self.adapters.set_rows(None)
+        for slot, count in zip(slots, counts, strict=True):
+            slot.length += count
+        return logits  # [wanted, width]
+
+    def _input_ids(self, rows: Sequence[Block]) -> Tensor:
+        """Token ids `[rows, columns]` on the device, short rows padded on the right."""
+        columns = max(len(block.token_ids) for block in rows)
+        input_ids = upload([[*block.token_ids, *[0] * (columns - len(block.token_ids))] for block in rows], self.device)
+        unread = [(row, block, block.unread_ids) for row, block in enumerate(rows) if block.unread_ids is not None]
+        if unread:
+            places = [
+                (row, len(block.token_ids) - back) for row, block, ids in unread for back in range(len(ids), 0, -1)
+            ]
+            at = upload([[row for row, _ in places], [column for _, column in places]], self.device)
+            input_ids[at[0], at[1]] = torch.cat([ids.to(self.device) for _, _, ids in unread])
+        return input_ids
+
+    def _run(self, input_ids: Tensor, position_ids: Tensor, layout: BatchLayout) -> Tensor:
+        """The model over its slots: logits `[rows, columns, width]`, or `[1, wanted, width]` while `_wanted` is set."""
         self.kv_cache.layout = layout
-        self.adapters.set_rows([block.adapter for block in rows])
         try:
             logits: Tensor = self.model(
                 input_ids=input_ids,
-                position_ids=layout.positions.to(self.device),
+                position_ids=position_ids,
                 past_key_values=self.kv_cache,
                 use_cache=True,
                 kv_layout=layout,
             ).logits
         finally:
-            self._wanted = None
             self.kv_cache.layout = None
-            self.adapters.set_rows(None)
-        for slot, count in zip(slots, counts, strict=True):
-            slot.length += count
-        return logits[0]  # [1, wanted, width] -> [wanted, width]
+        return logits
 
     def _keep_wanted(self, module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """Pre-hook of the output layer: multiply only the wanted hidden states with the vocabulary."""
         if self._wanted is None:
             return None
-        rows, columns = self._wanted
+        rows, columns = (
+            index.to(args[0].device) for index in self._wanted
+        )  # it may lie on another device than the first layer
         return (args[0][rows, columns][None], *args[1:])  # [1, wanted, hidden]
 
     @torch.inference_mode()
@@ -190,4 +224,5 @@ class LanguageModel:
         self.adapters.remove()
         restore_linear(self.model)
         self.model.set_attn_implementation(self._own_attention)
+        self.recorded = None
         self.kv_cache = SlotKVCache(self.num_layers)

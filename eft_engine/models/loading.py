@@ -25,6 +25,7 @@ from eft_engine.errors import (
 )
 from eft_engine.models.language_model import LanguageModel
 from eft_engine.models.planning import PlannedNetwork, TrioPlan
+from eft_engine.models.recording import recorder_for
 from eft_engine.text.tokenizer import Tokenizer
 from eft_engine.text.vocabulary import MemberVocabulary, SharedVocabulary, prove_vocabulary
 
@@ -68,7 +69,7 @@ def load_trio(plan: TrioPlan, config: EngineConfig) -> Trio:
         for planned in plan.networks.values():
             advance(planned)
             model = _load_model(planned)
-            networks[planned.name] = LanguageModel(model, name=planned.name, self_check=config.self_check)
+            networks[planned.name] = _network(model, planned.name, config)
         for member in plan.members.values():
             network, folder = networks[member.network], member.resolved.adapter
             if folder is not None and (member.network, folder) not in adapters:
@@ -96,9 +97,14 @@ def trio_from_models(
     networks: dict[int, LanguageModel] = {}
     for name, model in models.items():
         if id(model) not in networks:
-            networks[id(model)] = LanguageModel(model, name=name, self_check=config.self_check)
+            networks[id(model)] = _network(model, name, config)
     members = {name: TrioMember(name, networks[id(model)], None, tokenizers[name]) for name, model in models.items()}
     return Trio(members, vocabulary)
+
+
+def _network(model: PreTrainedModel, name: str, config: EngineConfig) -> LanguageModel:
+    recorder = recorder_for(model) if config.cuda_graphs else None
+    return LanguageModel(model, name=name, self_check=config.self_check, recorder=recorder)
 
 
 def _load_model(network: PlannedNetwork) -> PreTrainedModel:

@@ -1,0 +1,183 @@
+"""Forward passes that are recorded once and replayed: on a GPU, launching the kernels of a small network takes longer than running
+them, and a CUDA graph launches all of them at once.
+
+A recording has fixed shapes and reads its inputs from fixed places. So a pass is padded: to a number of rows (the slots from 0 on;
+rows that do not take part write behind their last valid position, where nothing is read), of columns, and of cached positions
+that may be read. Padding changes no result; short rows of ordinary passes are padded the same way.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from eft_engine.models.kv_cache import BatchLayout, KVSlot, SlotKVCache
+from eft_engine.transfer import upload
+
+logger = logging.getLogger(__name__)
+
+MAX_RECORDED_TOKENS = 128
+"""Larger passes keep a GPU busy for longer than their launches take."""
+
+MAX_RECORDINGS = 64
+"""Recordings kept per network, the least recently used go first; each holds memory for what happens inside it."""
+
+MIN_WINDOW = 256
+
+
+class Recorder(Protocol):
+    """Records what a function does to tensors."""
+
+    def record(self, run: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+        """Something that does it again, and where its result then lies."""
+
+
+class CudaGraphRecorder:
+    """CUDA graphs. Recordings of one network share memory, since they never run side by side."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def record(self, run: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+        """See `Recorder`. Libraries choose their kernels in ordinary runs before."""
+        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(stream):
+            for _ in range(2):
+                run()
+        torch.cuda.current_stream(self._device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            result = run()
+        return graph.replay, result
+
+
+def recorder_for(model: torch.nn.Module) -> Recorder | None:
+    """What records the passes of this model: CUDA graphs where all of it lies on one GPU, else nothing."""
+    devices = {parameter.device for parameter in model.parameters()}
+    (device, *others) = devices
+    return CudaGraphRecorder(device) if device.type == "cuda" and not others else None
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Padded rows, columns and readable positions of a pass."""
+
+    num_rows: int
+    num_columns: int
+    window: int
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A pass, the places that its inputs are copied to, and where its logits `[rows, columns, width]` lie."""
+
+    inputs: Tensor
+    """`[3, rows, columns]`: token ids, positions, and the positions that keys and values are written to."""
+    replay: Callable[[], object]
+    logits: Tensor
+
+
+class RecordedPasses:
+    """The recordings of one network, made when a shape is first met.
+
+    Args:
+        kv_cache: what the passes read and write; recordings end when its buffers move.
+        run: the network's forward pass over ids and positions `[rows, columns]` and a layout; logits `[rows, columns, width]`.
+        recorder: how passes are recorded.
+        device: where ids and positions are wanted.
+    """
+
+    def __init__(
+        self,
+        kv_cache: SlotKVCache,
+        run: Callable[[Tensor, Tensor, BatchLayout], Tensor],
+        *,
+        recorder: Recorder,
+        device: torch.device,
+    ) -> None:
+        self._kv_cache = kv_cache
+        self._run = run
+        self._recorder = recorder
+        self._device = device
+        self._recordings: OrderedDict[Shape, Recording] = OrderedDict()
+        self._buffers_version = -1
+        self.num_made = 0
+        self.num_replayed = 0
+
+    def shape_of(self, slots: Sequence[KVSlot], num_tokens: Sequence[int]) -> Shape | None:
+        """The recording that these slots, which lie from place 0 on, would use; None for passes that are too large for one."""
+        shape = Shape(
+            num_rows=min(_power_of_two(len(slots)), self._kv_cache.num_slots),
+            num_columns=_power_of_two(max(num_tokens)),
+            window=max(
+                MIN_WINDOW,
+                _power_of_two(max(slot.length + count for slot, count in zip(slots, num_tokens, strict=True))),
+            ),
+        )
+        return shape if shape.num_rows * shape.num_columns <= MAX_RECORDED_TOKENS else None
+
+    def forward(self, shape: Shape, slots: Sequence[KVSlot], token_ids: Tensor, num_tokens: Sequence[int]) -> Tensor:
+        """Run a pass; logits `[rows, columns, width]`, padding included, valid until the next pass.
+
+        Args:
+            shape: see `shape_of`.
+            slots: those that take part, at places 0, 1, ...
+            token_ids: `[rows, columns]` on the device, as many rows as slots.
+            num_tokens: how many columns of each row count.
+        """
+        lengths = self._kv_cache.lengths(shape.num_rows)
+        counts = [*num_tokens, *[1] * (shape.num_rows - len(slots))]
+        first = torch.tensor(lengths)[:, None]
+        write_positions = first + torch.arange(shape.num_columns)  # [rows, columns]
+        positions = torch.minimum(write_positions, first + torch.tensor(counts)[:, None] - 1)
+        self._kv_cache.reserve(max(shape.window, max(lengths) + shape.num_columns))
+        self._kv_cache.fit()
+        if self._buffers_version != self._kv_cache.buffers_version:
+            self._recordings.clear()
+            self._buffers_version = self._kv_cache.buffers_version
+        recording = self._recordings.get(shape)
+        if recording is None:
+            inputs = torch.zeros(3, shape.num_rows, shape.num_columns, dtype=torch.long, device=self._device)
+        else:
+            inputs = recording.inputs
+            self._recordings.move_to_end(shape)
+        inputs[1:].copy_(upload(torch.stack([positions, write_positions]), self._device), non_blocking=True)
+        inputs[0, : len(slots), : token_ids.shape[1]].copy_(token_ids, non_blocking=True)
+        if recording is None:
+            recording = self._record(shape, inputs)
+        recording.replay()
+        self.num_replayed += 1
+        return recording.logits
+
+    def _record(self, shape: Shape, inputs: Tensor) -> Recording:
+        places = torch.arange(shape.num_rows, device=self._device)[:, None]
+
+        def run() -> Tensor:
+            # A fresh layout each time, so that masks are computed inside of the recording, from the inputs of its replay.
+            layout = BatchLayout.at(inputs[1], inputs[2], places, window=shape.window)
+            return self._run(inputs[0], inputs[1], layout)
+
+        replay, logits = self._recorder.record(run)
+        if len(self._recordings) == MAX_RECORDINGS:
+            self._recordings.popitem(last=False)
+        recording = Recording(inputs, replay, logits)
+        self._recordings[shape] = recording
+        self.num_made += 1
+        return recording
+
+
+def _power_of_two(number: int) -> int:
+    """The smallest power of two that is at least `number`.
+
+    >>> [_power_of_two(number) for number in (1, 2, 3, 9)]
+    [1, 2, 4, 16]
+    """
+    return 1 << (number - 1).bit_length()

@@ -1,0 +1,152 @@
+"""Recorded passes give what ordinary passes give, whatever is replayed after what.
+
+CUDA graphs need a GPU. What they are strict about can be had without: `TapeRecorder` replays the tensor operations of one run,
+with every number that Python had computed baked in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from eft_engine import Engine, SamplingParams, SpeculationOptions
+from eft_engine.models import loading, recording
+from eft_engine.models.language_model import Block, LanguageModel
+from eft_engine.models.recording import RecordedPasses, Recorder, recorder_for
+from tests.toy import make_model, make_trio, naive_greedy
+
+PROMPTS = ["A", "Once upon a time there was", "naïve façade – déjà vu"]
+WEIGHTS = [0.5, 1.0, 2.0]
+MAX_TOKENS = 12
+
+
+class Tape(TorchDispatchMode):
+    """Notes every tensor operation, with the very tensors that it was given and gave back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._operations: list[tuple[Any, Any, Any, Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self._operations.append((func, args, kwargs or {}, result))
+        return result
+
+    def replay(self) -> None:
+        """Do all of it again, in the same memory."""
+        for func, args, kwargs, result in self._operations:
+            again = func(*args, **kwargs)
+            for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
+                if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():  # neither a view nor done in place
+                    old.copy_(new)
+
+
+class TapeRecorder:
+    """Replays the tensor operations of one run."""
+
+    def record(self, run: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+        """See `Recorder`."""
+        run()
+        with Tape() as tape:
+            result = run()
+        return tape.replay, result
+
+
+@pytest.fixture(autouse=True)
+def _record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines record, in windows small enough to meet two of them."""
+    monkeypatch.setattr(loading, "recorder_for", lambda model: TapeRecorder())
+    monkeypatch.setattr(recording, "MIN_WINDOW", 32)
+
+
+def recordings(engine: Engine) -> list[RecordedPasses]:
+    """Those of every network."""
+    found = [network.recorded for network in engine._trio.networks]
+    assert all(own is not None for own in found)
+    return [own for own in found if own is not None]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "gpt2"])
+def test_text_of_recorded_passes_equals_the_ten_line_loop(architecture: str) -> None:
+    trio = make_trio(architecture)
+    expected = [
+        naive_greedy(trio, trio.tokenizer.encode(prompt), weight=weight, max_tokens=MAX_TOKENS)
+        for prompt, weight in zip(PROMPTS, WEIGHTS, strict=True)
+    ]
+    greedy = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
+    with trio.engine(prefill_chunk_len=16, max_warm_prefixes=2) as engine:
+        outputs = engine.generate(PROMPTS, sampling=greedy, reward_weights=WEIGHTS)
+        assert [list(output.token_ids) for output in outputs] == expected
+        alone = engine.generate(PROMPTS[2], sampling=greedy, reward_weights=WEIGHTS[2])  # with warm slots around
+        assert list(alone.token_ids) == expected[2]
+        assert all(own.num_replayed > own.num_made > 1 for own in recordings(engine))
+
+
+def test_recording_is_replayed_and_not_made_again() -> None:
+    plain = SpeculationOptions(drafter="none")
+    sampling = SamplingParams(temperature=0.0, max_tokens=10, ignore_eos=True)
+    with make_trio("llama").engine(max_warm_prefixes=0) as engine:
+        engine.generate("abc", sampling=sampling, speculation=plain)
+        made = [own.num_made for own in recordings(engine)]
+        engine.generate("abd", sampling=sampling, speculation=plain)
+        assert [own.num_made for own in recordings(engine)] == made
+
+
+def test_idle_rows_of_a_recording_keep_what_they_hold() -> None:
+    """A pass over three slots is padded to four; the fourth holds a warm prompt of its own."""
+    model = make_model("llama", seed=3)
+    ids = [[(13 * row + 7 * column) % 250 for column in range(9)] for row in range(4)]
+
+    def run(recorder: Recorder | None) -> Tensor:
+        network = LanguageModel(model, name="toy", recorder=recorder)
+        slots = [network.kv_cache.allocate() for _ in range(4)]
+        network.forward([Block(slot, own[:5], 0) for slot, own in zip(slots, ids, strict=True)])
+        for column in (5, 6, 7):  # the fourth one waits
+            network.forward(
+                [Block(slot, own[column : column + 1], 1) for slot, own in zip(slots[:3], ids, strict=False)]
+            )
+        logits = network.forward([Block(slots[3], ids[3][5:], 4)])
+        network.release()
+        return logits
+
+    torch.testing.assert_close(run(TapeRecorder()), run(None), rtol=1e-4, atol=1e-4)
+
+
+def test_tokens_that_only_the_device_knows_are_fed_like_any_other() -> None:
+    model = make_model("llama", seed=3)
+
+    def run(blocks: Callable[[LanguageModel], list[Block]]) -> Tensor:
+        network = LanguageModel(model, name="toy")
+        logits = network.forward(blocks(network))
+        network.release()
+        return logits
+
+    known = run(
+        lambda own: [Block(own.kv_cache.allocate(), [5, 6, 7, 8], 2), Block(own.kv_cache.allocate(), [9, 3], 1)]
+    )
+    unread = run(
+        lambda own: [
+            Block(own.kv_cache.allocate(), [5, 6, 0, 0], 2, unread_ids=torch.tensor([7, 8])),
+            Block(own.kv_cache.allocate(), [9, 0], 1, unread_ids=torch.tensor([3])),
+        ]
+    )
+    assert torch.equal(known, unread)
+
+
+def test_large_passes_are_not_recorded() -> None:
+    network = LanguageModel(make_model("llama"), name="toy", recorder=TapeRecorder())
+    assert network.recorded is not None
+    made = network.recorded.num_made
+    network.forward([Block(network.kv_cache.allocate(), list(range(recording.MAX_RECORDED_TOKENS + 1)), 1)])
+    assert network.recorded.num_made == made
+    network.release()
+
+
+def test_models_on_a_cpu_are_not_recorded() -> None:
+    assert recorder_for(make_model("llama")) is None
