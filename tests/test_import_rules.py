@@ -28,7 +28,7 @@ ALLOWED_LIBRARIES: dict[str, set[str]] = {
     "contracts": {"pydantic"},
     "text": {"llguidance"},
     "decoding": {"torch", "numpy"},
-    "models": {"torch", "transformers", "peft", "safetensors", "huggingface_hub", "rich", "psutil"},
+    "models": {"torch", "transformers", "peft", "safetensors", "huggingface_hub", "rich", "psutil", "flash_attn"},
     "engine": {"torch"},
     "zoo": set(),
     "cli": {"typer", "rich", "matplotlib"},

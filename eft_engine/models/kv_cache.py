@@ -42,7 +42,8 @@ class BatchLayout:
     """Where the rows of one forward pass lie: adjacent slots from `first_slot`, and each token's position.
 
     `write_positions` are distinct per row, also in the padded columns of short rows; `positions` repeat a short row's last
-    position there. Both `[rows, columns]`. `window` is the number of cached positions that any row may read.
+    position there. Both `[rows, columns]`. `window` is the number of cached positions that the pass sees: every one that any row
+    writes, padded columns included.
     """
 
     first_slot: int
@@ -62,9 +63,9 @@ class BatchLayout:
         columns = torch.arange(max(num_tokens))
         write_positions = lengths[:, None] + columns  # [rows, columns]
         positions = torch.minimum(write_positions, (lengths + counts - 1)[:, None])
-        ends = [slot.length + count for slot, count in zip(slots, num_tokens, strict=True)]
-        unmasked = max(num_tokens) == 1 and min(ends) == max(ends)
-        return cls(slots[0].index, write_positions, positions, max(ends), unmasked)
+        lens = [slot.length for slot in slots]
+        unmasked = max(num_tokens) == 1 and min(lens) == max(lens)
+        return cls(slots[0].index, write_positions, positions, max(lens) + max(num_tokens), unmasked)
 
     @property
     def num_rows(self) -> int:
@@ -74,7 +75,7 @@ class BatchLayout:
     @property
     def needed_len(self) -> int:
         """Positions that a buffer must have, padded columns included."""
-        return int(self.write_positions[:, -1].max()) + 1
+        return self.window
 
     def indices(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Slot and position of every written token, `[rows, 1]` and `[rows, columns]`, on `device`."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from eft_engine.errors import UnsupportedModelError
 from eft_engine.models.adapters import AdapterSwitch
-from eft_engine.models.attention import ATTENTION_NAME, register_attention
+from eft_engine.models.attention_backends import use_attention
 from eft_engine.models.kv_cache import BatchLayout, KVSlot, SlotKVCache
 from eft_engine.models.linear import restore_linear, use_few_rows_linear
 
@@ -41,13 +41,17 @@ class LanguageModel:
     Args:
         model: on its device(s), any dtype; it is put into eval mode.
         name: what to call it in reports and errors.
+        attention: which of `ATTENTION_BACKENDS` computes its attention.
         self_check: compare a small ragged run with the model's own forward pass.
 
     Raises:
-        UnsupportedModelError: the model has no output layer, or the engine's way of running it changes its logits.
+        UnsupportedModelError: the model has no output layer, the attention backend cannot run it, or the engine's way of running
+            it changes its logits.
     """
 
-    def __init__(self, model: PreTrainedModel, *, name: str, self_check: bool = True) -> None:
+    kv_cache_type: ClassVar[type[SlotKVCache]] = SlotKVCache
+
+    def __init__(self, model: PreTrainedModel, *, name: str, attention: str = "sdpa", self_check: bool = True) -> None:
         self.name = name
         self.model = model.eval()
         text_config = model.config.get_text_config()
@@ -61,11 +65,10 @@ class LanguageModel:
         self.adapters = AdapterSwitch(model)
         self._wanted: tuple[list[int], list[int]] | None = None
         self._own_attention: str = model.config._attn_implementation
-        register_attention()
-        model.set_attn_implementation(ATTENTION_NAME)
+        self._attention = use_attention(attention, model, name=name)
         use_few_rows_linear(model)
         self._hook = output_layer.register_forward_pre_hook(self._keep_wanted)
-        self.kv_cache = SlotKVCache(self.num_layers)
+        self.kv_cache = self.kv_cache_type(self.num_layers)
         if self_check:
             self._check()
 
@@ -182,7 +185,7 @@ class LanguageModel:
         try:
             yield
         finally:
-            self.model.set_attn_implementation(ATTENTION_NAME)
+            self.model.set_attn_implementation(self._attention)
 
     def release(self) -> None:
         """Give the model back: own attention function, own linear layers, no hooks, no adapters of ours. The cache is dropped."""
@@ -190,4 +193,4 @@ class LanguageModel:
         self.adapters.remove()
         restore_linear(self.model)
         self.model.set_attn_implementation(self._own_attention)
-        self.kv_cache = SlotKVCache(self.num_layers)
+        self.kv_cache = self.kv_cache_type(self.num_layers)

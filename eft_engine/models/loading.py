@@ -96,7 +96,9 @@ def trio_from_models(
     networks: dict[int, LanguageModel] = {}
     for name, model in models.items():
         if id(model) not in networks:
-            networks[id(model)] = LanguageModel(model, name=name, self_check=config.self_check)
+            networks[id(model)] = LanguageModel(
+                model, name=name, attention=config.attention, self_check=config.self_check
+            )
     members = {name: TrioMember(name, networks[id(model)], None, tokenizers[name]) for name, model in models.items()}
     return Trio(members, vocabulary)
 
