@@ -1,9 +1,9 @@
 """Attention by the flash-attn package: it takes one length per row, so no mask is built and nothing behind a row's end is read.
 
-The kernel aligns queries to the end of a row's keys: with a length of n, the last of `columns` queries stands at position n - 1. Rows
-of one pass have different numbers of new tokens and are padded on the right, and the cache writes padded columns too. So a row's
-length is counted with its padding: then column c stands at the position it was written to, sees what lies up to there, and
-padded columns see more, which nobody reads.
+The kernel aligns queries to the end of a row's keys: with a length of n, the last query stands at position n - 1. Rows of one pass
+have different numbers of new tokens and are padded on the right, and the cache writes padded columns too. So a row's length is
+counted with its padding: then every column stands at the position it was written to and sees what lies up to there. What
+padded columns give, nobody reads.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def flash_attention(
     """Attention of new tokens over their slots; arguments, result and errors as for `slot_attention`."""
     from flash_attn import flash_attn_with_kvcache
 
-    _, positions = checked_layout(module, kv_layout, s_aux).indices(query.device)
+    positions = checked_layout(module, kv_layout, s_aux).indices(query.device)[1]  # [rows, columns]
     options = {} if softcap is None else {"softcap": softcap}  # older releases have no such parameter
     output = flash_attn_with_kvcache(
         query.transpose(1, 2),  # [rows, columns, heads, head_dim]

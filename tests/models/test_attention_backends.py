@@ -35,8 +35,8 @@ def flash_attn_with_kvcache(
     window_size: tuple[int, int] = (-1, -1),
     softcap: float = 0.0,
 ) -> Tensor:
-    """What flash-attn 2 documents for this function: query i of a row stands at key i + seqlen_k - seqlen_q, keys from `cache_seqlens`
-    on do not exist, a query that sees no key gives zeros, and strides are free except for the last dimension.
+    """What flash-attn 2 documents for this function: query i of a row stands at key i + seqlen_k - seqlen_q, keys behind
+    `cache_seqlens` do not exist, a query that sees no key gives zeros, and strides are free except for the last dimension.
     """
     assert q.dim() == k_cache.dim() == v_cache.dim() == 4
     assert k_cache.stride(-1) == v_cache.stride(-1) == 1
