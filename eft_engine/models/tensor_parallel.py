@@ -142,7 +142,7 @@ class MirroredKVCache(SlotKVCache):
 
 
 class ShardedLanguageModel(LanguageModel):
-    """The part of a network that one rank holds. While it is made, all ranks run the same passes on their own; then rank 0 leads."""
+    """The part of a network that one rank holds. While it is made, all ranks run the same passes unled; then rank 0 leads."""
 
     kv_cache_type = MirroredKVCache
     kv_cache: MirroredKVCache

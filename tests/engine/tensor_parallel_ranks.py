@@ -29,7 +29,6 @@ SHARED = "A long beginning that several prompts have in common, so that it is re
 PROMPTS = ["a", f"{SHARED}First?", "a prompt of some length", f"{SHARED}Second?", "xyz", f"{SHARED}First? And then?"]
 WEIGHTS = [0.0, 1.0, {"chat": 0.5}, -0.5, 2.0, 1.0]
 ROUNDS = {"gemma3": 1, "llama": 2}
-TIMEOUT_S = 6.0
 
 
 def arguments(folder: Path, architecture: str, *, tensor_parallel: bool = True, **config: Any) -> dict[str, Any]:
@@ -39,7 +38,7 @@ def arguments(folder: Path, architecture: str, *, tensor_parallel: bool = True, 
     return {
         "base": member,
         "pairs": {"chat": pair},
-        "config": EngineConfig(tensor_parallel_timeout_s=TIMEOUT_S, show_progress=False, **config),
+        "config": EngineConfig(show_progress=False, **config),
     }
 
 
@@ -140,7 +139,7 @@ def _exit_once_there(path: Path) -> None:
 
 def failing_leader(folder: Path) -> Any:
     """A pass fails on rank 0 when rank 1 has begun it. Rank 1 must end with an error, although rank 0 stays."""
-    own = arguments(folder, "llama")
+    own = arguments(folder, "llama", tensor_parallel_timeout_s=10.0)
     try:
         if Engine.follow(**own):
             return None

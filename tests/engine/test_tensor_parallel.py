@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from eft_engine import Engine, MemberConfig, TunedPair
+from eft_engine import Engine, MemberConfig, SamplingParams, TunedPair
 from eft_engine.errors import InvalidOptionError, UnsupportedAdapterError, UnsupportedModelError
 from eft_engine.models import planning
 from tests.engine.tensor_parallel_ranks import ROUNDS, arguments, workload
@@ -23,6 +24,7 @@ PATIENCE_S = 240.0
 
 RANKS = "tests.engine.tensor_parallel_ranks"
 ROOT = Path(__file__).parents[2]
+DOCUMENT = (ROOT / "docs" / "tensor_parallel.md").read_text(encoding="utf-8")
 
 
 def save(folder: Path, architecture: str, *, seed: int, hidden_size: int = 32) -> None:
@@ -88,6 +90,21 @@ def test_two_processes_write_the_text_of_one(architecture: str, folder: Path, sa
         num_heads = engine._trio.networks[0].kv_cache.layers[0].keys.shape[1]
     assert same_text["rank0"][architecture] == expected
     assert same_text["rank0"][f"{architecture} heads"] == num_heads // 2
+
+
+def test_the_program_of_the_documentation_runs_with_its_command(folder: Path) -> None:
+    program, command = re.findall(r"```(?:python|bash)\n(.*?)```", DOCUMENT, flags=re.DOTALL)
+    names = {"org/large-base": "base", "org/small-tuned": "tuned", "org/small-base": "reference"}
+    for name, role in names.items():
+        program = program.replace(f'"{name}"', repr(str(folder / f"llama-{role}")))
+    (folder / "program.py").write_text(program.replace('"bfloat16"', '"float32"'), encoding="utf-8")
+    torchrun, *options = command.split()
+    assert torchrun == "torchrun"
+    run = [sys.executable, "-m", "torch.distributed.run", *options]
+    done = subprocess.run(run, cwd=folder, env=environment(), check=True, timeout=PATIENCE_S, stdout=subprocess.PIPE)
+    with Engine.load(**arguments(folder, "llama", tensor_parallel=False)) as engine:
+        expected = engine.generate("Once upon a time", sampling=SamplingParams(temperature=0, max_tokens=64)).text
+    assert done.stdout.decode() == f"{expected}\n"
 
 
 def test_heads_that_cannot_be_shared_are_refused_on_every_rank(same_text: dict[str, Any]) -> None:
