@@ -43,8 +43,8 @@ def arguments(folder: Path, architecture: str, *, tensor_parallel: bool = True, 
 
 
 def workload(engine: Engine, *, rounds: int) -> list[list[int]]:
-    """Token ids of a batch with joins, shared beginnings and taken-back drafts, and of follow-up turns; then of the same after
-    memory was given back.
+    """Token ids of a batch with joins, shared beginnings and taken-back drafts, and of follow-up turns; then of the same over slots
+    that were kept warm.
     """
     found: list[list[int]] = []
     for _ in range(rounds):
@@ -64,8 +64,6 @@ def workload(engine: Engine, *, rounds: int) -> list[list[int]]:
         found.append(list(engine.generate(f"{PROMPTS[1]}{last.output.text} More?", sampling=GREEDY).token_ids))
         scores = engine.score("a prompt", " and an answer")
         assert all(token.base <= 0.0 for token in scores.tokens)
-        for network in engine._trio.networks:  # what the scheduler does when memory ran out
-            network.kv_cache.trim()
     return found
 
 

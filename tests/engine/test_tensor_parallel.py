@@ -84,7 +84,7 @@ def same_text(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("architecture", ROUNDS)
 def test_two_processes_write_the_text_of_one(architecture: str, folder: Path, same_text: dict[str, Any]) -> None:
-    """Greedy, mixed weights, drafts, joins while another request runs, copied beginnings, follow-up turns, memory given back."""
+    """Greedy, mixed weights, drafts, joins while another request runs, copied beginnings, follow-up turns."""
     with Engine.load(**arguments(folder, architecture, tensor_parallel=False, max_num_seqs=4)) as engine:
         expected = workload(engine, rounds=ROUNDS[architecture])
         num_heads = engine._trio.networks[0].kv_cache.layers[0].keys.shape[1]
