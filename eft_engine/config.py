@@ -82,11 +82,22 @@ class MemberConfig(Options):
         default=None, description="a transformers quantisation config object, passed through"
     )
     trust_remote_code: bool = Field(default=False, description="run modelling code shipped with the checkpoint")
+    tensor_parallel: bool = Field(
+        default=False,
+        description="split every layer over all processes of torchrun; see docs/tensor_parallel.md",
+    )
 
     @field_validator("dtype")
     @classmethod
     def _known_dtype(cls, value: str | None) -> str | None:
         return value if value is None else _check_dtype(value)
+
+    @field_validator("tensor_parallel")
+    @classmethod
+    def _placed_once(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("device_map") is not None:
+            raise ValueError("places the network by itself, so it excludes device_map")
+        return value
 
 
 def _check_dtype(value: str) -> str:
@@ -373,6 +384,16 @@ class EngineConfig(Options):
     )
     cuda_graphs: bool = Field(
         default=True, description="on a GPU: record forward passes of few tokens as CUDA graphs and replay them"
+    )
+    attention: Literal["sdpa", "flash"] = Field(
+        default="sdpa",
+        description="who computes attention: torch, or the flash-attn package (GPU, half precision)",
+    )
+    tensor_parallel_timeout_s: float = Field(
+        default=60.0,
+        gt=0.0,
+        allow_inf_nan=False,
+        description="longest wait for another process of a tensor-parallel network before it counts as lost",
     )
     self_check: bool = Field(
         default=True, description="compare each network with its plain forward pass when it is loaded"

@@ -25,6 +25,7 @@
     │   ├── KVCacheBudgetError        the request does not fit into the key/value budget, even alone
     │   └── EngineStepError           something went wrong in a step; the cause is chained
     │       └── StepOutOfMemoryError  the request does not fit even when it runs alone
+    ├── TensorParallelError           a process that holds part of a network is lost or failed
     └── EngineClosedError             the engine was closed
 
 Numbers that a caller may act on are fields, never only words in the message.
@@ -223,6 +224,17 @@ class QueueFullError(EFTError):
         super().__init__(message)
         self.num_queued = num_queued
         self.limit = limit
+
+
+class TensorParallelError(EFTError):
+    """A process that holds part of a tensor-parallel network is lost or failed, so the network can no longer be run.
+
+    `rank` is this process's own. Start all processes again.
+    """
+
+    def __init__(self, message: str, *, rank: int) -> None:
+        super().__init__(message)
+        self.rank = rank
 
 
 class EngineClosedError(EFTError):

@@ -71,6 +71,8 @@ RANGES: dict[type[Options], dict[str, Range]] = {
         "max_queued_requests": ([None, 1], [0]),
         "mismatched_tokens": (["refuse", "mask"], ["ignore"]),
         "speculation": ([SpeculationOptions(), {"drafter": "none"}], [{"drafter": "oracle"}, None, "fast"]),
+        "attention": (["sdpa", "flash"], ["eager", None, True]),
+        "tensor_parallel_timeout_s": ([0.5, 60, 3600.0], [0, -1.0, float("inf"), float("nan"), None]),
         "self_check": ([True, False], ["perhaps"]),
         "show_progress": ([None, True, False], ["perhaps"]),
     },
@@ -85,6 +87,7 @@ RANGES: dict[type[Options], dict[str, Range]] = {
         "device_map": ([None, "auto", {"": 0}], [3]),
         "quantization_config": ([None, object()], []),
         "trust_remote_code": ([True, False], ["perhaps"]),
+        "tensor_parallel": ([True, False], ["perhaps", None]),
     },
     TunedPair: {
         "tuned": (["a", MemberConfig(source="a"), {"source": "a"}], ["", None, 3, {"source": ""}]),

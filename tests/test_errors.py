@@ -38,6 +38,7 @@ PARENTS: dict[str, str] = {
     "KVCacheBudgetError": "GenerationError",
     "EngineStepError": "GenerationError",
     "StepOutOfMemoryError": "EngineStepError",
+    "TensorParallelError": "EFTError",
     "EngineClosedError": "EFTError",
 }
 CLASSES = {
@@ -57,6 +58,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "QueueFullError": {"num_queued": 8, "limit": 8},
     "NonFiniteLogitsError": {"position": 4},
     "KVCacheBudgetError": {"needed_bytes": 20, "max_bytes": 10},
+    "TensorParallelError": {"rank": 1},
 }
 
 

@@ -30,7 +30,7 @@ ALLOWED_LIBRARIES: dict[str, set[str]] = {
     "text": {"llguidance"},
     "transfer": {"torch"},
     "decoding": {"torch", "numpy"},
-    "models": {"torch", "transformers", "peft", "safetensors", "huggingface_hub", "rich", "psutil"},
+    "models": {"torch", "transformers", "peft", "safetensors", "huggingface_hub", "rich", "psutil", "flash_attn"},
     "engine": {"torch"},
     "zoo": set(),
     "cli": {"typer", "rich", "matplotlib"},

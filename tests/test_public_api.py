@@ -58,6 +58,7 @@ def test_public_name_is_importable_and_is_what_it_says(name: str) -> None:
     ("method", "positional", "keywords"),
     [
         ("load", ["base"], ["pairs", "config"]),
+        ("follow", ["base"], ["pairs", "config"]),
         ("from_models", ["base"], ["tokenizer", "pairs", "config"]),
         ("generate", ["self", "prompt"], CALL),
         ("agenerate", ["self", "prompt"], CALL),

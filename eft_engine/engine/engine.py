@@ -32,8 +32,9 @@ from eft_engine.engine.sequence import Event, GenerationSequence, Request, Scori
 from eft_engine.engine.step import Stepper
 from eft_engine.engine.worker import EngineWorker
 from eft_engine.errors import ContextOverflowError, EFTError, EmptyPromptError, InvalidOptionError
-from eft_engine.models.loading import Trio, load_trio, trio_from_models
+from eft_engine.models.loading import Trio, follow_trio, load_trio, trio_from_models
 from eft_engine.models.planning import TrioPlan, member_names, plan_trio
+from eft_engine.models.process_group import current_rank
 from eft_engine.outputs import EngineStats, GenerationDelta, NetworkStats, RequestOutput, ScoreOutput, TrioReport
 from eft_engine.text.grammar import GrammarCompiler
 from eft_engine.text.prompt import PromptTokenizers, RenderedPrompt, render_prompt
@@ -111,12 +112,60 @@ class Engine:
         Raises:
             LoadError: a member is missing, damaged, unsafe, unsupported, or does not fit into memory.
             VocabularyMismatchError: the members do not mean the same token by the same id.
+            TensorParallelError: another process could not load its part of a tensor-parallel network.
         """
         config = config or EngineConfig()
         pairs = dict(pairs or {})
         _check_pair_names(pairs)
         plan = plan_trio(base, pairs, config)
-        return cls(load_trio(plan, config), {name: pair.weight for name, pair in pairs.items()}, config, plan)
+        if plan.sharded and current_rank() > 0:
+            raise InvalidOptionError(
+                f"this process is rank {current_rank()}, and rank 0 alone makes the engine; call Engine.follow first, with the "
+                "same arguments, and go on where it returns False (docs/tensor_parallel.md)",
+                option="tensor_parallel",
+                value=True,
+            )
+        trio = load_trio(plan, config)
+        try:
+            return cls(trio, {name: pair.weight for name, pair in pairs.items()}, config, plan)
+        except BaseException:
+            for network in trio.networks:  # processes that follow must not wait
+                network.release()
+            raise
+
+    @classmethod
+    def follow(
+        cls,
+        base: str | MemberConfig,
+        *,
+        pairs: Mapping[str, TunedPair] | None = None,
+        config: EngineConfig | None = None,
+    ) -> bool:
+        """Under torchrun: hold this process's part of the tensor-parallel members, until rank 0 closes its engine; then True.
+
+        False at once on rank 0, and without torchrun: that process loads the engine.
+
+        Args:
+            base, pairs, config: the same as for `load` on rank 0.
+
+        Raises:
+            LoadError: as for `load`.
+            InvalidOptionError: no member is tensor-parallel, so there is nothing to do here.
+            TensorParallelError: rank 0 is lost or failed, or this process did.
+        """
+        if current_rank() == 0:
+            return False
+        config = config or EngineConfig()
+        plan = plan_trio(base, dict(pairs or {}), config)
+        if not plan.sharded:
+            raise InvalidOptionError(
+                f"this process is rank {current_rank()} and no member is tensor-parallel, so it has nothing to hold; set "
+                "MemberConfig(tensor_parallel=True) on the base, or start one process",
+                option="tensor_parallel",
+                value=False,
+            )
+        follow_trio(plan, config)
+        return True
 
     @classmethod
     def from_models(

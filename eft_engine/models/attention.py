@@ -1,4 +1,4 @@
-"""The attention function that networks run under while they belong to the engine.
+"""Attention by torch's own kernels: the default of the functions that networks run under while they belong to the engine.
 
 transformers' own sdpa path copies every cached key once per query head (`repeat_kv`) when queries are grouped and a mask is
 given. Here the query heads that share a key head are stacked along the query axis instead: the same sums, and the cache is read
@@ -12,13 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
 
 from eft_engine.errors import UnsupportedModelError
 from eft_engine.models.kv_cache import BatchLayout
-
-ATTENTION_NAME = "eft"
-"""Registered as an attention function and, on purpose, not as a mask function: then models build no mask of their own."""
 
 
 def slot_attention(
@@ -53,13 +49,7 @@ def slot_attention(
     Raises:
         UnsupportedModelError: the model does not pass `kv_layout` down, or uses attention sinks.
     """
-    if kv_layout is None:
-        raise UnsupportedModelError(
-            f"{type(module).__name__} was reached without the engine's layout: either its model was called directly while an "
-            "engine holds it (close the engine first), or the model does not pass keyword arguments down to its attention"
-        )
-    if s_aux is not None:
-        raise UnsupportedModelError(f"{type(module).__name__} uses attention sinks, which the engine does not support")
+    kv_layout = checked_layout(module, kv_layout, s_aux)
     rows, heads, columns, head_dim = query.shape
     kv_heads = key.shape[1]
     num_groups = heads // kv_heads
@@ -76,6 +66,17 @@ def slot_attention(
     return output.reshape(rows, heads, columns, value.shape[-1]).transpose(1, 2), None
 
 
-def register_attention() -> None:
-    """Make the function known to transformers under `ATTENTION_NAME`; harmless to repeat."""
-    AttentionInterface.register(ATTENTION_NAME, slot_attention)
+def checked_layout(module: torch.nn.Module, kv_layout: BatchLayout | None, s_aux: Tensor | None) -> BatchLayout:
+    """The layout that every attention function of the engine needs.
+
+    Raises:
+        UnsupportedModelError: the model does not pass `kv_layout` down, or uses attention sinks.
+    """
+    if kv_layout is None:
+        raise UnsupportedModelError(
+            f"{type(module).__name__} was reached without the engine's layout: either its model was called directly while an "
+            "engine holds it (close the engine first), or the model does not pass keyword arguments down to its attention"
+        )
+    if s_aux is not None:
+        raise UnsupportedModelError(f"{type(module).__name__} uses attention sinks, which the engine does not support")
+    return kv_layout

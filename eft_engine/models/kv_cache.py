@@ -44,7 +44,8 @@ class BatchLayout:
     """Where the rows of one forward pass lie: adjacent slots from `first_slot`, and each token's position.
 
     `write_positions` are distinct per row, also in the padded columns of short rows; `positions` repeat a short row's last
-    position there. Both `[rows, columns]`. `window` is the number of cached positions that any row may read.
+    position there. Both `[rows, columns]`. `window` is the number of cached positions that the pass sees: every one that any row
+    writes, padded columns included.
     """
 
     first_slot: int
@@ -64,9 +65,9 @@ class BatchLayout:
         columns = torch.arange(max(num_tokens))
         write_positions = lengths[:, None] + columns  # [rows, columns]
         positions = torch.minimum(write_positions, (lengths + counts - 1)[:, None])
-        ends = [slot.length + count for slot, count in zip(slots, num_tokens, strict=True)]
-        unmasked = max(num_tokens) == 1 and min(ends) == max(ends)
-        return cls(slots[0].index, write_positions, positions, max(ends), unmasked)
+        lens = [slot.length for slot in slots]
+        unmasked = max(num_tokens) == 1 and min(lens) == max(lens)
+        return cls(slots[0].index, write_positions, positions, max(lens) + max(num_tokens), unmasked)
 
     @classmethod
     def at(cls, positions: Tensor, write_positions: Tensor, places: Tensor, *, window: int) -> BatchLayout:
@@ -85,7 +86,7 @@ class BatchLayout:
     @property
     def needed_len(self) -> int:
         """Positions that a buffer must have, padded columns included."""
-        return int(self.write_positions[:, -1].max()) + 1
+        return self.window
 
     def indices(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Slot and position of every written token, `[rows, 1]` and `[rows, columns]`, on `device`."""
@@ -264,7 +265,7 @@ class SlotKVCache(Cache):  # type: ignore[misc]
             wanted = self.max_len + self.max_len // 2
             self.max_len = _rounded_len(max(needed_len, min(wanted, reserved) if reserved else wanted))
 
-    def lengths(self, num_places: int) -> list[int]:
+    def lengths_at(self, num_places: int) -> list[int]:
         """Valid positions at the places 0, 1, ...; 0 at those that are free."""
         held = [0 if slot is None else slot.length for slot in self._slots[:num_places]]
         return held + [0] * (num_places - len(held))

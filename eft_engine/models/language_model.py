@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from eft_engine.errors import UnsupportedModelError
 from eft_engine.models.adapters import AdapterSwitch
-from eft_engine.models.attention import ATTENTION_NAME, register_attention
+from eft_engine.models.attention_backends import use_attention
 from eft_engine.models.kv_cache import BatchLayout, KVSlot, SlotKVCache
 from eft_engine.models.linear import restore_linear, use_few_rows_linear
 from eft_engine.models.recording import RecordedPasses, Recorder
@@ -35,6 +35,13 @@ class Block:
     unread_ids: Tensor | None = None
     """The block's last tokens where only the device knows them yet; `token_ids` has placeholders there."""
 
+    def read(self) -> Block:
+        """The same block with all of its tokens known to the host, which waits for the device if it must."""
+        if self.unread_ids is None:
+            return self
+        known = self.token_ids[: len(self.token_ids) - len(self.unread_ids)]
+        return replace(self, token_ids=[*known, *self.unread_ids.tolist()], unread_ids=None)
+
 
 class LanguageModel:
     """A causal language model of transformers, run over slots.
@@ -45,15 +52,25 @@ class LanguageModel:
     Args:
         model: on its device(s), any dtype; it is put into eval mode.
         name: what to call it in reports and errors.
+        attention: which of `ATTENTION_BACKENDS` computes its attention.
         self_check: compare a small ragged run with the model's own forward pass.
         recorder: record and replay passes of few tokens (see `recording`); None: do not. Networks with adapters are not recorded.
 
     Raises:
-        UnsupportedModelError: the model has no output layer, or the engine's way of running it changes its logits.
+        UnsupportedModelError: the model has no output layer, the attention backend cannot run it, or the engine's way of running
+            it changes its logits.
     """
 
+    kv_cache_type: ClassVar[type[SlotKVCache]] = SlotKVCache
+
     def __init__(
-        self, model: PreTrainedModel, *, name: str, self_check: bool = True, recorder: Recorder | None = None
+        self,
+        model: PreTrainedModel,
+        *,
+        name: str,
+        attention: str = "sdpa",
+        self_check: bool = True,
+        recorder: Recorder | None = None,
     ) -> None:
         self.name = name
         self.model = model.eval()
@@ -68,11 +85,10 @@ class LanguageModel:
         self.adapters = AdapterSwitch(model)
         self._wanted: tuple[Tensor, Tensor] | None = None
         self._own_attention: str = model.config._attn_implementation
-        register_attention()
-        model.set_attn_implementation(ATTENTION_NAME)
+        self._attention = use_attention(attention, model, name=name)
         use_few_rows_linear(model)
         self._hook = output_layer.register_forward_pre_hook(self._keep_wanted)
-        self.kv_cache = SlotKVCache(self.num_layers)
+        self.kv_cache = self.kv_cache_type(self.num_layers)
         self.recorded: RecordedPasses | None = None
         if recorder is not None:
             self.recorded = RecordedPasses(self.kv_cache, self._run, recorder=recorder, device=self.device)
@@ -216,7 +232,7 @@ class LanguageModel:
         try:
             yield
         finally:
-            self.model.set_attn_implementation(ATTENTION_NAME)
+            self.model.set_attn_implementation(self._attention)
 
     def release(self) -> None:
         """Give the model back: own attention function, own linear layers, no hooks, no adapters of ours. The cache is dropped."""
@@ -225,4 +241,4 @@ class LanguageModel:
         restore_linear(self.model)
         self.model.set_attn_implementation(self._own_attention)
         self.recorded = None
-        self.kv_cache = SlotKVCache(self.num_layers)
+        self.kv_cache = self.kv_cache_type(self.num_layers)

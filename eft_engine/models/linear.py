@@ -74,6 +74,8 @@ def restore_linear(model: nn.Module) -> None:
 def _is_eligible(module: nn.Module) -> bool:
     if type(module) is not nn.Linear:  # subclasses, quantised ones for instance, know better
         return False
+    if "forward" in vars(module):  # replaced already: a shard of a tensor-parallel layer
+        return False
     weight = module.weight
     return weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() >= MIN_WEIGHT_SIZE
 

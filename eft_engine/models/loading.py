@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from safetensors import SafetensorError
+from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedModel, modeling_gguf_pytorch_utils
 from transformers.utils import logging as transformers_logging
 
@@ -25,7 +26,9 @@ from eft_engine.errors import (
 )
 from eft_engine.models.language_model import LanguageModel
 from eft_engine.models.planning import PlannedNetwork, TrioPlan
+from eft_engine.models.process_group import RankChannel, num_ranks
 from eft_engine.models.recording import recorder_for
+from eft_engine.models.tensor_parallel import ShardedLanguageModel, follow, loading_arguments
 from eft_engine.text.tokenizer import Tokenizer
 from eft_engine.text.vocabulary import MemberVocabulary, SharedVocabulary, prove_vocabulary
 
@@ -60,23 +63,67 @@ def load_trio(plan: TrioPlan, config: EngineConfig) -> Trio:
         LoadOutOfMemoryError: the weights do not fit; nothing stays in memory.
         CorruptWeightsError: a file cannot be read, or tensors are missing or have other shapes than the architecture's.
         UnsupportedModelError: see `LanguageModel`.
+        TensorParallelError: another rank could not load its part of a network.
     """
-    _check_memory(plan)
     networks: dict[str, LanguageModel] = {}
     adapters: dict[tuple[str, Path], str] = {}
     members: dict[str, TrioMember] = {}
     with _progress_display(plan, config) as advance:
-        for planned in plan.networks.values():
-            advance(planned)
-            model = _load_model(planned)
-            networks[planned.name] = _network(model, planned.name, config)
-        for member in plan.members.values():
-            network, folder = networks[member.network], member.resolved.adapter
-            if folder is not None and (member.network, folder) not in adapters:
-                adapters[member.network, folder] = network.add_adapter(folder, member=member.name)
-            adapter = adapters[member.network, folder] if folder is not None else None
-            members[member.name] = TrioMember(member.name, network, adapter, member.tokenizer)
+        if plan.sharded:
+            sharded, channel = _load_sharded(plan, config, advance)
+            channel.open()
+            for leading in sharded.values():
+                leading.lead(channel)
+            networks |= sharded
+        else:
+            _check_memory(plan.networks.values())
+        try:
+            for planned in plan.networks.values():
+                if planned.name not in networks:
+                    advance(planned)
+                    networks[planned.name] = _network(_load_model(planned), planned.name, config)
+            for member in plan.members.values():
+                network, folder = networks[member.network], member.resolved.adapter
+                if folder is not None and (member.network, folder) not in adapters:
+                    adapters[member.network, folder] = network.add_adapter(folder, member=member.name)
+                adapter = adapters[member.network, folder] if folder is not None else None
+                members[member.name] = TrioMember(member.name, network, adapter, member.tokenizer)
+        except BaseException:
+            for network in networks.values():  # ranks that follow must not wait
+                network.release()
+            raise
     return Trio(members, plan.vocabulary)
+
+
+def follow_trio(plan: TrioPlan, config: EngineConfig) -> None:
+    """On a rank other than 0: hold this rank's part of what `plan` splits, and run it until rank 0 closes its engine.
+
+    Raises:
+        LoadError: as for `load_trio`.
+        TensorParallelError: another rank could not load its part, is lost, or failed.
+    """
+    with _progress_display(plan, config) as advance:
+        networks, channel = _load_sharded(plan, config, advance)
+    follow(networks, channel)
+
+
+def _load_sharded(
+    plan: TrioPlan, config: EngineConfig, advance: Callable[[PlannedNetwork], None]
+) -> tuple[dict[str, ShardedLanguageModel], RankChannel]:
+    """On all ranks together: the networks that are split, before any other."""
+    channel = RankChannel(timeout_s=config.tensor_parallel_timeout_s)
+    networks: dict[str, ShardedLanguageModel] = {}
+    with channel.agreement():
+        _check_memory(plan.networks.values() if channel.rank == 0 else plan.sharded)
+    for planned in plan.sharded:
+        advance(planned)
+        with channel.agreement():
+            model = _load_model(planned)
+        with channel.agreement():
+            networks[planned.name] = ShardedLanguageModel(
+                model, name=planned.name, attention=config.attention, self_check=config.self_check
+            )
+    return networks, channel
 
 
 def trio_from_models(
@@ -87,6 +134,13 @@ def trio_from_models(
     Raises:
         VocabularyMismatchError, UnsupportedModelError: as when loading.
     """
+    for name, model in models.items():
+        if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+            raise UnsupportedModelError(
+                f"{name}: {type(model).__name__} is split over several processes already, and rank 0 alone would wait for the "
+                "others for ever; let Engine.load split it, with MemberConfig(tensor_parallel=True)",
+                member=name,
+            )
     vocabulary = prove_vocabulary(
         {
             name: MemberVocabulary(tokenizers[name], model.get_output_embeddings().weight.shape[0])
@@ -104,16 +158,19 @@ def trio_from_models(
 
 def _network(model: PreTrainedModel, name: str, config: EngineConfig) -> LanguageModel:
     recorder = recorder_for(model) if config.cuda_graphs else None
-    return LanguageModel(model, name=name, self_check=config.self_check, recorder=recorder)
+    return LanguageModel(model, name=name, attention=config.attention, self_check=config.self_check, recorder=recorder)
 
 
 def _load_model(network: PlannedNetwork) -> PreTrainedModel:
     own, source = network.member, network.source
     arguments: dict[str, Any] = {
         "dtype": network.dtype,
-        "device_map": own.device_map or network.device,
         "trust_remote_code": own.trust_remote_code,
     }
+    if own.tensor_parallel:
+        arguments |= loading_arguments()
+    else:
+        arguments["device_map"] = own.device_map or network.device
     if own.revision:
         arguments["revision"] = own.revision
     if source.gguf_file:
@@ -164,12 +221,14 @@ def _corrupt(network: PlannedNetwork, reason: str) -> CorruptWeightsError:
     )
 
 
-def _check_memory(plan: TrioPlan) -> None:
+def _check_memory(networks: Iterable[PlannedNetwork]) -> None:
     """Refuse before reading, instead of being killed while reading. Spread and quantised networks are left to transformers."""
     needed: dict[str, int] = {}
-    for network in plan.networks.values():
+    for network in networks:
         if network.member.device_map is None and network.member.quantization_config is None:
-            needed[network.device] = needed.get(network.device, 0) + network.parameter_bytes
+            # The ranks of a tensor-parallel network share a machine's memory, and have a GPU each.
+            parts = num_ranks() if network.member.tensor_parallel and network.device != "cpu" else 1
+            needed[network.device] = needed.get(network.device, 0) + network.parameter_bytes // parts
     for device, needed_bytes in needed.items():
         available_bytes = available_memory(device)
         if needed_bytes > available_bytes:

@@ -16,12 +16,16 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from eft_engine.config import EngineConfig, MemberConfig, TunedPair
 from eft_engine.errors import (
     CorruptWeightsError,
+    InvalidOptionError,
     ModelNotFoundError,
     TokenizerMissingError,
+    UnsupportedAdapterError,
     UnsupportedModelError,
 )
 from eft_engine.models.adapters import adapter_num_bytes, check_adapter
+from eft_engine.models.process_group import accelerator_type, num_ranks
 from eft_engine.models.sources import ResolvedMember, Source, resolve_base, resolve_pair
+from eft_engine.models.tensor_parallel import why_not_split
 from eft_engine.outputs import MemberReport, TrioReport, VocabularyReport
 from eft_engine.text.tokenizer import Tokenizer
 from eft_engine.text.vocabulary import MemberVocabulary, SharedVocabulary, prove_vocabulary
@@ -68,6 +72,11 @@ class TrioPlan:
     networks: Mapping[str, PlannedNetwork]
     members: Mapping[str, PlannedMember]
     vocabulary: SharedVocabulary
+
+    @property
+    def sharded(self) -> list[PlannedNetwork]:
+        """Networks that are split over all ranks."""
+        return [network for network in self.networks.values() if network.member.tensor_parallel]
 
     def report(self) -> TrioReport:
         """What would be loaded, for people."""
@@ -126,6 +135,13 @@ def plan_trio(base: str | MemberConfig, pairs: Mapping[str, TunedPair], config: 
             tokenizers[tokenizer_key] = load_tokenizer(role, member)
         if member.adapter is not None:
             check_adapter(member.adapter, member=role)
+            if member.config.tensor_parallel:
+                raise UnsupportedAdapterError(
+                    f"{role}: an adapter cannot sit on a tensor-parallel network; leave tensor_parallel out, or merge the "
+                    "adapter and give the merged model",
+                    member=role,
+                    source=str(member.adapter),
+                )
         members[role] = PlannedMember(role, networks[key].name, member, tokenizers[tokenizer_key])
 
     by_name = {network.name: network for network in networks.values()}
@@ -149,6 +165,7 @@ def _network_key(member: ResolvedMember, config: EngineConfig) -> tuple[Any, ...
         own.device or config.device,
         repr(own.device_map),
         repr(own.quantization_config),
+        own.tensor_parallel,
     )
 
 
@@ -169,6 +186,9 @@ def _plan_network(role: str, member: ResolvedMember, config: EngineConfig) -> Pl
         dtype = model_config.dtype or torch.float32
     else:
         dtype = getattr(torch, requested)
+    device = resolve_device(own.device or config.device)
+    if own.tensor_parallel:
+        _check_tensor_parallel(role, source, model_config, device)
     return PlannedNetwork(
         name=role,
         source=source,
@@ -177,8 +197,30 @@ def _plan_network(role: str, member: ResolvedMember, config: EngineConfig) -> Pl
         architecture=type(model).__name__,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         dtype=dtype,
-        device=resolve_device(own.device or config.device),
+        device=device,
     )
+
+
+def _check_tensor_parallel(role: str, source: Source, model_config: PreTrainedConfig, device: str) -> None:
+    ranks = num_ranks()
+    if ranks < 2:
+        raise InvalidOptionError(
+            f"{role}: tensor_parallel splits a network over several processes, and this program is one; start it with "
+            "torchrun --nproc-per-node <processes> program.py",
+            option="tensor_parallel",
+            value=True,
+        )
+    if torch.device(device).type != accelerator_type():
+        raise InvalidOptionError(
+            f"{role}: a tensor-parallel network lies where transformers puts it, on {accelerator_type()}; got device={device!r}",
+            option="device",
+            value=device,
+        )
+    reason = "a .gguf file is read as a whole" if source.gguf_file else why_not_split(model_config, ranks)
+    if reason is not None:
+        raise UnsupportedModelError(
+            f"{role}: {source} cannot be tensor-parallel: {reason}", member=role, source=str(source)
+        )
 
 
 def resolve_device(device: str) -> str:

@@ -114,14 +114,11 @@ class RecordedPasses:
 
     def shape_of(self, slots: Sequence[KVSlot], num_tokens: Sequence[int]) -> Shape | None:
         """The recording that these slots, which lie from place 0 on, would use; None for passes that are too large for one."""
-        shape = Shape(
-            num_rows=min(_power_of_two(len(slots)), self._kv_cache.num_slots),
-            num_columns=_power_of_two(max(num_tokens)),
-            window=max(
-                MIN_WINDOW,
-                _power_of_two(max(slot.length + count for slot, count in zip(slots, num_tokens, strict=True))),
-            ),
-        )
+        num_rows = min(_power_of_two(len(slots)), self._kv_cache.num_slots)
+        num_columns = _power_of_two(max(num_tokens))
+        # Every row is inside of the window with all its columns, those that do not count included.
+        num_positions = max(self._kv_cache.lengths_at(num_rows)) + num_columns
+        shape = Shape(num_rows, num_columns, max(MIN_WINDOW, _power_of_two(num_positions)))
         return shape if shape.num_rows * shape.num_columns <= MAX_RECORDED_TOKENS else None
 
     def forward(self, shape: Shape, slots: Sequence[KVSlot], token_ids: Tensor, num_tokens: Sequence[int]) -> Tensor:
@@ -133,12 +130,12 @@ class RecordedPasses:
             token_ids: `[rows, columns]` on the device, as many rows as slots.
             num_tokens: how many columns of each row count.
         """
-        lengths = self._kv_cache.lengths(shape.num_rows)
+        lengths = self._kv_cache.lengths_at(shape.num_rows)
         counts = [*num_tokens, *[1] * (shape.num_rows - len(slots))]
         first = torch.tensor(lengths)[:, None]
         write_positions = first + torch.arange(shape.num_columns)  # [rows, columns]
         positions = torch.minimum(write_positions, first + torch.tensor(counts)[:, None] - 1)
-        self._kv_cache.reserve(max(shape.window, max(lengths) + shape.num_columns))
+        self._kv_cache.reserve(shape.window)
         self._kv_cache.fit()
         if self._buffers_version != self._kv_cache.buffers_version:
             self._recordings.clear()
