@@ -1,4 +1,4 @@
-"""The memory-bandwidth limit: decoding must read every weight once per forward pass and every cached key and value once per token."""
+"""The memory-bandwidth limit: decoding reads every weight once per forward pass, every cached key and value once per token."""
 
 from __future__ import annotations
 

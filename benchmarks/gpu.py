@@ -1,12 +1,12 @@
-"""The engine on one GPU at the size of real models: Llama shapes of 8B with a pair of 1B, bfloat16, random weights made on the device.
+"""The engine on one GPU at the size of real models: Llama of 8B with a pair of 1B, bfloat16, random weights made on the device.
 
     python -m benchmarks.gpu                        all parts, batches of 1, 4, 8, 16 and 32
     python -m benchmarks.gpu --part draft           how close the small model's steps come to reading its weights once
     python -m benchmarks.gpu --device cpu --tiny    every line of this script in seconds, on shapes that mean nothing
 
 draft     seconds of one token through the tuned model / seconds that a copy of its weights' size takes, batch 1
-speed     tokens/s of the naive three-model loop, of the base alone under transformers' static cache (which compiles its forward pass
-          on a GPU), and of the engine without drafts and with drafts that are right as often as `--acceptance` says
+speed     tokens/s of the naive three-model loop, of the base alone under transformers' static cache (which compiles its forward
+          pass on a GPU), and of the engine without drafts and with drafts that are right as often as `--acceptance` says
 overhead  share of a plain decoding step at batch 1 in which the device does nothing (on a CPU: time outside forward passes)
 
 The output layer of the base is its input embedding shifted by one token, so token t is followed by t + 1 with a margin that no

@@ -2,20 +2,19 @@
 
     python -m benchmarks.growth
 
-SmolLM2 alone and with its pair, float32, plain decoding behind contexts of several lengths, in turn in every round; prompts are read
-once and stay warm. The time per token is split inside the engine's own forward passes: what the attention function takes, which
-has to read every cached key and value, and all the rest, which should not depend on the context. Attention itself is
+SmolLM2 alone and with its pair, float32, plain decoding behind contexts of several lengths, in turn in every round; prompts are
+read once and stay warm. The time per token is split inside the engine's own forward passes: what the attention function takes,
+which has to read every cached key and value, and all the rest, which should not depend on the context. Attention itself is
 compared with the same function of torch over tensors of that size alone, in the same round.
 
-Subtracting attention that was timed at another moment, as an earlier form of this script did, leaves a small difference of two large
-numbers: on a busy machine it showed growth where there is none.
+Subtracting attention that was timed at another moment, as an earlier form of this script did, leaves a small difference of two
+large numbers: on a busy machine it showed growth where there is none.
 """
 
 from __future__ import annotations
 
 import itertools
 import statistics
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -28,6 +27,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from benchmarks.report import finish
+from benchmarks.rounds import clock, count_cpu_time
 from benchmarks.smollm2 import shared_engine
 from eft_engine import Engine, EngineConfig, SamplingParams, SpeculationOptions
 
@@ -37,7 +37,7 @@ NUM_LAYERS, NUM_HEADS, NUM_KV_HEADS, HEAD_DIM = 30, 9, 3, 64
 
 @torch.inference_mode()
 def attention_seconds(context_len: int) -> float:
-    """Attention of one token over `context_len` positions in every layer of one network, which has not been read just before."""
+    """One token in every layer of one network, over positions that have not been read just before."""
     groups = NUM_HEADS // NUM_KV_HEADS
     layers = [
         tuple(torch.randn(1, NUM_KV_HEADS, length, HEAD_DIM) for length in (groups, context_len, context_len))
@@ -46,9 +46,9 @@ def attention_seconds(context_len: int) -> float:
     torch.zeros(2**24)  # 64 MB: processor caches hold something else now, as behind a pass over the weights
     seconds = []
     for query, key, value in layers:
-        started = time.perf_counter()
+        started = clock()
         scaled_dot_product_attention(query, key, value)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(clock() - started)
     return NUM_LAYERS * statistics.median(seconds)
 
 
@@ -60,9 +60,9 @@ def timed_attention(engine: Engine) -> Iterator[list[float]]:
     seconds: list[float] = []
 
     def timed(*args: Any, **kwargs: Any) -> Any:
-        started = time.perf_counter()
+        started = clock()
         result = own(*args, **kwargs)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(clock() - started)
         return result
 
     AttentionInterface.register(name, timed)
@@ -78,7 +78,7 @@ def decode(engine: Engine, prompt: str, weight: float, max_tokens: int) -> tuple
     stamps = []
     with timed_attention(engine) as seconds:
         for _ in engine.stream(prompt, sampling=sampling, reward_weights=weight):
-            stamps.append(time.perf_counter())
+            stamps.append(clock())
     per_token = NUM_LAYERS * len({network.name for network in engine._trio.networks})
     steady = seconds[-per_token * (len(stamps) - 2) :]
     return (
@@ -91,8 +91,14 @@ def main(
     lengths: Annotated[list[int] | None, typer.Option("--length", help="Context lengths. [500, 2000, 8000]")] = None,
     max_tokens: Annotated[int, typer.Option(help="Tokens per run.")] = 16,
     rounds: Annotated[int, typer.Option(help="Repetitions; medians are reported.")] = 5,
+    cpu_time: Annotated[
+        bool,
+        typer.Option("--cpu-time", help="Count CPU seconds of one thread (OMP_NUM_THREADS=1): for a busy machine."),
+    ] = False,
 ) -> None:
     """Run and print."""
+    if cpu_time:
+        count_cpu_time()
     lengths = lengths or [500, 2000, 8000]
     cases = [(weight, length) for weight in (0.0, 0.5) for length in lengths]
     rows: dict[tuple[float, int], list[tuple[float, float, float]]] = {case: [] for case in cases}
@@ -131,7 +137,7 @@ def main(
             "growth_of_rest": growth,
         }
     Console().print(table)
-    finish("growth", {"runs": result, "max_tokens": max_tokens, "rounds": rounds})
+    finish("growth", {"runs": result, "max_tokens": max_tokens, "rounds": rounds, "cpu_time": cpu_time})
 
 
 if __name__ == "__main__":

@@ -12,17 +12,17 @@ the given probability. What a real pair would accept is not measured by this.
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from benchmarks.batch_limit import batch_limits
 from benchmarks.imposed import impose, small_model
 from benchmarks.naive import naive_loop, transformers_generate
 from benchmarks.report import finish
-from benchmarks.rounds import measure, medians_of_ratios, run_engine, show
+from benchmarks.rounds import clock, count_cpu_time, measure, medians_of_ratios, run_engine, show
 from benchmarks.smollm2 import QUESTIONS, SeparateTrio, separate_trio, shared_engine
 from benchmarks.texts import ARTICLE
 from eft_engine import Engine, EngineConfig, SamplingParams, SpeculationOptions
@@ -117,27 +117,42 @@ def quoting(rounds: Rounds = 3, max_tokens: MaxTokens = 96) -> None:
 
 
 @app.command()
-def batch(rounds: Rounds = 3, max_tokens: MaxTokens = 32) -> None:
-    """16 requests together (drafting as it pays) against one after another without drafting."""
-    prompts = [[{"role": "user", "content": question}] for question in (QUESTIONS * 2)]
-    weights = [0.5, 1.0]
+def batch(
+    rounds: Rounds = 3,
+    max_tokens: MaxTokens = 32,
+    size: Annotated[int, typer.Option(help="Requests; half of them at weight 0.5, half at 1.")] = 16,
+    cpu_time: Annotated[
+        bool,
+        typer.Option("--cpu-time", help="Count CPU seconds of one thread (OMP_NUM_THREADS=1): for a busy machine."),
+    ] = False,
+) -> None:
+    """Requests together (drafting as it pays) against one after another without drafting, next to what the processor allows."""
+    if cpu_time:
+        count_cpu_time()
+    prompts = [[{"role": "user", "content": QUESTIONS[i % len(QUESTIONS)]}] for i in range(size)]
+    weights = [0.5 if i < size // 2 else 1.0 for i in range(size)]
 
     def together(engine: Engine) -> float:
         sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
-        started = time.perf_counter()
-        engine.generate(prompts, sampling=sampling, reward_weights=[weights[i // 8] for i in range(16)])
-        return time.perf_counter() - started
+        started = clock()
+        engine.generate(prompts, sampling=sampling, reward_weights=weights)
+        return clock() - started
 
     def alone(engine: Engine) -> float:
         return sum(
-            run_engine(engine, [prompt], max_tokens=max_tokens, weight=weights[i // 8], speculation=PLAIN)[1]
-            for i, prompt in enumerate(prompts)
+            run_engine(engine, [prompt], max_tokens=max_tokens, weight=weight, speculation=PLAIN)[1]
+            for prompt, weight in zip(prompts, weights, strict=True)
         )
 
-    with shared_engine(EngineConfig(max_warm_prefixes=0)) as engine:
-        times = measure({"one by one": lambda: alone(engine), "16 together": lambda: together(engine)}, rounds)
-    result = show(f"16 requests of {max_tokens} tokens, weights 0.5 and 1", times, 16 * max_tokens, "one by one")
-    finish("speculation_batch", result)
+    name = f"{size} together"
+    with shared_engine(EngineConfig(max_warm_prefixes=0, max_num_seqs=size)) as engine:
+        times = measure({"one by one": lambda: alone(engine), name: lambda: together(engine)}, rounds)
+        adapter = engine._trio.members["json.tuned"].adapter
+        # At weight 1 base and reference, which are one network here, cancel out, and only the tuned row runs.
+        limits = batch_limits(engine, [[None, adapter] if weight < 1.0 else [adapter] for weight in weights])
+    result = show(f"{size} requests of {max_tokens} tokens, weights 0.5 and 1", times, size * max_tokens, "one by one")
+    Console().print("limits: " + ", ".join(f"{kind} {limit:.1f}x" for kind, limit in limits.items()))
+    finish("speculation_batch", {**result, "limits": limits, "cpu_time": cpu_time})
 
 
 @app.command()

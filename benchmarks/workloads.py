@@ -10,9 +10,9 @@
     engine, <drafter>   this engine; `tuned` drafts by the tuned model, `auto` chooses
 
 Trio `smollm2`: three SmolLM2-135M networks, the pair really tuned; a pair as large as its base cannot win by drafting. Trio
-`small-pair`: the same base with an untrained pair of 6 layers x 256, and `tuned` drafts are right as often as `--acceptance` says (they pay
-every forward pass). All requests of a batch are asked together; an agent's three turns follow one another, each with the whole
-history, of which only the engine remembers what it has read.
+`small-pair`: the same base with an untrained pair of 6 layers x 256, and `tuned` drafts are right as often as `--acceptance`
+says (they pay every forward pass). All requests of a batch are asked together; an agent's three turns follow one another, each
+with the whole history, of which only the engine remembers what it has read.
 
 "bandwidth" is the share of the memory-bandwidth limit that plain decoding steps reach: bytes that a step must read / measured
 copy bandwidth / median seconds of a step. Float32 on a CPU becomes a matter of arithmetic as batches grow.

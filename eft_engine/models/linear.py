@@ -21,6 +21,9 @@ WIDE = 8192
 """A matrix with at least this many outputs, in practice an output layer, is multiplied in parts: BLAS prepares a whole operand
 at a time, and one that is larger than a cache is read from memory again."""
 
+FEW_ROWS_WIDE = 8
+"""Up to this many rows the product takes as long as reading the matrix, in parts or not."""
+
 MAX_ROWS_WIDE = 64
 PART = 2048
 
@@ -44,7 +47,7 @@ class FewRowsLinear(nn.Linear):
         wide = self.out_features >= WIDE
         if len(rows) > (MAX_ROWS_WIDE if wide else MAX_ROWS):
             return super().forward(input)
-        product = wide_linear if wide and len(rows) > 2 else few_rows_linear
+        product = wide_linear if wide and len(rows) > FEW_ROWS_WIDE else few_rows_linear
         return product(rows, self.weight, self.bias).reshape(*input.shape[:-1], self.out_features)
 
 
