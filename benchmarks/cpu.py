@@ -19,7 +19,7 @@ from rich.table import Table
 from torch.nn import functional
 
 from benchmarks.report import finish
-from benchmarks.rounds import clock, count_cpu_time
+from benchmarks.rounds import CpuTime, clock, count_cpu_time
 from benchmarks.smollm2 import separate_trio
 from eft_engine.engine.openmp import release_workers
 from eft_engine.models.language_model import Block, LanguageModel
@@ -63,10 +63,7 @@ def linear(repetitions: Repetitions = 9) -> None:
 @torch.inference_mode()
 def wide(
     repetitions: Repetitions = 9,
-    cpu_time: Annotated[
-        bool,
-        typer.Option("--cpu-time", help="Count CPU seconds of one thread (OMP_NUM_THREADS=1): for a busy machine."),
-    ] = False,
+    cpu_time: CpuTime = False,
 ) -> None:
     """One product with 49152 x 576, SmolLM2's output layer."""
     if cpu_time:

@@ -27,7 +27,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from benchmarks.report import finish
-from benchmarks.rounds import clock, count_cpu_time
+from benchmarks.rounds import CpuTime, clock, count_cpu_time
 from benchmarks.smollm2 import shared_engine
 from eft_engine import Engine, EngineConfig, SamplingParams, SpeculationOptions
 
@@ -91,10 +91,7 @@ def main(
     lengths: Annotated[list[int] | None, typer.Option("--length", help="Context lengths. [500, 2000, 8000]")] = None,
     max_tokens: Annotated[int, typer.Option(help="Tokens per run.")] = 16,
     rounds: Annotated[int, typer.Option(help="Repetitions; medians are reported.")] = 5,
-    cpu_time: Annotated[
-        bool,
-        typer.Option("--cpu-time", help="Count CPU seconds of one thread (OMP_NUM_THREADS=1): for a busy machine."),
-    ] = False,
+    cpu_time: CpuTime = False,
 ) -> None:
     """Run and print."""
     if cpu_time:

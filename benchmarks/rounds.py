@@ -5,14 +5,18 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from eft_engine import Engine, SamplingParams, SpeculationOptions
 
+CpuTime = Annotated[
+    bool, typer.Option("--cpu-time", help="Count CPU seconds of one thread (OMP_NUM_THREADS=1): for a busy machine.")
+]
 _cpu_time = False
 
 

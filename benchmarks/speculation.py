@@ -22,7 +22,7 @@ from benchmarks.batch_limit import batch_limits
 from benchmarks.imposed import impose, small_model
 from benchmarks.naive import naive_loop, transformers_generate
 from benchmarks.report import finish
-from benchmarks.rounds import clock, count_cpu_time, measure, medians_of_ratios, run_engine, show
+from benchmarks.rounds import CpuTime, clock, count_cpu_time, measure, medians_of_ratios, run_engine, show
 from benchmarks.smollm2 import QUESTIONS, SeparateTrio, separate_trio, shared_engine
 from benchmarks.texts import ARTICLE
 from eft_engine import Engine, EngineConfig, SamplingParams, SpeculationOptions
@@ -121,10 +121,7 @@ def batch(
     rounds: Rounds = 3,
     max_tokens: MaxTokens = 32,
     size: Annotated[int, typer.Option(help="Requests; half of them at weight 0.5, half at 1.")] = 16,
-    cpu_time: Annotated[
-        bool,
-        typer.Option("--cpu-time", help="Count CPU seconds of one thread (OMP_NUM_THREADS=1): for a busy machine."),
-    ] = False,
+    cpu_time: CpuTime = False,
 ) -> None:
     """Requests together (drafting as it pays) against one after another without drafting, next to what the processor allows."""
     if cpu_time:
