@@ -121,6 +121,7 @@ def batch(
     rounds: Rounds = 3,
     max_tokens: MaxTokens = 32,
     size: Annotated[int, typer.Option(help="Requests; half of them at weight 0.5, half at 1.")] = 16,
+    sample: Annotated[int, typer.Option(min=1, help="One by one, only every n-th request; the sum is scaled up.")] = 1,
     cpu_time: CpuTime = False,
 ) -> None:
     """Requests together (drafting as it pays) against one after another without drafting, next to what the processor allows."""
@@ -136,10 +137,12 @@ def batch(
         return clock() - started
 
     def alone(engine: Engine) -> float:
-        return sum(
+        chosen = list(zip(prompts, weights, strict=True))[::sample]
+        seconds = sum(
             run_engine(engine, [prompt], max_tokens=max_tokens, weight=weight, speculation=PLAIN)[1]
-            for prompt, weight in zip(prompts, weights, strict=True)
+            for prompt, weight in chosen
         )
+        return seconds * size / len(chosen)
 
     name = f"{size} together"
     with shared_engine(EngineConfig(max_warm_prefixes=0, max_num_seqs=size)) as engine:
@@ -149,7 +152,7 @@ def batch(
         limits = batch_limits(engine, [[None, adapter] if weight < 1.0 else [adapter] for weight in weights])
     result = show(f"{size} requests of {max_tokens} tokens, weights 0.5 and 1", times, size * max_tokens, "one by one")
     Console().print("limits: " + ", ".join(f"{kind} {limit:.1f}x" for kind, limit in limits.items()))
-    finish("speculation_batch", {**result, "limits": limits, "cpu_time": cpu_time})
+    finish("speculation_batch", {**result, "limits": limits, "sample": sample, "cpu_time": cpu_time})
 
 
 @app.command()
