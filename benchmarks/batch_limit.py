@@ -13,13 +13,12 @@ passes       whole forward passes over slots, as the engine runs them, adapters 
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from benchmarks.rounds import clock
+from benchmarks.rounds import median_seconds
 from eft_engine import Engine
 from eft_engine.models.language_model import Block, LanguageModel
 
@@ -45,16 +44,6 @@ def batch_limits(engine: Engine, requests: Sequence[Rows], *, repetitions: int =
     }
 
 
-def _median(run: Callable[[], object], repetitions: int) -> float:
-    run()
-    seconds = []
-    for _ in range(repetitions):
-        started = clock()
-        run()
-        seconds.append(clock() - started)
-    return statistics.median(seconds)
-
-
 def _layers(network: LanguageModel) -> list[Any]:
     named = network.model.named_modules()
     return [module for name, module in named if isinstance(module, torch.nn.Linear) and ".lora_" not in name]
@@ -65,9 +54,9 @@ def arithmetic_seconds(network: LanguageModel, num_rows: int, repetitions: int) 
     """The larger of multiplying at the rate of a square product and of reading the weights at the rate of a sum."""
     num_weights = sum(layer.weight.numel() for layer in _layers(network))
     square = torch.randn(1024, 1024)
-    per_product = _median(lambda: square @ square, repetitions) / 1024**3
+    per_product = median_seconds(lambda: square @ square, repetitions) / 1024**3
     memory = torch.ones(2**26)
-    per_value = _median(memory.sum, repetitions) / memory.numel()
+    per_value = median_seconds(memory.sum, repetitions) / memory.numel()
     return max(num_weights * num_rows * per_product, num_weights * per_value)
 
 
@@ -76,7 +65,7 @@ def products_seconds(network: LanguageModel, num_rows: int, repetitions: int) ->
     """Every linear layer once."""
     layers = _layers(network)
     inputs = {layer.in_features: torch.randn(num_rows, layer.in_features) for layer in layers}
-    return _median(lambda: [layer(inputs[layer.in_features]) for layer in layers], repetitions)
+    return median_seconds(lambda: [layer(inputs[layer.in_features]) for layer in layers], repetitions)
 
 
 @torch.inference_mode()
@@ -90,7 +79,7 @@ def pass_seconds(network: LanguageModel, rows: Rows, repetitions: int) -> float:
         for slot in slots:
             slot.truncate(CONTEXT_LEN)
 
-    seconds = _median(one_token, repetitions)
+    seconds = median_seconds(one_token, repetitions)
     for slot in slots:
         network.kv_cache.release(slot)
     return seconds

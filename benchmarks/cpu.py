@@ -7,10 +7,8 @@ python -m benchmarks.cpu threads     a forward pass in a second thread, while th
 
 from __future__ import annotations
 
-import statistics
 import threading
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
@@ -19,7 +17,7 @@ from rich.table import Table
 from torch.nn import functional
 
 from benchmarks.report import finish
-from benchmarks.rounds import CpuTime, clock, count_cpu_time
+from benchmarks.rounds import CpuTime, count_cpu_time, median_seconds
 from benchmarks.smollm2 import separate_trio
 from eft_engine.engine.openmp import release_workers
 from eft_engine.models.language_model import Block, LanguageModel
@@ -27,17 +25,6 @@ from eft_engine.models.linear import few_rows_linear, wide_linear
 
 app = typer.Typer(add_completion=False, help=__doc__)
 Repetitions = Annotated[int, typer.Option(help="Timed runs; their median counts.")]
-
-
-def median_seconds(run: Callable[..., Any], repetitions: int) -> float:
-    """After one run that is not counted."""
-    run()
-    seconds = []
-    for _ in range(repetitions):
-        started = clock()
-        run()
-        seconds.append(clock() - started)
-    return statistics.median(seconds)
 
 
 @app.command()

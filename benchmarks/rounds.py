@@ -38,6 +38,17 @@ def clock() -> float:
     return time.process_time() if _cpu_time else time.perf_counter()
 
 
+def median_seconds(run: Callable[..., Any], repetitions: int) -> float:
+    """After one run that is not counted."""
+    run()
+    seconds = []
+    for _ in range(repetitions):
+        started = clock()
+        run()
+        seconds.append(clock() - started)
+    return statistics.median(seconds)
+
+
 def run_engine(
     engine: Engine, prompts: Any, *, max_tokens: int, weight: float, speculation: SpeculationOptions
 ) -> tuple[list[Any], float]:
