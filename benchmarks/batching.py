@@ -6,7 +6,6 @@ python -m benchmarks.batching
 from __future__ import annotations
 
 import statistics
-import time
 from typing import Annotated
 
 import typer
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.report import finish
+from benchmarks.rounds import CpuTime, clock, count_cpu_time
 from benchmarks.smollm2 import NO_DRAFTS, QUESTIONS, separate_trio, shared_engine
 from eft_engine import Engine, SamplingParams
 
@@ -22,22 +22,25 @@ def throughput(engine: Engine, *, together: bool, max_tokens: int, weight: float
     """Generated tokens per second of wall clock over all questions."""
     sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
     prompts = [[{"role": "user", "content": question}] for question in QUESTIONS]
-    started = time.perf_counter()
+    started = clock()
     batches = [prompts] if together else [[prompt] for prompt in prompts]
     outputs = [out for batch in batches for out in engine.generate(batch, sampling=sampling, reward_weights=weight)]
-    return sum(out.usage.completion_tokens for out in outputs) / (time.perf_counter() - started)
+    return sum(out.usage.completion_tokens for out in outputs) / (clock() - started)
 
 
 def main(
     rounds: Annotated[int, typer.Option(help="Repetitions; medians of their ratios are reported.")] = 3,
     max_tokens: Annotated[int, typer.Option(help="Tokens per request.")] = 32,
     weight: Annotated[float, typer.Option(help="Reward weight.")] = 0.5,
+    cpu_time: CpuTime = False,
 ) -> None:
     """Compare, for the trio on one set of weights and for three separate networks."""
+    if cpu_time:
+        count_cpu_time()
     table = Table(title=f"8 requests, {max_tokens} tokens each, weight {weight:g}, medians of {rounds} rounds")
     for heading in ("trio", "one by one tokens/s", "batch of 8 tokens/s", "ratio"):
         table.add_column(heading, justify="right")
-    result: dict[str, object] = {"rounds": rounds, "max_tokens": max_tokens, "weight": weight}
+    result: dict[str, object] = {"rounds": rounds, "max_tokens": max_tokens, "weight": weight, "cpu_time": cpu_time}
     for name, make in (
         ("shared", lambda: shared_engine(NO_DRAFTS)),
         ("separate", lambda: separate_trio().engine(NO_DRAFTS)),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import statistics
-import time
 from typing import Annotated, Any
 
 import torch
@@ -18,6 +17,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.report import finish
+from benchmarks.rounds import CpuTime, clock, count_cpu_time
 from benchmarks.smollm2 import NO_DRAFTS, QUESTIONS, SeparateTrio, separate_trio
 from eft_engine import SamplingParams
 
@@ -28,9 +28,9 @@ def member_seconds_per_token(model: Any, prompt_ids: list[int], token_ids: list[
     cache = model(torch.tensor([prompt_ids]), use_cache=True, logits_to_keep=1).past_key_values
     times: list[float] = []
     for token_id in token_ids:
-        started = time.perf_counter()
+        started = clock()
         model(torch.tensor([[token_id]]), past_key_values=cache, use_cache=True)
-        times.append(time.perf_counter() - started)
+        times.append(clock() - started)
     return statistics.median(times)
 
 
@@ -41,7 +41,7 @@ def engine_run(trio: SeparateTrio, prompt: str, max_tokens: int, weight: float) 
         stamps: list[float] = []
         token_ids: list[int] = []
         for delta in engine.stream(prompt, sampling=sampling, reward_weights=weight):
-            stamps.append(time.perf_counter())
+            stamps.append(clock())
             token_ids += delta.token_ids
     return statistics.median(b - a for a, b in itertools.pairwise(stamps)), token_ids
 
@@ -50,8 +50,11 @@ def main(
     rounds: Annotated[int, typer.Option(help="Repetitions; the median of their ratios is reported.")] = 5,
     max_tokens: Annotated[int, typer.Option(help="Tokens per round.")] = 32,
     weight: Annotated[float, typer.Option(help="Reward weight.")] = 0.5,
+    cpu_time: CpuTime = False,
 ) -> None:
     """Print the ratio engine / sum of members."""
+    if cpu_time:
+        count_cpu_time()
     trio = separate_trio()
     prompt = QUESTIONS[0]
     prompt_ids = trio.tokenizer.encode(prompt)
@@ -68,7 +71,13 @@ def main(
         )
     finish(
         "composition_overhead",
-        {"ratio": statistics.median(ratios), "ratios": ratios, "rounds": rounds, "weight": weight},
+        {
+            "ratio": statistics.median(ratios),
+            "ratios": ratios,
+            "rounds": rounds,
+            "weight": weight,
+            "cpu_time": cpu_time,
+        },
     )
 
 

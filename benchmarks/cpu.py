@@ -1,16 +1,14 @@
-"""Two things that decide how fast a forward pass is on a CPU.
+"""Three things that decide how fast a forward pass is on a CPU.
 
 python -m benchmarks.cpu linear      float32 product of few rows: torch's linear layer against the exchanged operands
+python -m benchmarks.cpu wide        the same for an output layer, whole and in parts
 python -m benchmarks.cpu threads     a forward pass in a second thread, while the first one keeps its OpenMP workers or not
 """
 
 from __future__ import annotations
 
-import statistics
 import threading
-import time
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
@@ -19,24 +17,14 @@ from rich.table import Table
 from torch.nn import functional
 
 from benchmarks.report import finish
+from benchmarks.rounds import CpuTime, count_cpu_time, median_seconds
 from benchmarks.smollm2 import separate_trio
 from eft_engine.engine.openmp import release_workers
 from eft_engine.models.language_model import Block, LanguageModel
-from eft_engine.models.linear import few_rows_linear
+from eft_engine.models.linear import few_rows_linear, wide_linear
 
 app = typer.Typer(add_completion=False, help=__doc__)
 Repetitions = Annotated[int, typer.Option(help="Timed runs; their median counts.")]
-
-
-def median_seconds(run: Callable[..., Any], repetitions: int) -> float:
-    """After one run that is not counted."""
-    run()
-    seconds = []
-    for _ in range(repetitions):
-        started = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
 
 
 @app.command()
@@ -56,6 +44,34 @@ def linear(repetitions: Repetitions = 9) -> None:
         result[num_rows] = plain / exchanged
     Console().print(table)
     finish("cpu_linear", {"linear_by_exchanged": result})
+
+
+@app.command()
+@torch.inference_mode()
+def wide(
+    repetitions: Repetitions = 9,
+    cpu_time: CpuTime = False,
+) -> None:
+    """One product with 49152 x 576, SmolLM2's output layer."""
+    if cpu_time:
+        count_cpu_time()
+    weight = torch.randn(49152, 576)
+    ways = {"linear": functional.linear, "exchanged": few_rows_linear, "in parts": wide_linear}
+    table = Table(title="one product with 49152 x 576, float32, ms")
+    for heading in ("rows", *ways, "linear / in parts"):
+        table.add_column(heading, justify="right")
+    result = {}
+    for num_rows in (1, 2, 4, 8, 16, 24, 32, 48, 64, 96):
+        rows = torch.randn(num_rows, 576)
+        seconds = {
+            name: median_seconds(lambda own=way, x=rows: own(x, weight, None), repetitions)
+            for name, way in ways.items()
+        }
+        ratio = seconds["linear"] / seconds["in parts"]
+        table.add_row(str(num_rows), *(f"{own * 1e3:.1f}" for own in seconds.values()), f"{ratio:.2f}")
+        result[num_rows] = {"seconds": seconds, "linear_by_parts": ratio}
+    Console().print(table)
+    finish("cpu_wide", {"rows": result, "cpu_time": cpu_time})
 
 
 @app.command()

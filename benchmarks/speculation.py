@@ -11,115 +11,26 @@ the given probability. What a real pair would accept is not measured by this.
 
 from __future__ import annotations
 
-import random
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
-from rich.table import Table
-from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.batch_limit import batch_limits
+from benchmarks.imposed import impose, small_model
 from benchmarks.naive import naive_loop, transformers_generate
 from benchmarks.report import finish
+from benchmarks.rounds import CpuTime, clock, count_cpu_time, measure, medians_of_ratios, run_engine, show
 from benchmarks.smollm2 import QUESTIONS, SeparateTrio, separate_trio, shared_engine
+from benchmarks.texts import ARTICLE
 from eft_engine import Engine, EngineConfig, SamplingParams, SpeculationOptions
-from eft_engine.engine.drafting import Drafter
-from eft_engine.engine.sequence import GenerationSequence
 
 app = typer.Typer(add_completion=False, help=__doc__)
 Rounds = Annotated[int, typer.Option(help="Repetitions; medians of their ratios are reported.")]
 MaxTokens = Annotated[int, typer.Option(help="Tokens per request.")]
 PLAIN = SpeculationOptions(drafter="none")
-
-ARTICLE = (
-    "The lighthouse of Orrin Head was built in 1847 from grey granite that was carried by barge from the quarries of Tarn Bay. "
-    "Its lamp burned whale oil until 1871, then paraffin, and since 1934 it has been electric. The tower is 31 metres tall, has "
-    "142 steps, and its light can be seen from a distance of 18 nautical miles. Three keepers lived on the rock with their "
-    "families until the light was automated in 1988. Every spring the keepers whitewashed the tower, repaired the landing stage "
-    "and planted potatoes in the walled garden behind the store house. In the storm of January 1903 the sea broke two panes of the "
-    "lantern, and the youngest keeper, Ewan Strand, held a blanket against the opening for nine hours so that the lamp would stay "
-    "lit. The lighthouse board gave him a silver watch, which is shown today in the museum of the harbour town."
-)
-
-
-class ImposedDrafter(Drafter):
-    """Drafts with the tuned model, then swaps in the right token with probability `acceptance`, a wrong one otherwise."""
-
-    def __init__(self, drafter: Drafter, right: Sequence[int], *, acceptance: float, seed: int) -> None:
-        super().__init__(drafter._runner)
-        self._right = right
-        self._acceptance = acceptance
-        self._random = random.Random(seed)
-
-    def _draw(self, scores: torch.Tensor, sequences: Sequence[GenerationSequence]) -> tuple[list[int], list[float]]:
-        token_ids, _ = super()._draw(scores, sequences)
-        for row, sequence in enumerate(sequences):
-            right = self._right[len(sequence.output_ids) + len(sequence.drafts)]
-            token_ids[row] = right if self._random.random() < self._acceptance else (right + 1) % scores.shape[-1]
-        return token_ids, [1.0] * len(token_ids)
-
-
-def small_model(seed: int) -> Any:
-    """A Llama of 6 layers x 256 with SmolLM2's vocabulary and random weights."""
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=49152,
-        hidden_size=256,
-        intermediate_size=688,
-        num_hidden_layers=6,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        max_position_embeddings=8192,
-        tie_word_embeddings=True,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    return LlamaForCausalLM(config).eval()
-
-
-def run_engine(
-    engine: Engine, prompts: Any, *, max_tokens: int, weight: float, speculation: SpeculationOptions
-) -> tuple[list[Any], float]:
-    """Outputs and seconds of one greedy call."""
-    sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
-    started = time.perf_counter()
-    outputs = engine.generate(prompts, sampling=sampling, reward_weights=weight, speculation=speculation)
-    return outputs, time.perf_counter() - started
-
-
-def medians_of_ratios(times: dict[str, list[float]], slow: str, fast: str) -> float:
-    """Median over rounds of slow / fast."""
-    return statistics.median(a / b for a, b in zip(times[slow], times[fast], strict=True))
-
-
-def measure(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every run, all of them in turn in every round; the first, unreported round warms up."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for index in range(rounds + 1):
-        for name, run in runs.items():
-            seconds = run()
-            if index:
-                times[name].append(seconds)
-                Console(stderr=True).print(f"round {index} {name}: {seconds:.2f} s")
-    return times
-
-
-def show(title: str, times: dict[str, list[float]], num_tokens: int, slowest: str) -> dict[str, Any]:
-    """Print a table and return its numbers."""
-    table = Table(title=title)
-    for heading in ("run", "tokens/s", f"times {slowest}"):
-        table.add_column(heading, justify="right")
-    result: dict[str, Any] = {}
-    for name, seconds in times.items():
-        speed, ratio = num_tokens / statistics.median(seconds), medians_of_ratios(times, slowest, name)
-        table.add_row(name, f"{speed:.1f}", f"{ratio:.2f}x")
-        result[name] = {"tokens_per_s": speed, "ratio": ratio}
-    Console().print(table)
-    return result
 
 
 @app.command()
@@ -136,8 +47,7 @@ def imposed(rounds: Rounds = 3, max_tokens: MaxTokens = 64) -> None:
     def with_engine(acceptance: float | None) -> float:
         with trio.engine(EngineConfig(self_check=False, max_warm_prefixes=0)) as engine:
             if acceptance is not None:
-                stepper = engine._worker._stepper
-                stepper._drafter = ImposedDrafter(stepper._drafter, right, acceptance=acceptance, seed=0)
+                impose(engine, {tuple(prompt_ids): right}, acceptance)
             warm, _ = run_engine(
                 engine, QUESTIONS[0], max_tokens=16, weight=0.5, speculation=drafting
             )  # learns the costs
@@ -207,27 +117,42 @@ def quoting(rounds: Rounds = 3, max_tokens: MaxTokens = 96) -> None:
 
 
 @app.command()
-def batch(rounds: Rounds = 3, max_tokens: MaxTokens = 32) -> None:
-    """16 requests together (drafting as it pays) against one after another without drafting."""
-    prompts = [[{"role": "user", "content": question}] for question in (QUESTIONS * 2)]
-    weights = [0.5, 1.0]
+def batch(
+    rounds: Rounds = 3,
+    max_tokens: MaxTokens = 32,
+    size: Annotated[int, typer.Option(help="Requests; half of them at weight 0.5, half at 1.")] = 16,
+    sample: Annotated[int, typer.Option(min=1, help="One by one, only every n-th request; the sum is scaled up.")] = 1,
+    cpu_time: CpuTime = False,
+) -> None:
+    """Requests together (drafting as it pays) against one after another without drafting, next to what the processor allows."""
+    if cpu_time:
+        count_cpu_time()
+    prompts = [[{"role": "user", "content": QUESTIONS[i % len(QUESTIONS)]}] for i in range(size)]
+    weights = [0.5 if i < size // 2 else 1.0 for i in range(size)]
 
     def together(engine: Engine) -> float:
         sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
-        started = time.perf_counter()
-        engine.generate(prompts, sampling=sampling, reward_weights=[weights[i // 8] for i in range(16)])
-        return time.perf_counter() - started
+        started = clock()
+        engine.generate(prompts, sampling=sampling, reward_weights=weights)
+        return clock() - started
 
     def alone(engine: Engine) -> float:
-        return sum(
-            run_engine(engine, [prompt], max_tokens=max_tokens, weight=weights[i // 8], speculation=PLAIN)[1]
-            for i, prompt in enumerate(prompts)
+        chosen = list(zip(prompts, weights, strict=True))[::sample]
+        seconds = sum(
+            run_engine(engine, [prompt], max_tokens=max_tokens, weight=weight, speculation=PLAIN)[1]
+            for prompt, weight in chosen
         )
+        return seconds * size / len(chosen)
 
-    with shared_engine(EngineConfig(max_warm_prefixes=0)) as engine:
-        times = measure({"one by one": lambda: alone(engine), "16 together": lambda: together(engine)}, rounds)
-    result = show(f"16 requests of {max_tokens} tokens, weights 0.5 and 1", times, 16 * max_tokens, "one by one")
-    finish("speculation_batch", result)
+    name = f"{size} together"
+    with shared_engine(EngineConfig(max_warm_prefixes=0, max_num_seqs=size)) as engine:
+        times = measure({"one by one": lambda: alone(engine), name: lambda: together(engine)}, rounds)
+        adapter = engine._trio.members["json.tuned"].adapter
+        # At weight 1 base and reference, which are one network here, cancel out, and only the tuned row runs.
+        limits = batch_limits(engine, [[None, adapter] if weight < 1.0 else [adapter] for weight in weights])
+    result = show(f"{size} requests of {max_tokens} tokens, weights 0.5 and 1", times, size * max_tokens, "one by one")
+    Console().print("limits: " + ", ".join(f"{kind} {limit:.1f}x" for kind, limit in limits.items()))
+    finish("speculation_batch", {**result, "limits": limits, "sample": sample, "cpu_time": cpu_time})
 
 
 @app.command()

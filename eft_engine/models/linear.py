@@ -15,7 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 MAX_ROWS = 16
-"""Beyond this many rows torch's own way is as fast or faster."""
+"""Beyond this many rows torch's own way is as fast or faster, except for very wide outputs."""
+
+WIDE = 8192
+"""A matrix with at least this many outputs, in practice an output layer, is multiplied in parts: BLAS prepares a whole operand
+at a time, and one that is larger than a cache is read from memory again."""
+
+FEW_ROWS_WIDE = 8
+"""Up to this many rows the product takes as long as reading the matrix, in parts or not."""
+
+MAX_ROWS_WIDE = 64
+PART = 2048
 
 MIN_WEIGHT_SIZE = 2**16
 """Smaller matrices are not worth a change."""
@@ -26,14 +36,19 @@ _REPETITIONS = 3
 
 
 class FewRowsLinear(nn.Linear):
-    """A linear layer that takes the exchanged product for up to `MAX_ROWS` rows. Differs from `nn.Linear` by rounding only."""
+    """A linear layer that takes the exchanged product for up to `MAX_ROWS` rows, and a wide one for up to `MAX_ROWS_WIDE`.
+
+    Differs from `nn.Linear` by rounding only.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         """`[..., in]` to `[..., out]`."""
         rows = input.reshape(-1, input.shape[-1])
-        if len(rows) > MAX_ROWS:
+        wide = self.out_features >= WIDE
+        if len(rows) > (MAX_ROWS_WIDE if wide else MAX_ROWS):
             return super().forward(input)
-        return few_rows_linear(rows, self.weight, self.bias).reshape(*input.shape[:-1], self.out_features)
+        product = wide_linear if wide and len(rows) > FEW_ROWS_WIDE else few_rows_linear
+        return product(rows, self.weight, self.bias).reshape(*input.shape[:-1], self.out_features)
 
 
 def few_rows_linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -46,6 +61,15 @@ def few_rows_linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
     rows = functional.pad(rows, (0, 0, 0, padding)) if padding else rows.contiguous()
     out = torch.mm(weight, rows.T).T[:num_rows].contiguous()
     return out if bias is None else out + bias
+
+
+def wide_linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`few_rows_linear` for a matrix with very many outputs, `PART` of them at a time."""
+    out = rows.new_empty(len(rows), len(weight))
+    for start in range(0, len(weight), PART):
+        part = slice(start, start + PART)
+        out[:, part] = few_rows_linear(rows, weight[part], None if bias is None else bias[part])
+    return out
 
 
 def _padded_rows(num_rows: int) -> int:

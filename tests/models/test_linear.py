@@ -8,7 +8,7 @@ from torch import nn
 
 from eft_engine.models import linear
 from eft_engine.models.language_model import LanguageModel
-from eft_engine.models.linear import FewRowsLinear, few_rows_linear, restore_linear, use_few_rows_linear
+from eft_engine.models.linear import FewRowsLinear, few_rows_linear, restore_linear, use_few_rows_linear, wide_linear
 from tests.toy import make_model
 
 
@@ -21,6 +21,25 @@ def test_every_row_count_gives_the_product(num_rows: int, bias: bool) -> None:
     out = few_rows_linear(rows, layer.weight, layer.bias)
     torch.testing.assert_close(out, layer(rows), rtol=1e-12, atol=1e-12)
     assert out.is_contiguous()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("num_outputs", [1, linear.PART, linear.PART + 1, 2 * linear.PART + 7])
+def test_product_in_parts_is_the_product(num_outputs: int, bias: bool) -> None:
+    layer = nn.Linear(19, num_outputs, bias=bias, dtype=torch.float64)
+    rows = torch.randn(24, 19, dtype=torch.float64)
+    torch.testing.assert_close(wide_linear(rows, layer.weight, layer.bias), layer(rows), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "num_rows", [1, linear.FEW_ROWS_WIDE, linear.FEW_ROWS_WIDE + 1, 24, linear.MAX_ROWS_WIDE, linear.MAX_ROWS_WIDE + 1]
+)
+def test_output_layer_gives_the_product_for_every_row_count(num_rows: int) -> None:
+    layer = nn.Linear(16, linear.WIDE + 3)
+    rows = torch.randn(1, num_rows, 16)
+    expected = layer(rows)
+    layer.__class__ = FewRowsLinear
+    torch.testing.assert_close(layer(rows), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 300), (3, 5, 300), (2, 40, 300), (1, 0, 300), (300,)])
