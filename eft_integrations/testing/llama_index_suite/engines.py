@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
 from llama_index.core.chat_engine.types import ChatMode
+from llama_index.core.instrumentation.events.llm import LLMChatStartEvent
 from llama_index.core.llms import LLM
 from llama_index.core.response_synthesizers import ResponseMode
 
 from eft_integrations.testing.llama_index_suite.properties import SuiteProperties
+from eft_integrations.testing.llama_index_suite.reporting import events_of_instrumentation
 from eft_integrations.testing.llama_index_suite.scenarios import FERRY, NOTES, index_of
 
 RESPONSE_MODES = [
@@ -25,6 +26,10 @@ RESPONSE_MODES = [
 CHAT_MODES = [ChatMode.SIMPLE, ChatMode.CONTEXT, ChatMode.CONDENSE_QUESTION, ChatMode.CONDENSE_PLUS_CONTEXT]
 
 
+def _streamed(engine: Any) -> str:
+    return "".join(engine.query(FERRY).response_gen)
+
+
 async def _astreamed(engine: Any) -> str:
     response = await engine.aquery(FERRY)
     return "".join([token async for token in response.async_response_gen()])
@@ -33,9 +38,7 @@ async def _astreamed(engine: Any) -> str:
 QUERIES: dict[str, Callable[[LLM], str]] = {
     "query": lambda llm: str(index_of(NOTES).as_query_engine(llm=llm).query(FERRY)),
     "aquery": lambda llm: str(asyncio.run(index_of(NOTES).as_query_engine(llm=llm).aquery(FERRY))),
-    "streaming": lambda llm: "".join(
-        index_of(NOTES).as_query_engine(llm=llm, streaming=True).query(FERRY).response_gen  # type: ignore[union-attr]
-    ),
+    "streaming": lambda llm: _streamed(index_of(NOTES).as_query_engine(llm=llm, streaming=True)),
     "async streaming": lambda llm: asyncio.run(
         _astreamed(index_of(NOTES).as_query_engine(llm=llm, streaming=True)),
     ),
@@ -68,11 +71,12 @@ class EngineTests(SuiteProperties):
     @pytest.mark.parametrize("mode", RESPONSE_MODES, ids=lambda mode: mode.value)
     @pytest.mark.parametrize("use_async", [False, True], ids=["sync", "use_async"])
     def test_every_response_mode_answers(self, use_async: bool, mode: ResponseMode) -> None:
-        handler = LlamaDebugHandler(print_trace_on_end=False)
-        llm = self.make_llm(callback_manager=CallbackManager([handler]))
-        engine = index_of(NOTES).as_query_engine(llm=llm, response_mode=mode, use_async=use_async, similarity_top_k=3)
-        assert str(engine.query(FERRY)) not in ("", "Empty Response")
-        asked = len(handler.get_event_pairs(CBEventType.LLM))
+        engine = index_of(NOTES).as_query_engine(
+            llm=self.make_llm(), response_mode=mode, use_async=use_async, similarity_top_k=3
+        )
+        with events_of_instrumentation() as seen:
+            assert str(engine.query(FERRY)) not in ("", "Empty Response")
+        asked = sum(isinstance(event, LLMChatStartEvent) for event in seen)
         assert asked == (3 if mode in (ResponseMode.REFINE, ResponseMode.ACCUMULATE) else 1)
 
     @pytest.mark.parametrize("mode", CHAT_MODES, ids=lambda mode: mode.value)

@@ -99,7 +99,9 @@ class ReportingTests(SuiteProperties):
         llm = self.make_llm()
         with events_of_instrumentation() as seen:
             _ask(llm, way)
-        kinds = [LLMChatStartEvent, LLMChatEndEvent] if way in CHATS else [LLMCompletionStartEvent, LLMCompletionEndEvent]
+        kinds = (
+            [LLMChatStartEvent, LLMChatEndEvent] if way in CHATS else [LLMCompletionStartEvent, LLMCompletionEndEvent]
+        )
         counted = (LLMChatStartEvent, LLMChatEndEvent, LLMCompletionStartEvent, LLMCompletionEndEvent)
         assert [type(event) for event in seen if isinstance(event, counted)] == kinds
 

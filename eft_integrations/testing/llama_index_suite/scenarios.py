@@ -10,13 +10,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from llama_index.core import Document, MockEmbedding, VectorStoreIndex
+from llama_index.core import MockEmbedding, VectorStoreIndex
 from llama_index.core.agent.workflow import AgentWorkflow, CodeActAgent, FunctionAgent, ReActAgent
 from llama_index.core.evaluation import FaithfulnessEvaluator
 from llama_index.core.llms import LLM
 from llama_index.core.postprocessor import LLMRerank
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.response_synthesizers import get_response_synthesizer
+from llama_index.core.schema import TextNode
 
 WEATHER = "What is the weather in Oslo? Use the tool, then tell me."
 NOTES = [
@@ -111,9 +112,9 @@ async def hand_off(llm: LLM) -> Outcome:
 
 
 def index_of(notes: list[str]) -> VectorStoreIndex:
-    """An index that finds every note: its vectors are all alike."""
-    documents = [Document(text=note) for note in notes]
-    return VectorStoreIndex.from_documents(documents, embed_model=MockEmbedding(embed_dim=4))
+    """An index that finds every note, always in the same order: its vectors are all alike, and ties are broken by id."""
+    nodes = [TextNode(text=note, id_=f"note-{place}") for place, note in enumerate(notes)]
+    return VectorStoreIndex(nodes, embed_model=MockEmbedding(embed_dim=4))
 
 
 async def question_of_notes(llm: LLM) -> Outcome:

@@ -47,7 +47,7 @@ MODES = pytest.mark.parametrize("mode", PydanticProgramMode, ids=lambda mode: mo
 class StructuredTests(SuiteProperties):
     """An object comes whatever the model would have liked to say."""
 
-    def _llm(self, mode: PydanticProgramMode) -> LLM:
+    def _structuring_llm(self, mode: PydanticProgramMode) -> LLM:
         self.needs(has=mode in self.program_modes, what=f"the mode {mode.value}")
         return self.make_llm(pydantic_program_mode=mode)
 
@@ -57,7 +57,7 @@ class StructuredTests(SuiteProperties):
     def test_prediction_is_an_object(
         self, output_cls: type[BaseModel], is_async: bool, mode: PydanticProgramMode
     ) -> None:
-        llm = self._llm(mode)
+        llm = self._structuring_llm(mode)
         output: Any = (
             asyncio.run(llm.astructured_predict(output_cls, PROMPT, who="Ann"))
             if is_async
@@ -68,7 +68,7 @@ class StructuredTests(SuiteProperties):
     @MODES
     @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
     def test_streamed_prediction_grows_into_an_object(self, is_async: bool, mode: PydanticProgramMode) -> None:
-        llm = self._llm(mode)
+        llm = self._structuring_llm(mode)
         outputs: list[Any] = (
             asyncio.run(gather(llm.astream_structured_predict(Person, PROMPT, who="Ann")))
             if is_async
@@ -79,7 +79,7 @@ class StructuredTests(SuiteProperties):
 
     @MODES
     def test_llm_of_a_class_answers_with_its_objects(self, mode: PydanticProgramMode) -> None:
-        structured = self._llm(mode).as_structured_llm(Person)
+        structured = self._structuring_llm(mode).as_structured_llm(Person)
         whole = structured.chat(user())
         assert isinstance(whole.raw, Person)
         assert Person.model_validate_json(whole.message.content or "") == whole.raw

@@ -38,9 +38,9 @@ WAYS: dict[str, Callable[..., ChatResponse]] = {
     "chat": lambda llm, tools, **keywords: llm.chat_with_tools(tools, "Hello", **keywords),
     "achat": lambda llm, tools, **keywords: asyncio.run(llm.achat_with_tools(tools, "Hello", **keywords)),
     "stream_chat": lambda llm, tools, **keywords: list(llm.stream_chat_with_tools(tools, "Hello", **keywords))[-1],
-    "astream_chat": lambda llm, tools, **keywords: (
-        asyncio.run(gather(llm.astream_chat_with_tools(tools, "Hello", **keywords)))[-1]
-    ),
+    "astream_chat": lambda llm, tools, **keywords: asyncio.run(
+        gather(llm.astream_chat_with_tools(tools, "Hello", **keywords))
+    )[-1],
 }
 """Four ways to ask with tools; each gives the whole answer."""
 
@@ -48,7 +48,7 @@ WAYS: dict[str, Callable[..., ChatResponse]] = {
 class ToolTests(SuiteProperties):
     """Function calling."""
 
-    def _llm(self) -> FunctionCallingLLM:
+    def _calling_llm(self) -> FunctionCallingLLM:
         self.needs(has=self.has_tools, what="tools")
         llm = self.make_llm()
         assert isinstance(llm, FunctionCallingLLM), f"LLM must be a FunctionCallingLLM, not {type(llm).__name__}"
@@ -56,7 +56,7 @@ class ToolTests(SuiteProperties):
 
     @pytest.mark.parametrize("way", WAYS)
     def test_required_call_comes_and_fits_its_schema(self, way: str) -> None:
-        llm = self._llm()
+        llm = self._calling_llm()
         response = WAYS[way](llm, [ADD, IS_OPEN], tool_required=True)
         calls = llm.get_tool_calls_from_response(response)
         assert len(calls) == 1, "one call, unless parallel calls are allowed"
@@ -66,18 +66,18 @@ class ToolTests(SuiteProperties):
     @pytest.mark.parametrize("way", WAYS)
     @pytest.mark.parametrize("name", ["add", "is_open"])
     def test_tool_that_is_named_is_called(self, name: str, way: str) -> None:
-        llm = self._llm()
+        llm = self._calling_llm()
         calls = llm.get_tool_calls_from_response(WAYS[way](llm, [ADD, IS_OPEN], tool_choice=name))
         assert [call.tool_name for call in calls] == [name]
 
     def test_tool_without_arguments_is_called_with_none(self) -> None:
-        llm = self._llm()
+        llm = self._calling_llm()
         calls = llm.get_tool_calls_from_response(llm.chat_with_tools([RING], "Hello", tool_required=True))
         assert [(call.tool_name, call.tool_kwargs) for call in calls] == [("ring", {})]
 
     @pytest.mark.parametrize("way", WAYS)
     def test_tools_that_are_forbidden_are_not_called(self, way: str) -> None:
-        llm = self._llm()
+        llm = self._calling_llm()
         response = WAYS[way](llm, [ADD], tool_choice="none")
         assert response.message.content
         assert llm.get_tool_calls_from_response(response, error_on_no_tool_call=False) == []
@@ -86,7 +86,7 @@ class ToolTests(SuiteProperties):
 
     @pytest.mark.parametrize("way", WAYS)
     def test_call_is_told_as_a_block_and_in_openais_form(self, way: str) -> None:
-        llm = self._llm()
+        llm = self._calling_llm()
         message = WAYS[way](llm, [ADD], tool_required=True).message
         blocks = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
         assert [block.tool_name for block in blocks] == ["add"]
@@ -96,7 +96,7 @@ class ToolTests(SuiteProperties):
 
     @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
     def test_call_grows_while_it_streams_under_one_id_and_name(self, is_async: bool) -> None:
-        llm = self._llm()
+        llm = self._calling_llm()
         chunks = (
             asyncio.run(gather(llm.astream_chat_with_tools([ADD], "Hello", tool_required=True)))
             if is_async
@@ -113,7 +113,7 @@ class ToolTests(SuiteProperties):
 
     @pytest.mark.parametrize("way", WAYS)
     def test_history_is_not_changed(self, way: str) -> None:
-        llm = self._llm()
+        llm = self._calling_llm()
         history = user("Hello")
         before = [message.model_copy(deep=True) for message in history]
         WAYS[way](llm, [ADD], chat_history=history, tool_required=True)
@@ -121,7 +121,7 @@ class ToolTests(SuiteProperties):
 
     @pytest.mark.parametrize("form", ["blocks", "additional_kwargs"])
     def test_earlier_calls_and_results_are_read(self, form: str) -> None:
-        llm = self._llm()
+        llm = self._calling_llm()
         call = ToolCallBlock(tool_call_id="1", tool_name="add", tool_kwargs={"first": 1, "second": 2})
         openai = {"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"first": 1, "second": 2}'}}
         turn: dict[str, Any] = (
@@ -137,7 +137,7 @@ class ToolTests(SuiteProperties):
 
     @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
     def test_predict_and_call_runs_the_tool(self, is_async: bool) -> None:
-        llm = self._llm()
+        llm = self._calling_llm()
         keywords: dict[str, Any] = {"user_msg": "Hello", "tool_required": True}
         output = (
             asyncio.run(llm.apredict_and_call([RING], **keywords))

@@ -1,4 +1,4 @@
-"""A trio that knows the scenarios of the LlamaIndex suite: each is run once with a script, and what was asked and said is learned."""
+"""A trio that knows the scenarios of the LlamaIndex suite: each is run once with a script, and what was said there is learned."""
 
 from __future__ import annotations
 
