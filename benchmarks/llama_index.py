@@ -30,7 +30,9 @@ TICK_S = 0.002
 def make_engine() -> Engine:
     """Three separate networks without drafting, whose acceptance would differ from run to run."""
     base = make_model("llama", hidden_size=512, num_layers=6, context_len=2048)
-    tuned, reference = (make_model("llama", hidden_size=256, num_layers=4, seed=seed, context_len=2048) for seed in (1, 2))
+    tuned, reference = (
+        make_model("llama", hidden_size=256, num_layers=4, seed=seed, context_len=2048) for seed in (1, 2)
+    )
     return Engine.from_models(
         base,
         tokenizer=make_tokenizer(),
@@ -87,7 +89,15 @@ def main(
     ticks = sorted(gap for own in pauses for gap in own)
     p99_ms = ticks[int(0.99 * len(ticks))] * 1000
     table = Table(title=f"4 answers of {max_tokens} tokens, medians of {rounds} rounds")
-    for heading in ("serial s", "together s", "ratio", "ticks", "p99 gap ms", "longest gap ms (per round)", "idle loop ms"):
+    for heading in (
+        "serial s",
+        "together s",
+        "ratio",
+        "ticks",
+        "p99 gap ms",
+        "longest gap ms (per round)",
+        "idle loop ms",
+    ):
         table.add_column(heading, justify="right")
     per_round = ", ".join(f"{gap:.1f}" for gap in largest)
     table.add_row(

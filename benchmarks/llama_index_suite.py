@@ -2,9 +2,9 @@
 
 python -m benchmarks.llama_index_suite
 
-Both speak with the same networks, which know the suite's scenarios by heart: `HuggingFaceLLM` with the tuned model alone, `EFTLLM` with
-the whole trio. Nothing is excused: what a class cannot do counts as failed. Modes of structured output that need another package
-are left out for both.
+Both speak with the same networks, which know the suite's scenarios by heart: `HuggingFaceLLM` with the tuned model alone,
+`EFTLLM` with the whole trio. Nothing is excused: what a class cannot do counts as failed. Modes of structured output that need
+another package are left out for both.
 """
 
 from __future__ import annotations

