@@ -10,7 +10,10 @@ engine, which passes no keywords on.
 
 Prints:
 
-@@OUT@@
+    weight 0: The SmolLM2 model is a part of the Apache-2.0 model.
+    weight 1: {"answer": "The SmolLM2 model is a custom-built model that is designed to handle a wide range of data processing tasks, including data processing, data analysis, and data storage.", "topic": "databits"}
+    weight 1.5: {"answer": "The SmolLM2 model is a custom-built model that is designed to handle a wide range of data processing tasks.", "topic": "databases"}
+    from README.md: ## Licence
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def promised(source: str) -> list[str]:
 def missing(lines: list[str], printed: str) -> list[str]:
     """Promised lines that did not come, or not in their order."""
     rest = iter([line.strip() for line in printed.splitlines()])
-    return [line for line in lines if line not in rest]
+    return [line for line in lines if line.strip() not in rest]
 
 
 RECIPES = {
@@ -52,3 +52,14 @@ def test_file_prints_what_its_header_promises(name: str) -> None:
     with contextlib.redirect_stdout(printed):
         runpy.run_path(str(COOKBOOK / name), run_name="__main__")
     assert missing(RECIPES[name], printed.getvalue()) == [], printed.getvalue()
+
+
+def test_readme_shows_code_and_output_of_the_cookbook() -> None:
+    readme = (COOKBOOK.parent / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", readme, flags=re.DOTALL)
+    shown = [(code, output) for code, output in blocks if "eft_integrations" in code]
+    assert shown
+    for code, output in shown:
+        sources = {name: (COOKBOOK / name).read_text(encoding="utf-8") for name in RECIPES}
+        fitting = [name for name, source in sources.items() if not missing(code.split("\n"), source)]
+        assert [RECIPES[name] for name in fitting] == [output.splitlines()]

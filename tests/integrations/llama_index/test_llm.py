@@ -13,7 +13,7 @@ import pytest
 from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.base.llms.types import ImageBlock, TextBlock, ThinkingBlock, ToolCallBlock
 from llama_index.core.evaluation import FaithfulnessEvaluator
-from llama_index.core.llms import ChatMessage, MessageRole
+from llama_index.core.llms import ChatMessage
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel, ValidationError
@@ -21,7 +21,6 @@ from pydantic import BaseModel, ValidationError
 import eft_integrations
 from eft_engine import Engine, SamplingParams
 from eft_integrations.backend import ScriptedBackend, errors
-from eft_integrations.langchain import EFTChatModel
 from eft_integrations.llama_index import EFTLLM
 from eft_integrations.messages import Message, ToolCall
 from eft_integrations.testing.llama_index_suite.asking import CHATS, COMPLETIONS, PREDICTIONS, gather, user
@@ -57,30 +56,6 @@ def test_import_construction_and_events_load_nothing() -> None:
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_llms_of_one_trio_share_one_engine_with_the_other_adapter() -> None:
-    names = {"base": "a", "tuned": "t", "reference": "r"}
-    assert EFTLLM(**names)._backend is EFTLLM(**names)._backend
-    assert EFTLLM(**names)._backend is EFTChatModel(**names)._backend
-    assert EFTLLM(**{**names, "base": "b"})._backend is not EFTLLM(**names)._backend
-    assert model().with_weights(0.5)._backend is model()._backend
-
-
-@pytest.mark.parametrize(
-    ("fields", "reason"),
-    [
-        ({}, "name the large model"),
-        ({"base": "a", "tuned": "b"}, "belong together"),
-        ({"preset": "smollm2-json", "base": "a"}, "preset names a whole trio"),
-        ({"engine": object(), "base": "a"}, "one of"),
-        ({"base": "a", "temprature": 1.0}, "temprature"),
-    ],
-    ids=str,
-)
-def test_wrong_construction_says_what_is_wrong(fields: dict[str, Any], reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
-        EFTLLM(**fields)
 
 
 def test_settings_survive_serialisation() -> None:
@@ -216,30 +191,7 @@ def test_concurrent_calls_keep_their_weights_in_the_engine_and_step_together() -
     assert len(set(alone)) > 1
 
 
-# ---- one engine, one text ------------------------------------------------------------------------------------------------
-
-CONVERSATIONS: dict[str, list[tuple[str, str]]] = {
-    "greeting": [("user", "Hello")],
-    "with a system turn": [("system", "Be kind."), ("user", "Hello")],
-    "second turn": [("user", "Hello"), ("assistant", GREETING), ("user", "Which pier?")],
-    "any script": [("user", "¿Dónde está el faro? 灯台")],
-}
-
-
-@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0, {"chat": 1.7}], ids=str)
-@pytest.mark.parametrize("name", CONVERSATIONS)
-def test_text_of_every_adapter_is_the_engines(name: str, weight: Any) -> None:
-    turns, engine = CONVERSATIONS[name], trained_engine()
-    sampling = {"temperature": 0.0, "max_tokens": 24}
-    expected = engine.generate(
-        [{"role": role, "content": content} for role, content in turns],
-        sampling=SamplingParams(**sampling),
-        reward_weights=weight,
-    ).text
-    chat_model, llm = EFTChatModel(engine=engine, **sampling), EFTLLM(engine=engine, **sampling)
-    assert chat_model.invoke(turns, reward_weights=weight).content == expected
-    conversation = [ChatMessage(role=MessageRole(role), content=content) for role, content in turns]
-    assert llm.chat(conversation, reward_weights=weight).message.content == expected
+# ---- requests and answers ------------------------------------------------------------------------------------------------
 
 
 def test_formatted_text_is_continued_as_it_stands() -> None:
@@ -249,9 +201,6 @@ def test_formatted_text_is_continued_as_it_stands() -> None:
     assert response.text == expected.text
     assert response.raw["usage"]["prompt_tokens"] == expected.usage.prompt_tokens
     assert model().complete(prompt).raw["usage"]["prompt_tokens"] > expected.usage.prompt_tokens
-
-
-# ---- requests and answers ------------------------------------------------------------------------------------------------
 
 
 def test_conversation_reaches_the_backend_in_neutral_form() -> None:
@@ -366,22 +315,6 @@ def test_tool_descriptions_of_any_length_are_taken() -> None:
 
 
 # ---- together ------------------------------------------------------------------------------------------------------------
-
-
-def test_event_loop_goes_on_while_a_long_answer_is_made() -> None:
-    """A loop that waits for the engine would see no token arrive between two ticks of its own."""
-    llm = model(max_tokens=200, ignore_eos=True)
-
-    async def count_ticks() -> int:
-        ticks = 0
-        task = asyncio.create_task(llm.achat(user()))
-        while not task.done():
-            await asyncio.sleep(0.002)
-            ticks += 1
-        await task
-        return ticks
-
-    assert asyncio.run(count_ticks()) > 10
 
 
 def idle(engine: Engine) -> bool:
