@@ -12,7 +12,6 @@ Prints:
 
     weight 0: The SmolLM2 model is a part of the Apache-2.0 model.
     weight 1: {"answer": "The SmolLM2 model is a custom-built model that is designed to handle a wide range of data processing tasks, including data processing, data analysis, and data storage.", "topic": "databits"}
-    weight 1.5: {"answer": "The SmolLM2 model is a custom-built model that is designed to handle a wide range of data processing tasks.", "topic": "databases"}
     from README.md: ## Licence
 """
 
@@ -84,7 +83,7 @@ template = PromptTemplate("{context_str}\n\nUse the text above. {query_str}")
 engine = index.as_query_engine(llm=llm, similarity_top_k=1, text_qa_template=template)
 
 question = "Under which licence is the SmolLM2 model?"
-for weight in (0.0, 1.0, 1.5):
+for weight in (0.0, 1.0):
     with weights(weight):
         response = engine.query(question)
     print(f"weight {weight:g}: {response}")

@@ -61,5 +61,9 @@ def test_readme_shows_code_and_output_of_the_cookbook() -> None:
     assert shown
     for code, output in shown:
         sources = {name: (COOKBOOK / name).read_text(encoding="utf-8") for name in RECIPES}
-        fitting = [name for name, source in sources.items() if not missing(code.split("\n"), source)]
+        fitting = [
+            name
+            for name, source in sources.items()
+            if not missing([line for line in code.splitlines() if line], source)
+        ]
         assert [RECIPES[name] for name in fitting] == [output.splitlines()]
