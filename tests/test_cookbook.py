@@ -56,7 +56,7 @@ def test_file_prints_what_its_header_promises(name: str) -> None:
 
 def test_readme_shows_code_and_output_of_the_cookbook() -> None:
     readme = (COOKBOOK.parent / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", readme, flags=re.DOTALL)
+    blocks = re.findall(r"```python\n((?:(?!```).)*)```\n\n```text\n(.*?)```", readme, flags=re.DOTALL)
     shown = [(code, output) for code, output in blocks if "eft_integrations" in code]
     assert shown
     for code, output in shown:
