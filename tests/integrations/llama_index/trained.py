@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 
 from eft_engine import Engine
 from eft_integrations.backend import ChatRequest, ScriptedBackend
@@ -38,7 +39,10 @@ def recorded() -> list[Learned]:
 def trained_trio() -> TrainedTrio:
     """Learned once for all tests of LlamaIndex. The vocabulary is large enough for most words to be one token."""
     greeting = Learned(ChatRequest((Message("user", "Hello"),)), GREETING)
-    return train([greeting, *recorded()], vocab_size=2000)
+    learned = [greeting, *recorded()]
+    texts = [message.content for own in learned for message in own.request.messages] + [own.answer for own in learned]
+    tools = [json.dumps(tool.as_openai(), ensure_ascii=False) for own in learned for tool in own.request.tools]
+    return train(learned, [*texts, *tools], vocab_size=2000)
 
 
 @functools.cache
