@@ -34,6 +34,7 @@ from eft_integrations.tool_calls import (
 )
 
 __all__ = [
+    "DEFAULT_MAX_TOKENS",
     "SAMPLING_FIELDS",
     "ChatBackend",
     "ChatDelta",
@@ -50,16 +51,19 @@ __all__ = [
 RewardWeights = float | Mapping[str, float] | None
 SAMPLING_FIELDS = frozenset(SamplingParams.model_fields) - {"grammar"}
 """Names that `ChatRequest.sampling` may hold."""
+DEFAULT_MAX_TOKENS = int(SamplingParams.model_fields["max_tokens"].default)
+"""Most tokens of an answer to a request that does not say."""
 
 
 @dataclass(frozen=True)
 class ChatRequest:
     """One question to a backend.
 
-    `response_schema` makes the answer a JSON value of that schema. `sampling` holds fields of `SamplingParams`.
+    `response_schema` makes the answer a JSON value of that schema. `sampling` holds fields of `SamplingParams`. A `prompt` is a
+    raw text to continue; it stands in place of the messages, and tools have no meaning then.
     """
 
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...] = ()
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     response_schema: Mapping[str, Any] | None = None
@@ -67,6 +71,7 @@ class ChatRequest:
     reward_weights: RewardWeights = None
     template_variables: Mapping[str, Any] = field(default_factory=dict)
     documents: tuple[Mapping[str, str], ...] = ()
+    prompt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -231,13 +236,15 @@ def _last(results: Sequence[ChatResult | None]) -> ChatResult:
 class _Asked:
     """A request in the engine's terms."""
 
-    prompt: list[dict[str, Any]]
+    prompt: str | list[dict[str, Any]]
     options: dict[str, Any]
     reads_calls: bool
     template: str | None
 
     @classmethod
     def of(cls, request: ChatRequest, engine: Any) -> _Asked:
+        if request.prompt is not None:
+            return cls._of_text(request, request.prompt)
         template: str | None = engine.chat_template
         tools = request.tools if request.tool_choice.mode != "none" else ()
         variables: dict[str, Any] = dict(request.template_variables)
@@ -260,6 +267,18 @@ class _Asked:
             reads_calls=bool(tools),
             template=template,
         )
+
+    @classmethod
+    def _of_text(cls, request: ChatRequest, prompt: str) -> _Asked:
+        """A raw text: no template, no tools."""
+        schema = request.response_schema
+        grammar = None if schema is None else JsonSchema(json_schema=close_schema(schema))
+        options = {
+            "sampling": SamplingParams(**request.sampling, grammar=grammar),
+            "reward_weights": request.reward_weights,
+            "prompt_options": PromptOptions(),
+        }
+        return cls(prompt=prompt, options=options, reads_calls=False, template=None)
 
 
 def _with_documents(
@@ -486,7 +505,9 @@ class ScriptedBackend:
         return list(range(len(text.split())))
 
     def count_prompt_tokens(self, request: ChatRequest) -> int:
-        """Words of all messages."""
+        """Words of all messages, or of the text."""
+        if request.prompt is not None:
+            return len(self.token_ids(request.prompt))
         return sum(len(self.token_ids(message.content)) for message in request.messages)
 
     def chat(self, request: ChatRequest) -> ChatResult:

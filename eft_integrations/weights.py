@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 _CURRENT: ContextVar[float | Mapping[str, float] | None] = ContextVar("eft_reward_weights", default=None)
 
@@ -28,6 +29,20 @@ def weights(reward_weights: float | Mapping[str, float]) -> Iterator[None]:
 def current_weights() -> float | Mapping[str, float] | None:
     """The weights of the innermost `weights` block, or None."""
     return _CURRENT.get()
+
+
+def settle(keywords: Mapping[str, Any], *further: float | Mapping[str, float] | None) -> dict[str, Any]:
+    """A call's keywords with the weights that it, the surrounding block or one of `further` asks for, the first of them.
+
+    To be called when the call is made: a stream that is read later keeps the weights of its call.
+
+    >>> with weights(0.2):
+    ...     settle({}, 0.3), settle({"reward_weights": 0.1})
+    ({'reward_weights': 0.2}, {'reward_weights': 0.1})
+    """
+    carried = (keywords.get("reward_weights"), current_weights(), *further)
+    chosen = next((weights for weights in carried if weights is not None), None)
+    return dict(keywords) if chosen is None else {**keywords, "reward_weights": chosen}
 
 
 def parse_alias(model: str) -> tuple[str, dict[str, float] | None]:

@@ -17,7 +17,9 @@ from eft_engine import Engine, EngineConfig, SamplingParams, TunedPair
 from tests.toy import make_trio
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+PYTHON = [block for block in BLOCKS if "eft_integrations" not in block]
+"""Blocks of adapters are pieces of the cookbook: tests/test_cookbook.py compares them."""
 FIRST_OUTPUT = re.findall(r"```text\n(.*?)```", README, flags=re.DOTALL)[0]
 
 

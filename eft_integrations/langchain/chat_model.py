@@ -7,10 +7,8 @@ They are settled when the call is made, so that a stream that is read later keep
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from operator import itemgetter
 from typing import Any, Literal, cast
 
@@ -33,32 +31,25 @@ from langchain_core.utils.function_calling import convert_to_json_schema, conver
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import ConfigDict, Field, PrivateAttr
 
-from eft_integrations.backend import (
-    SAMPLING_FIELDS,
-    ChatBackend,
-    ChatRequest,
-    ChatResult,
-    EngineBackend,
-    backend_of,
-    errors,
-    shared_backend,
-)
+from eft_integrations.backend import ChatDelta, ChatRequest, ChatResult, EngineBackend, errors
 from eft_integrations.langchain import convert
-from eft_integrations.tool_calls import ToolChoice
-from eft_integrations.weights import current_weights, parse_alias
+from eft_integrations.trio_model import (
+    FIELDS_OF_SAMPLING,
+    NAMES_OF_TRIO,
+    TrioModel,
+    astream_within,
+    stream_within,
+)
+from eft_integrations.weights import settle
 
-RewardWeights = float | dict[str, float]
 WEIGHTS_KEY = "eft_reward_weights"
 """Key of `config["configurable"]` that carries weights."""
 
-FIELDS_OF_SAMPLING = (
-    "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
-    "logit_bias", "seed", "stop_token_ids", "ignore_eos",
-)  # fmt: skip
-"""Fields of the model, and keywords of a call, that `SamplingParams` has under the same name."""
+NOT_ASKED = frozenset({"tools", "response_format", "strict", "timeout", "stream_usage", "ls_structured_output_format"})
+"""Keywords of a call that say nothing to the engine, or that are converted first."""
 
 
-class EFTChatModel(BaseChatModel):
+class EFTChatModel(TrioModel, BaseChatModel):
     """A base model with the behaviour of small tuned pairs, as a LangChain chat model.
 
     Name the trio by `preset`, by `base` with `tuned` and `reference`, by `base` with `pairs`, or hand over an `engine` or a
@@ -68,70 +59,13 @@ class EFTChatModel(BaseChatModel):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", protected_namespaces=())
 
-    base: str | None = Field(default=None, description="the large model: hub id, folder or .gguf file")
-    tuned: str | None = Field(
-        default=None, description="the small model after fine-tuning, or an adapter on the reference"
-    )
-    reference: str | None = Field(default=None, description="the small model before fine-tuning")
-    pairs: dict[str, Any] | None = Field(default=None, description="pairs by name: (tuned, reference)")
-    preset: str | None = Field(default=None, description="a trio that ships with the package")
-    engine_config: dict[str, Any] = Field(default_factory=dict, description="fields of EngineConfig")
-    engine: Any = Field(default=None, exclude=True, repr=False, description="an engine that is already loaded")
-    backend: Any = Field(default=None, exclude=True, repr=False, description="any ChatBackend")
-
-    reward_weights: RewardWeights | None = Field(
-        default=None, description="for every pair, or by pair; None: their own"
-    )
-    max_tokens: int | None = Field(default=None, description="most tokens to generate")
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    logit_bias: dict[int, float] | None = None
-    seed: int | None = None
-    stop: list[str] | None = Field(default=None, description="strings that end the text")
-    stop_token_ids: list[int] | None = None
-    ignore_eos: bool | None = None
-    logprobs: bool | None = Field(default=None, description="report log-probabilities of the tokens")
-    top_logprobs: int | None = Field(default=None, description="and of this many alternatives")
-    timeout: float | None = Field(default=None, description="seconds until a request is cancelled")
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict, description="variables of the chat template")
     api_key: Any = Field(
         default=None, exclude=True, repr=False, description="accepted for compatibility; nothing is sent"
     )
     max_retries: int | None = Field(default=None, description="accepted for compatibility; local calls are not retried")
     streaming: bool = Field(default=False, description="invoke streams inside, so that callbacks see tokens")
 
-    _backend: ChatBackend = PrivateAttr()
     _weights_ids: tuple[str, ...] = PrivateAttr(default=(WEIGHTS_KEY,))
-
-    def model_post_init(self, context: Any, /) -> None:
-        """Choose the backend: before the profile is made, which asks it."""
-        named = any((self.base, self.tuned, self.reference, self.pairs, self.preset))
-        if sum((self.engine is not None, self.backend is not None, named)) > 1:
-            raise ValueError(
-                "give one of: engine, backend, or the names of a trio (preset, base, tuned, reference, pairs)"
-            )
-        if self.backend is not None:
-            self._backend = self.backend
-        elif self.engine is not None:
-            self._backend = backend_of(self.engine)
-        else:
-            self._backend = shared_backend(
-                base=self.base,
-                tuned=self.tuned,
-                reference=self.reference,
-                pairs=self.pairs,
-                preset=self.preset,
-                engine_config=self.engine_config,
-            )
-
-    def with_weights(self, reward_weights: RewardWeights) -> EFTChatModel:
-        """A copy with other weights that shares the engine; it keeps them through `bind_tools`, agents and graphs."""
-        return self.model_copy(update={"reward_weights": reward_weights})
 
     # ---- what LangChain asks about a model -----------------------------------------------------------------------------
 
@@ -140,18 +74,11 @@ class EFTChatModel(BaseChatModel):
         return "eft"
 
     @property
-    def model_name(self) -> str:
-        """What reports and traces call the model."""
-        return self._backend.model_name
-
-    @property
     def _identifying_params(self) -> dict[str, Any]:
         """Everything that changes an answer, so that caches never mix two models or two weights."""
         return {
             "model_name": self.model_name,
-            **{
-                name: getattr(self, name) for name in ("base", "tuned", "reference", "pairs", "preset", "engine_config")
-            },
+            **{name: getattr(self, name) for name in (*NAMES_OF_TRIO, "engine_config")},
             "backend": self._backend.identity,
             "reward_weights": self.reward_weights,
             **{name: getattr(self, name) for name in (*FIELDS_OF_SAMPLING, "stop", "logprobs", "top_logprobs")},
@@ -198,12 +125,8 @@ class EFTChatModel(BaseChatModel):
 
     def _settle_weights(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
         """`kwargs` with the weights that the call, the surrounding block or the config ask for."""
-        if kwargs.get("reward_weights") is not None:
-            return kwargs
         configurable = ensure_config(config).get("configurable", {})
-        carried = [current_weights(), *(configurable.get(key) for key in self._weights_ids)]
-        chosen = next((weights for weights in carried if weights is not None), None)
-        return kwargs if chosen is None else {**kwargs, "reward_weights": chosen}
+        return settle(kwargs, *(configurable.get(key) for key in self._weights_ids))
 
     def invoke(
         self,
@@ -291,54 +214,15 @@ class EFTChatModel(BaseChatModel):
             ModelInvalidRequestError: an unknown keyword, or a value that cannot be used.
         """
         try:
-            options = dict(kwargs)
-            alias_weights = self._weights_of_alias(options.pop("model", None))
-            for ignored in ("strict", "timeout", "stream_usage", "ls_structured_output_format"):
-                options.pop(ignored, None)
-            tools = convert.to_tools(options.pop("tools", None) or [])
-            choice, parallel = options.pop("tool_choice", None), options.pop("parallel_tool_calls", None)
-            carried = (options.pop("reward_weights", None), alias_weights, self.reward_weights)
-            sampling = {name: value for name in FIELDS_OF_SAMPLING if (value := getattr(self, name)) is not None}
-            if "max_completion_tokens" in options:
-                options.setdefault("max_tokens", options.pop("max_completion_tokens"))
-            logprobs, top = options.pop("logprobs", self.logprobs), options.pop("top_logprobs", self.top_logprobs)
-            if logprobs:
-                sampling["logprobs"] = top or 0
-            template_variables = {**self.chat_template_kwargs, **(options.pop("chat_template_kwargs", None) or {})}
-            documents = tuple(options.pop("documents", None) or ())
-            stops = [*(self.stop or []), *(stop or [])]
-            response_format = options.pop("response_format", None)
-            unknown = sorted(set(options) - set(FIELDS_OF_SAMPLING))
-            if unknown:
-                raise ValueError(
-                    f"unknown keyword {', '.join(unknown)}; a call takes reward_weights, {', '.join(sorted(SAMPLING_FIELDS))}"
-                )
-            return ChatRequest(
-                messages=convert.to_messages(messages),
-                tools=tools,
-                tool_choice=ToolChoice.parse(choice, tools, parallel=parallel is not False),
-                response_schema=convert.to_response_schema(response_format),
-                sampling={
-                    **sampling,
-                    **{key: value for key, value in options.items() if value is not None},
-                    "stop": stops,
-                },
-                reward_weights=next((weights for weights in carried if weights is not None), None),
-                template_variables=template_variables,
-                documents=documents,
+            keywords = {name: value for name, value in kwargs.items() if name not in NOT_ASKED}
+            return self._ask(
+                convert.to_messages(messages),
+                {**keywords, "stop": stop},
+                tools=convert.to_tools(kwargs.get("tools") or []),
+                response_schema=convert.to_response_schema(kwargs.get("response_format")),
             )
         except ValueError as error:
             raise exceptions.ModelInvalidRequestError(str(error)) from error
-
-    def _weights_of_alias(self, model: str | None) -> dict[str, float] | None:
-        """Weights out of `model="<name>@<pair>=<weight>,..."`, for callers that can set nothing but a model's name."""
-        name, weights = parse_alias(model or self.model_name)
-        if name != self.model_name:
-            raise exceptions.ModelNotFoundError(
-                f"this model is {self.model_name!r}, not {name!r}; make an EFTChatModel for the other one, or append "
-                f"weights to this name: {self.model_name}@pair=0.5"
-            )
-        return weights
 
     def _generate(
         self,
@@ -394,37 +278,21 @@ class EFTChatModel(BaseChatModel):
                 await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
 
-    def _deltas(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> Iterator[Any]:
-        timeout = kwargs.get("timeout", self.timeout)
-        deadline = None if timeout is None else time.monotonic() + timeout
+    def _deltas(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
+    ) -> Iterator[ChatDelta]:
         with _translated():
-            deltas = self._backend.stream(self._request(messages, stop, kwargs))
-            try:
-                for delta in deltas:
-                    yield delta
-                    if deadline is not None and time.monotonic() > deadline and delta.result is None:
-                        raise exceptions.ModelTimeoutError(
-                            f"no whole answer within {timeout} s; the request was cancelled"
-                        )
-            finally:
-                deltas.close()  # type: ignore[attr-defined]
+            request = self._request(messages, stop, kwargs)
+            yield from stream_within(self._backend, request, kwargs.get("timeout", self.timeout))
 
     async def _adeltas(
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
-    ) -> AsyncIterator[Any]:
-        timeout = kwargs.get("timeout", self.timeout)
+    ) -> AsyncIterator[ChatDelta]:
         with _translated():
-            deltas = self._backend.astream(self._request(messages, stop, kwargs))
-            try:
-                async with asyncio.timeout(timeout):
-                    async for delta in deltas:
-                        yield delta
-            except TimeoutError as error:
-                raise exceptions.ModelTimeoutError(
-                    f"no whole answer within {timeout} s; the request was cancelled"
-                ) from error
-            finally:
-                await deltas.aclose()  # type: ignore[attr-defined]
+            request = self._request(messages, stop, kwargs)
+            async with aclosing(astream_within(self._backend, request, kwargs.get("timeout", self.timeout))) as deltas:  # type: ignore[type-var]
+                async for delta in deltas:
+                    yield delta
 
     def _as_result(self, result: ChatResult | None, kwargs: dict[str, Any]) -> LangChainResult:
         assert result is not None, "the last piece of a stream carries the result"
@@ -539,6 +407,8 @@ def _translated() -> Iterator[None]:
     """Errors of the engine as LangChain's own; the original is their cause."""
     try:
         yield
+    except TimeoutError as error:
+        raise exceptions.ModelTimeoutError(str(error)) from error
     except errors.ContextOverflowError as error:
         raise exceptions.ContextOverflowError(str(error)) from error
     except errors.ModelNotFoundError as error:

@@ -13,19 +13,22 @@ from langchain_core.messages import (
     HumanMessage,
     SystemMessage,
     ToolMessage,
-    convert_to_openai_messages,
 )
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 
-from eft_integrations.backend import ChatDelta, ChatResult, TokenLogprobs
+from eft_integrations import openai_form
+from eft_integrations.backend import ChatDelta, ChatResult
 from eft_integrations.messages import Message, Role, Tool, ToolCall
 
 NOT_TEXT = frozenset(
     {"tool_use", "tool_call", "tool_call_chunk", "function_call", "server_tool_call", "reasoning", "thinking"}
 )
 """Content blocks of an assistant turn that say again what `tool_calls` holds, or that models are not shown again."""
+
+OPENAI_FORMATS = ("text", "json_object", "json_schema")
+"""Types of OpenAI's `response_format`; another mapping is a schema."""
 
 ROLES: dict[str, Role] = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant"}
 
@@ -93,15 +96,10 @@ def to_response_schema(response_format: Any) -> Mapping[str, Any] | None:
     Raises:
         ValueError: it is none of them.
     """
-    match response_format:
-        case None | {"type": "text"}:
-            return None
-        case {"type": "json_object"}:
-            return {"type": "object"}
-        case {"type": "json_schema", "json_schema": {"schema": Mapping() as schema}}:
-            return dict(schema)
-        case {"type": "json_schema"}:
-            raise ValueError(f"response_format json_schema needs json_schema.schema, got {response_format!r}")
+    if response_format is None or (
+        isinstance(response_format, Mapping) and response_format.get("type") in OPENAI_FORMATS
+    ):
+        return openai_form.response_schema(response_format)
     return convert_to_json_schema(response_format)
 
 
@@ -156,23 +154,5 @@ def response_metadata(result: ChatResult, model_name: str) -> dict[str, Any]:
         "eft": dict(result.metadata),
     }
     if result.logprobs is not None:
-        metadata["logprobs"] = {"content": [_logprob(token) for token in result.logprobs]}
+        metadata["logprobs"] = openai_form.logprobs(result.logprobs)
     return metadata
-
-
-def _logprob(token: TokenLogprobs) -> dict[str, Any]:
-    return {
-        "token": token.token,
-        "bytes": list(token.token.encode()),
-        "logprob": token.logprob,
-        "top_logprobs": [
-            {"token": top.token, "bytes": list(top.token.encode()), "logprob": top.logprob} for top in token.top
-        ],
-        "eft": dict(token.members),
-    }
-
-
-def openai_form(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    """The conversation in OpenAI's form, for counting."""
-    converted = convert_to_openai_messages(list(messages))
-    return converted if isinstance(converted, list) else [converted]

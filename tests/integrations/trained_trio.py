@@ -1,15 +1,16 @@
-"""A trio that answers: the tuned model has learned a few conversations by heart, base and reference know nothing.
+"""Trios that answer: the tuned model has learned a few conversations by heart, base and reference know nothing.
 
-Every conversation to which LangChain's suites want an answer that is not empty is among them. At weight 1 the composition speaks
-as the tuned model; at weight 0 it babbles. Learning takes seconds and happens when the tests that need answers begin, through
-the adapter's own rendering, so that prompts are exactly those of the tests.
+Each framework's tests have a trio of their own, which learned every conversation to which they want a certain answer. At weight 1
+the composition speaks as the tuned model; at weight 0 it babbles. Learning takes seconds and happens when the tests that need
+answers begin, through the backend's own rendering, so that prompts are exactly those of the tests.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,11 +30,15 @@ CONTEXT_LEN = 4096
 
 @dataclass(frozen=True)
 class Learned:
-    """One conversation and its answer."""
+    """One request and its answer, as the model writes it."""
 
-    messages: list[BaseMessage]
+    request: ChatRequest
     answer: str
-    tools: list[Any] = field(default_factory=list)
+
+    @classmethod
+    def chat(cls, messages: list[BaseMessage], answer: str, tools: Sequence[Any] = ()) -> Learned:
+        """Of LangChain's messages and tools."""
+        return cls(ChatRequest(to_messages(messages), to_tools(tools)), answer)
 
 
 def call(name: str, arguments: str) -> str:
@@ -74,12 +79,12 @@ WEATHER_CALL = AIMessage(
 CHINESE = "Create a customer named '你好啊集团' (Hello Group) - a Chinese technology company"
 JAPANESE = "Create a customer named 'こんにちは株式会社' (Hello Corporation) - a Japanese company"
 
-LEARNED = [
-    Learned([HumanMessage("Hello")], "Hello! How can I help?"),
-    Learned([HumanMessage("hello")], "Hello! How can I help?"),
-    Learned([HumanMessage("Hey")], "Hello! How can I help?"),
-    Learned([HumanMessage("hello"), AIMessage("hello"), HumanMessage("how are you")], "I am well."),
-    Learned(
+LANGCHAIN = [
+    Learned.chat([HumanMessage("Hello")], "Hello! How can I help?"),
+    Learned.chat([HumanMessage("hello")], "Hello! How can I help?"),
+    Learned.chat([HumanMessage("Hey")], "Hello! How can I help?"),
+    Learned.chat([HumanMessage("hello"), AIMessage("hello"), HumanMessage("how are you")], "I am well."),
+    Learned.chat(
         [
             *[SystemMessage("hello")] * 2,
             *[HumanMessage("hello")] * 2,
@@ -88,24 +93,24 @@ LEARNED = [
         ],
         "I am well.",
     ),
-    Learned([HumanMessage("Tell me a joke about cats.")], "A cat sat down."),
-    Learned(
+    Learned.chat([HumanMessage("Tell me a joke about cats.")], "A cat sat down."),
+    Learned.chat(
         [HumanMessage("What is the value of magic_function(3)? Use the tool.")],
         call("magic_function", '{"input": 3}'),
         [MAGIC],
     ),
-    Learned([HumanMessage(WEATHER)], call("get_weather", '{"location": "San Francisco, CA"}'), [get_weather]),
-    Learned(
+    Learned.chat([HumanMessage(WEATHER)], call("get_weather", '{"location": "San Francisco, CA"}'), [get_weather]),
+    Learned.chat(
         [HumanMessage(WEATHER), WEATHER_CALL, ToolMessage("It's sunny.", tool_call_id="1", name="get_weather")],
         "It is sunny in San Francisco.",
         [get_weather],
     ),
-    Learned(
+    Learned.chat(
         [HumanMessage(CHINESE)],
         call("unicode_customer", '{"customer_name": "你好啊集团", "description": "technology"}'),
         [unicode_customer],
     ),
-    Learned(
+    Learned.chat(
         [HumanMessage(JAPANESE)],
         call("unicode_customer", '{"customer_name": "こんにちは株式会社", "description": "company"}'),
         [unicode_customer],
@@ -113,18 +118,18 @@ LEARNED = [
 ]
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE, trained on the conversations themselves, so that calls take few tokens."""
+def make_tokenizer(texts: Sequence[str], *, vocab_size: int = VOCAB_SIZE) -> PreTrainedTokenizerFast:
+    """Byte-level BPE, trained on texts of the conversations, so that they take few tokens."""
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size,
         special_tokens=SPECIAL_TOKENS,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    inner.train_from_iterator([text for own in LEARNED for text in (str(own.messages[0].content), own.answer)], trainer)
+    inner.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner, eos_token=SPECIAL_TOKENS[0], additional_special_tokens=SPECIAL_TOKENS[1:]
     )
@@ -152,46 +157,108 @@ def make_model(tokenizer: PreTrainedTokenizerFast, *, hidden_size: int, seed: in
 
 def rendered(engine: Engine, learned: Learned) -> list[int]:
     """Prompt ids as the adapter makes them."""
-    asked = _Asked.of(ChatRequest(to_messages(learned.messages), to_tools(learned.tools)), engine)
+    asked = _Asked.of(learned.request, engine)
     return list(engine._render(asked.prompt, asked.options["prompt_options"]).tuned)
 
 
+@dataclass
+class Lesson:
+    """Tokens, and the places whose next token is to be learned."""
+
+    token_ids: list[int]
+    places: list[int]
+
+
+def lessons_of(pairs: list[tuple[list[int], list[int]]]) -> list[Lesson]:
+    """Longest first. A conversation that begins with another one teaches that one's answer on the way."""
+    lessons: list[Lesson] = []
+    for prompt, answer in sorted(pairs, key=lambda pair: -len(pair[0]) - len(pair[1])):
+        token_ids = prompt + answer
+        places = list(range(len(prompt) - 1, len(token_ids) - 1))
+        holder = next((own for own in lessons if own.token_ids[: len(token_ids)] == token_ids), None)
+        if holder is None:
+            lessons.append(Lesson(token_ids, places))
+        else:
+            holder.places += places
+    return lessons
+
+
+def batches_of(lessons: list[Lesson]) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Batches of rows of similar length: ids, where something is learned, and what."""
+    groups: list[list[Lesson]] = []
+    for lesson in lessons:
+        if groups and len(lesson.token_ids) > 0.6 * len(groups[-1][0].token_ids):
+            groups[-1].append(lesson)
+        else:
+            groups.append([lesson])
+    batches = []
+    for group in groups:
+        input_ids = torch.zeros(len(group), len(group[0].token_ids), dtype=torch.long)
+        predicts = torch.zeros_like(input_ids, dtype=torch.bool)
+        for row, lesson in enumerate(group):
+            input_ids[row, : len(lesson.token_ids)] = torch.tensor(lesson.token_ids)
+            predicts[row, lesson.places] = True
+        batches.append((input_ids, predicts, input_ids.roll(-1, dims=1)[predicts]))
+    return batches
+
+
 def learn(model: Any, pairs: list[tuple[list[int], list[int]]], *, max_steps: int = 400) -> None:
-    """Train until every answer's tokens are nearly certain."""
-    longest = max(len(prompt) + len(answer) for prompt, answer in pairs)
-    input_ids = torch.zeros(len(pairs), longest, dtype=torch.long)
-    labels = torch.full((len(pairs), longest), -100)
-    for row, (prompt, answer) in enumerate(pairs):
-        input_ids[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
-        labels[row, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
+    """Train until every answer's tokens are nearly certain. Only they are scored, which makes long prompts cheap."""
+    batches = batches_of(lessons_of(pairs))
+    num_labels = sum(len(labels) for _, _, labels in batches)
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0)
     model.train()
     for _ in range(max_steps):
-        loss = model(input_ids=input_ids, labels=labels).loss
+        loss = 0.0
         optimizer.zero_grad()
-        loss.backward()
+        for input_ids, predicts, labels in batches:
+            hidden = model.model(input_ids=input_ids).last_hidden_state[predicts]
+            part = torch.nn.functional.cross_entropy(model.lm_head(hidden), labels, reduction="sum") / num_labels
+            part.backward()
+            loss += part.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if loss.item() < 2e-3:
+        if loss < 2e-3:
             break
     model.eval()
-    assert loss.item() < 0.02, f"the fixture model did not learn its answers (loss {loss.item():.3f})"
+    assert loss < 0.02, f"the fixture model did not learn its answers (loss {loss:.3f})"
+
+
+@dataclass(frozen=True)
+class TrainedTrio:
+    """Base and reference are untrained, the tuned model knows its conversations."""
+
+    tokenizer: PreTrainedTokenizerFast
+    base: Any
+    tuned: Any
+    reference: Any
+
+    def engine(self) -> Engine:
+        """Of all three, drafting on."""
+        pairs = {"chat": LoadedPair(self.tuned, self.reference)}
+        config = EngineConfig(max_num_seqs=16)
+        return Engine.from_models(self.base, tokenizer=self.tokenizer, pairs=pairs, config=config)
+
+
+def train(learned: Sequence[Learned], texts: Sequence[str], *, vocab_size: int = VOCAB_SIZE) -> TrainedTrio:
+    """A trio that knows these conversations, with a tokenizer made for these texts."""
+    tokenizer = make_tokenizer(texts, vocab_size=vocab_size)
+    base = make_model(tokenizer, hidden_size=96, seed=1)
+    reference = make_model(tokenizer, hidden_size=64, seed=2)
+    tuned = copy.deepcopy(reference)
+    trio = TrainedTrio(tokenizer, base, tuned, reference)
+    with trio.engine() as scratch:
+        pairs = [
+            (rendered(scratch, own), [*tokenizer.encode(own.answer, add_special_tokens=False), tokenizer.eos_token_id])
+            for own in learned
+        ]
+    torch.manual_seed(0)
+    learn(tuned, pairs)
+    return trio
 
 
 @functools.cache
 def trained_engine() -> Engine:
-    """One engine for all tests; base and reference are untrained, drafting is on."""
-    tokenizer = make_tokenizer()
-    base = make_model(tokenizer, hidden_size=96, seed=1)
-    reference = make_model(tokenizer, hidden_size=64, seed=2)
-    tuned = copy.deepcopy(reference)
-    with Engine.from_models(base, tokenizer=tokenizer, pairs={"chat": LoadedPair(tuned, reference)}) as scratch:
-        pairs = [
-            (rendered(scratch, own), [*tokenizer.encode(own.answer, add_special_tokens=False), tokenizer.eos_token_id])
-            for own in LEARNED
-        ]
-    torch.manual_seed(0)
-    learn(tuned, pairs)
-    return Engine.from_models(
-        base, tokenizer=tokenizer, pairs={"chat": LoadedPair(tuned, reference)}, config=EngineConfig(max_num_seqs=16)
-    )
+    """One engine for all tests of LangChain."""
+    texts = [text for own in LANGCHAIN for text in (own.request.messages[0].content, own.answer)]
+    return train(LANGCHAIN, texts).engine()

@@ -67,24 +67,6 @@ def test_models_of_one_trio_share_one_engine() -> None:
     assert first.with_weights(0.5)._backend is first._backend
 
 
-@pytest.mark.parametrize(
-    ("fields", "reason"),
-    [
-        ({}, "name the large model"),
-        ({"base": "a", "tuned": "b"}, "belong together"),
-        ({"preset": "smollm2-json", "base": "a"}, "preset names a whole trio"),
-        ({"engine": object(), "base": "a"}, "one of"),
-        ({"base": "a", "pairs": {"x": 3}}, "must be a TunedPair"),
-        ({"base": "a", "temprature": 1.0}, "temprature"),
-        ({"base": "a", "engine_config": {"max_num_seq": 3}}, "max_num_seqs"),
-    ],
-    ids=str,
-)
-def test_wrong_construction_says_what_is_wrong(fields: dict[str, Any], reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
-        EFTChatModel(**fields)
-
-
 def test_missing_models_are_reported_when_they_are_needed() -> None:
     llm = EFTChatModel(base="/nowhere/at/all", tuned="/b", reference="/c")
     with pytest.raises(exceptions.ModelNotFoundError, match="nowhere"):
