@@ -30,6 +30,34 @@ def current_weights() -> float | Mapping[str, float] | None:
     return _CURRENT.get()
 
 
+def first_given(*carried: float | Mapping[str, float] | None) -> float | Mapping[str, float] | None:
+    """The one rule of precedence, of the adapters and of the server: what stands nearer to the call goes first, whole.
+
+    Give the carriers from the nearest to the farthest; a carrier that is None says nothing.
+
+    >>> first_given(None, 0.0, {"chat": 1.0})
+    0.0
+    """
+    return next((weights for weights in carried if weights is not None), None)
+
+
+def parse_weights(text: str) -> float | dict[str, float]:
+    """A number for every pair, or weights by pair name.
+
+    >>> parse_weights("0.5"), parse_weights("chat=0.5,json=1")
+    (0.5, {'chat': 0.5, 'json': 1.0})
+
+    Raises:
+        ValueError: neither a number nor a list of pair=weight.
+    """
+    if "=" in text:
+        return _parse_list(text)
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"weights are a number or written pair=number, got {text!r}") from None
+
+
 def parse_alias(model: str) -> tuple[str, dict[str, float] | None]:
     """A model's name and the weights that may be written behind it.
 
@@ -40,15 +68,20 @@ def parse_alias(model: str) -> tuple[str, dict[str, float] | None]:
         ValueError: what follows the @ is not a list of pair=weight.
     """
     name, found, listed = model.partition("@")
-    if not found:
-        return name, None
+    try:
+        return name, _parse_list(listed) if found else None
+    except ValueError as error:
+        raise ValueError(f"{error} in {model!r}") from None
+
+
+def _parse_list(text: str) -> dict[str, float]:
     weights = {}
-    for item in listed.split(","):
+    for item in text.split(","):
         pair, equals, value = item.partition("=")
         try:
             weights[pair.strip()] = float(value)
         except ValueError:
             equals = ""
         if not (pair.strip() and equals):
-            raise ValueError(f"weights behind a model's name are written pair=number, got {item!r} in {model!r}")
-    return name, weights
+            raise ValueError(f"weights behind a name are written pair=number, got {item!r}")
+    return weights
