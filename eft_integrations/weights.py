@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+HEADER = "X-EFT-Reward-Weights"
+"""Carries weights to a server where a request's body cannot."""
+
 _CURRENT: ContextVar[float | Mapping[str, float] | None] = ContextVar("eft_reward_weights", default=None)
 
 
@@ -56,6 +59,19 @@ def parse_weights(text: str) -> float | dict[str, float]:
         return float(text)
     except ValueError:
         raise ValueError(f"weights are a number or written pair=number, got {text!r}") from None
+
+
+def weights_header(reward_weights: float | Mapping[str, float] | None) -> dict[str, str]:
+    """The header that carries weights to a server, for clients that set headers once.
+
+    >>> weights_header({"chat": 0.5, "json": 1}), weights_header(None)
+    ({'X-EFT-Reward-Weights': 'chat=0.5,json=1'}, {})
+    """
+    if reward_weights is None:
+        return {}
+    if not isinstance(reward_weights, Mapping):
+        return {HEADER: str(reward_weights)}
+    return {HEADER: ",".join(f"{pair}={weight}" for pair, weight in reward_weights.items())}
 
 
 def parse_alias(model: str) -> tuple[str, dict[str, float] | None]:

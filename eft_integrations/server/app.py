@@ -23,11 +23,12 @@ from eft_integrations.server.responses import responses_answering, responses_eve
 from eft_integrations.server.responses_protocol import ResponsesBody
 from eft_integrations.server.settings import ServerSettings
 from eft_integrations.server.streaming import TimeLimit, stream_response, while_connected
+from eft_integrations.weights import HEADER
 
 Weights = Annotated[
     str | None,
     Header(
-        alias="X-EFT-Reward-Weights", description="0.5 for every pair, or pair=0.5,other=1; the body's field goes first"
+        alias=HEADER, description="0.5 for every pair, or pair=0.5,other=1; the body's field goes first"
     ),
 ]
 

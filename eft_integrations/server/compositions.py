@@ -15,7 +15,7 @@ from typing import Any
 
 from eft_integrations.backend import ChatBackend, ChatRequest, ChatResult, EngineBackend, errors
 from eft_integrations.server.errors import INVALID, ApiError, Kind
-from eft_integrations.weights import first_given, parse_alias, parse_weights
+from eft_integrations.weights import HEADER, first_given, parse_alias, parse_weights
 
 RewardWeights = float | Mapping[str, float] | None
 
@@ -131,7 +131,7 @@ class Compositions:
         try:
             carried = parse_weights(header) if header is not None else None
         except ValueError as error:
-            raise errors.InvalidOptionError(str(error), option="X-EFT-Reward-Weights", value=header) from None
+            raise errors.InvalidOptionError(str(error), option=HEADER, value=header) from None
         return Chosen(composition, model, first_given(body, carried, alias))
 
     def close(self) -> None:
