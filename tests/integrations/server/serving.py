@@ -29,9 +29,9 @@ def make_app(served: Served, settings: ServerSettings | None = None) -> FastAPI:
 
 
 @contextlib.contextmanager
-def running(served: Served, settings: ServerSettings | None = None) -> Iterator[str]:
+def running(served: Served, settings: ServerSettings | None = None, *, log_level: str = "warning") -> Iterator[str]:
     """Serve backends by name, or compositions; gives the base URL."""
-    config = uvicorn.Config(make_app(served, settings), host="127.0.0.1", port=0, log_level="warning")
+    config = uvicorn.Config(make_app(served, settings), host="127.0.0.1", port=0, log_level=log_level)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
