@@ -46,6 +46,10 @@ KINDS: dict[type[Exception], Kind] = {
 """The nearest type decides."""
 
 
+CODES = {400: "invalid_json", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+"""Codes of what the web framework refuses: bodies that it cannot parse, and paths."""
+
+
 class ApiError(Exception):
     """An error of the server itself."""
 
@@ -126,5 +130,5 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
-        kind = Kind(error.status_code, INVALID if error.status_code < 500 else SERVER)
+        kind = Kind(error.status_code, INVALID if error.status_code < 500 else SERVER, CODES.get(error.status_code))
         return error_response(str(error.detail), kind, error.headers)

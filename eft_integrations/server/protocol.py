@@ -34,17 +34,14 @@ WITHOUT_EFFECT = frozenset(
 
 
 def _plain_json(value: Any) -> Any:
-    """Free JSON that can be written as UTF-8 and is not nested beyond reason."""
+    """Free JSON without NaN that is not nested beyond reason."""
     level, depth = [value], 0
     while level:
         depth += 1
         if depth > MAX_DEPTH:
             raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
         level = [child for item in level for child in _children(item)]
-    try:
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except (UnicodeEncodeError, ValueError) as error:
-        raise ValueError(f"not plain JSON in UTF-8: {error}") from None
+    json.dumps(value, allow_nan=False)
     return value
 
 
@@ -62,6 +59,16 @@ class Body(BaseModel):
     """Base of all request bodies."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_half_characters(cls, values: Any) -> Any:
+        """JSON can escape one half of a surrogate pair; no tokenizer can read that."""
+        try:
+            json.dumps(values, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"text that is not Unicode: {error.reason}") from None
+        return values
 
     @model_validator(mode="after")
     def _refuse_what_is_not_there(self) -> Body:

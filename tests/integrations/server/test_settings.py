@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from eft_engine.cli.app import app
+from eft_engine.cli import main
 from eft_engine.errors import InvalidOptionError
 from eft_integrations.server.command import composition
 from eft_integrations.server.settings import ServerSettings, load_settings
@@ -144,7 +144,13 @@ def test_flag_that_cannot_be_read_is_named(arguments: tuple[Any, ...], message: 
         composition(*arguments)
 
 
-def test_serve_is_a_command_of_eft() -> None:
-    shown = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "200"})
-    assert shown.exit_code == 0, "reinstall the package if the entry point is not known: make venv"
-    assert "--api-key-file" in shown.output
+def test_serve_is_a_command_of_eft_and_a_mistake_in_a_flag_ends_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = [entry_point.name for entry_point in entry_points(group="eft.commands")]
+    assert "serve" in known, "the installed package is older than its source; make venv installs it again"
+    monkeypatch.setattr("sys.argv", ["eft", "serve", "--host", "0.0.0.0"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: host 0.0.0.0 can be reached by others: set an API key")
