@@ -1,4 +1,4 @@
-"""Does the server stay whole under load? 64 streams at once with mixed weights, a third of whose clients leave; then 2,000 requests.
+"""Does the server stay whole under load? 64 streams with mixed weights, a third of the clients leave; then 2,000 requests.
 
     python -m benchmarks.server_load            [--requests 2000] [--streams 64]
 
@@ -98,9 +98,7 @@ async def many_requests(client: httpx.AsyncClient, engine: Engine, num_requests:
     started = time.perf_counter()
     for start in range(0, num_requests, 32):
         numbers = range(start, min(start + 32, num_requests))
-        await asyncio.gather(
-            *(read(client, n, leave_after=2 if n % 11 == 0 else None, max_tokens=8) for n in numbers)
-        )
+        await asyncio.gather(*(read(client, n, leave_after=2 if n % 11 == 0 else None, max_tokens=8) for n in numbers))
         if (start // 32) % 8 == 0 or numbers[-1] == num_requests - 1:
             await settle(engine)
             gc.collect()

@@ -123,9 +123,7 @@ class EFTModel(Model):  # type: ignore[misc]
         kwargs: dict[str, Any],
     ) -> ChatRequest:
         weights = first_given(kwargs.pop("reward_weights", None), current_weights(), self.reward_weights)
-        asked = self._prepare_completion_kwargs(
-            messages, stop_sequences, response_format, tools_to_call_from, **kwargs
-        )
+        asked = self._prepare_completion_kwargs(messages, stop_sequences, response_format, tools_to_call_from, **kwargs)
         listed = [{**message, "role": _role(message["role"])} for message in asked.pop("messages")]
         tools = to_tools(asked.pop("tools", ()))
         choice, tools = to_tool_choice(asked.pop("tool_choice", None), tools)

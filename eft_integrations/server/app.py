@@ -27,9 +27,7 @@ from eft_integrations.weights import HEADER
 
 Weights = Annotated[
     str | None,
-    Header(
-        alias=HEADER, description="0.5 for every pair, or pair=0.5,other=1; the body's field goes first"
-    ),
+    Header(alias=HEADER, description="0.5 for every pair, or pair=0.5,other=1; the body's field goes first"),
 ]
 
 

@@ -10,7 +10,12 @@ from langchain_openai import ChatOpenAI
 @pytest.mark.parametrize("use_responses_api", [False, True])
 def test_chat_streams_and_counts(base_url: str, use_responses_api: bool) -> None:
     llm = ChatOpenAI(
-        model="trio", base_url=base_url, api_key="none", temperature=0, stream_usage=True, use_responses_api=use_responses_api
+        model="trio",
+        base_url=base_url,
+        api_key="none",
+        temperature=0,
+        stream_usage=True,
+        use_responses_api=use_responses_api,
     )
     answer = llm.invoke("hello")
     whole = sum(llm.stream("hello"), AIMessageChunk(""))

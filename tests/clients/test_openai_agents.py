@@ -58,7 +58,9 @@ async def test_agent_answers_in_a_type(base_url: str, api: str) -> None:
 @pytest.mark.parametrize("api", ["responses", "chat_completions"])
 async def test_real_engine_answers_an_agent(base_url: str, api: str) -> None:
     agent = Agent(
-        name="plain", model=agents_model("trio", base_url=base_url, api=api), model_settings=ModelSettings(temperature=0)
+        name="plain",
+        model=agents_model("trio", base_url=base_url, api=api),
+        model_settings=ModelSettings(temperature=0),
     )
     result = await Runner.run(agent, "hello")
     assert result.final_output == "Hello! How can I help?"

@@ -16,7 +16,6 @@ from eft_integrations.server.app import create_app
 from eft_integrations.server.compositions import Composition
 from eft_integrations.server.settings import ServerSettings
 
-
 Served = Mapping[str, ChatBackend] | Sequence[Composition]
 """Backends by name, or compositions."""
 

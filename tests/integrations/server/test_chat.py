@@ -225,7 +225,12 @@ CLIENTS: dict[str, dict[str, Any]] = {
         "parallel_tool_calls": False,
         "max_completion_tokens": 12,
     },
-    "llama-index OpenAILike": {"temperature": 0.1, "tool_choice": "auto", "parallel_tool_calls": False, "tools": [LOOK]},
+    "llama-index OpenAILike": {
+        "temperature": 0.1,
+        "tool_choice": "auto",
+        "parallel_tool_calls": False,
+        "tools": [LOOK],
+    },
 }
 
 

@@ -27,9 +27,7 @@ def engine() -> Iterator[Engine]:
         name: LoadedPair(make_model("llama", seed=seed), make_model("llama", seed=seed + 1))
         for name, seed in (("kind", 10), ("brief", 20))
     }
-    with Engine.from_models(
-        make_model("llama", hidden_size=64, seed=1), tokenizer=tokenizer, pairs=pairs
-    ) as engine:
+    with Engine.from_models(make_model("llama", hidden_size=64, seed=1), tokenizer=tokenizer, pairs=pairs) as engine:
         yield engine
 
 
@@ -66,9 +64,13 @@ async def test_compositions_over_one_engine_answer_as_their_weights_say(engine: 
 async def test_pair_of_another_composition_does_not_exist_and_is_not_run(engine: Engine) -> None:
     served = [Composition("kind", backend_of(engine), {"kind": 1.0})]
     async with in_process(served) as client:
-        refused = await client.post("/v1/completions", json={"model": "kind", "eft_reward_weights": {"brief": 1}, **GREEDY})
+        refused = await client.post(
+            "/v1/completions", json={"model": "kind", "eft_reward_weights": {"brief": 1}, **GREEDY}
+        )
         assert refused.json()["error"]["message"] == "there is no pair 'brief' in 'kind'; it has 'kind'"
-        reply = (await client.post("/v1/completions", json={"model": "kind", "eft_reward_weights": 0.5, **GREEDY})).json()
+        reply = (
+            await client.post("/v1/completions", json={"model": "kind", "eft_reward_weights": 0.5, **GREEDY})
+        ).json()
     forwards = reply["eft"]["choices"][0]["num_forwards"]
     assert forwards["kind.tuned"] > 0
     assert forwards["brief.tuned"] == forwards["brief.reference"] == 0

@@ -127,7 +127,9 @@ def test_llama_index_calls_tools_and_reads_schemas(url: str) -> None:
 
 def test_smolagents_client_runs_both_agents(url: str) -> None:
     model = OpenAIServerModel("tools", api_base=url, api_key="none", extra_body=WEIGHTS)
-    step = model.generate([{"role": "user", "content": [{"type": "text", "text": "Paris?"}]}], tools_to_call_from=[visit])
+    step = model.generate(
+        [{"role": "user", "content": [{"type": "text", "text": "Paris?"}]}], tools_to_call_from=[visit]
+    )
     assert step.tool_calls is not None
     assert step.tool_calls[0].function.name == "visit"
     agent = ToolCallingAgent(tools=[visit], model=model, max_steps=1, verbosity_level=0)

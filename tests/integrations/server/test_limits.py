@@ -55,10 +55,13 @@ async def first_event(stream: AsyncIterator[str]) -> Any:
 
 async def test_client_that_leaves_a_stream_frees_its_slot(engine: Engine, url: str) -> None:
     cancelled = engine.stats().num_cancelled
-    async with httpx.AsyncClient(base_url=url) as client:
-        async with client.stream("POST", "/v1/completions", json={**LONG, "stream": True}) as response:
-            await first_event(response.aiter_lines())
-            assert engine.stats().num_running == 1
+    async with (
+        httpx.AsyncClient(base_url=url) as client,
+        client.stream("POST", "/v1/completions", json={**LONG, "stream": True}) as response,
+    ):
+        lines = response.aiter_lines()
+        await first_event(lines)
+        assert engine.stats().num_running == 1
     await until(engine, lambda stats: stats.num_cancelled == cancelled + 1 and stats.num_running == 0)
 
 
@@ -80,16 +83,24 @@ async def test_connection_that_is_reset_frees_its_slot(engine: Engine, url: str)
     head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     await asyncio.to_thread(connection.sendall, head.encode() + body)
     await asyncio.to_thread(connection.recv, 100)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # closing resets, as a killed client does
+    connection.setsockopt(
+        socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0"
+    )  # closing resets, as a killed client does
     connection.close()
     await until(engine, lambda stats: stats.num_cancelled == cancelled + 1 and stats.num_running == 0)
 
 
 async def test_leaving_one_of_n_answers_cancels_all_of_them() -> None:
-    with make_trio("llama", context_len=4096).engine(max_num_seqs=4) as engine, running({"m": backend_of(engine)}) as url:
-        async with httpx.AsyncClient(base_url=url) as client:
-            async with client.stream("POST", "/v1/completions", json={**LONG, "n": 3, "stream": True}) as response:
-                await first_event(response.aiter_lines())
+    with (
+        make_trio("llama", context_len=4096).engine(max_num_seqs=4) as engine,
+        running({"m": backend_of(engine)}) as url,
+    ):
+        asked = {**LONG, "n": 3, "stream": True}
+        async with (
+            httpx.AsyncClient(base_url=url) as client,
+            client.stream("POST", "/v1/completions", json=asked) as response,
+        ):
+            await first_event(response.aiter_lines())
         await until(engine, lambda stats: stats.num_cancelled == 3 and stats.num_running == 0)
 
 
@@ -157,7 +168,12 @@ async def test_key_is_asked_for_everywhere_but_at_health() -> None:
                 "/v1/chat/completions", json={"model": "m", "messages": HELLO}, headers=headers
             )
             assert response.status_code == 200
-        for headers in ({}, {"Authorization": "Bearer three"}, {"Authorization": "Basic one"}, {"Authorization": "one"}):
+        for headers in (
+            {},
+            {"Authorization": "Bearer three"},
+            {"Authorization": "Basic one"},
+            {"Authorization": "one"},
+        ):
             response = await client.get("/v1/models", headers=headers)
             assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key")
         assert (await client.get("/metrics")).status_code == 401

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -97,7 +96,9 @@ def test_killed_client_frees_its_slot_and_sigterm_lets_streams_end(server: Proce
     assert metric(server.url, "eft_requests_running") == 0
 
     # SIGTERM while a stream is read
-    with httpx.stream("POST", f"{server.url}/v1/completions", json={**LONG, "max_tokens": 400}, timeout=120) as response:
+    with httpx.stream(
+        "POST", f"{server.url}/v1/completions", json={**LONG, "max_tokens": 400}, timeout=120
+    ) as response:
         lines = response.iter_lines()
         got = [next(lines)]
         server.process.send_signal(signal.SIGTERM)
@@ -116,7 +117,9 @@ def test_killed_client_frees_its_slot_and_sigterm_lets_streams_end(server: Proce
 
 def test_stream_that_outlasts_the_drain_is_cut_and_the_process_ends(flags: list[str]) -> None:
     server = Process(*flags, "--drain-timeout-s", "0")
-    with httpx.stream("POST", f"{server.url}/v1/completions", json={**LONG, "max_tokens": 4000}, timeout=120) as response:
+    with httpx.stream(
+        "POST", f"{server.url}/v1/completions", json={**LONG, "max_tokens": 4000}, timeout=120
+    ) as response:
         lines = response.iter_lines()
         next(lines)
         server.process.send_signal(signal.SIGTERM)

@@ -48,6 +48,7 @@ def test_no_request_is_answered_with_a_server_error(
     served: tuple[Engine, dict[str, Any]], label: str, mode: GenerationMode
 ) -> None:
     engine, found = served
+
     @given(case=found[label].as_strategy(generation_mode=mode))
     @settings(max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     def check(case: schemathesis.Case) -> None:

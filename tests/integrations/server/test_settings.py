@@ -51,7 +51,9 @@ def test_file_describes_compositions(file: Path) -> None:
     assert (plain.name, plain.base, plain.pairs) == ("plain", "org/large", {})
 
 
-def test_flags_go_before_environment_and_environment_before_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_go_before_environment_and_environment_before_the_file(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert (load_settings(file).port, load_settings(file).engine.max_num_seqs) == (1111, 4)
     monkeypatch.setenv("EFT_SERVE_PORT", "2222")
     monkeypatch.setenv("EFT_SERVE_ENGINE__MAX_NUM_SEQS", "8")

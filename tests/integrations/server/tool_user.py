@@ -1,4 +1,4 @@
-"""A backend that behaves like a model that uses its tools, for agents of any framework: what it says follows from what it is asked."""
+"""A backend that behaves like a model that uses its tools, for agents of any framework."""
 
 from __future__ import annotations
 
