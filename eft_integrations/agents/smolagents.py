@@ -21,7 +21,7 @@ from smolagents.models import (
 from smolagents.tools import Tool
 
 from eft_integrations.backend import SAMPLING_FIELDS, ChatBackend, ChatDelta, ChatRequest, backend_of, shared_backend
-from eft_integrations.openai_form import to_messages, to_response_schema, to_tool_choice, to_tools
+from eft_integrations.openai_wire import to_messages, to_response_schema, to_tool_choice, to_tools
 from eft_integrations.weights import current_weights, first_given
 
 RewardWeights = float | Mapping[str, float]

@@ -172,7 +172,7 @@ def _logprob(token: TokenLogprobs) -> dict[str, Any]:
     }
 
 
-def openai_form(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
+def openai_wire(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     """The conversation in OpenAI's form, for counting."""
     converted = convert_to_openai_messages(list(messages))
     return converted if isinstance(converted, list) else [converted]

@@ -11,7 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.middleware.cors import CORSMiddleware
 
 from eft_integrations.backend import ChatRequest
-from eft_integrations.openai_form import to_messages, to_tools
+from eft_integrations.openai_wire import to_messages, to_tools
 from eft_integrations.server import errors
 from eft_integrations.server.chat import chat_answering, chat_events, chat_reply
 from eft_integrations.server.completions import completion_answering, completion_events, completion_reply

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import Any
 
 from eft_integrations.backend import ChatDelta, ChatRequest, ChatResult
-from eft_integrations.openai_form import (
+from eft_integrations.openai_wire import (
     call_delta_form,
     logprob_form,
     message_form,

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import Any
 
 from eft_integrations.backend import ChatRequest, ChatResult, TokenLogprobs
-from eft_integrations.openai_form import to_response_schema, usage_form, wrong
+from eft_integrations.openai_wire import to_response_schema, usage_form, wrong
 from eft_integrations.server.answers import Answering, Observer, new_id, repeated, sampling_of
 from eft_integrations.server.compositions import Chosen
 from eft_integrations.server.protocol import CompletionBody

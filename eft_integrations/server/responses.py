@@ -11,7 +11,7 @@ from contextlib import aclosing
 from typing import Any
 
 from eft_integrations.backend import ChatDelta, ChatRequest, ChatResult
-from eft_integrations.openai_form import logprob_form, to_response_schema, to_tool_choice, to_tools, wrong
+from eft_integrations.openai_wire import logprob_form, to_response_schema, to_tool_choice, to_tools, wrong
 from eft_integrations.server.answers import Answering, Observer, new_id
 from eft_integrations.server.compositions import Chosen
 from eft_integrations.server.errors import error_body

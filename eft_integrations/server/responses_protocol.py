@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from eft_integrations.messages import Message, ToolCall
-from eft_integrations.openai_form import ROLES, to_text, wrong
+from eft_integrations.openai_wire import ROLES, to_text, wrong
 from eft_integrations.server.protocol import Body, FreeJson, RewardWeights
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from eft_engine.cli import main
 from eft_engine.errors import InvalidOptionError
 from eft_integrations.server.command import composition
+from eft_integrations.server.loading import merged_pairs
 from eft_integrations.server.settings import ServerSettings, load_settings
 
 TOML = """
@@ -49,6 +51,16 @@ def test_file_describes_compositions(file: Path) -> None:
     assert assistant.tuned_pairs()["chat"].weight == 0.9
     assert assistant.weights == {"chat": 0.7}
     assert (plain.name, plain.base, plain.pairs) == ("plain", "org/large", {})
+
+
+def test_file_of_the_documentation_is_understood(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "server.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
+    path = tmp_path / "eft.toml"
+    path.write_text(shown, encoding="utf-8")
+    assistant, helpful = load_settings(path).served
+    assert list(merged_pairs([assistant, helpful])) == ["helpful", "harmless"]
+    assert assistant.weights == {"helpful": 1.0, "harmless": 0.3}
 
 
 def test_flags_go_before_environment_and_environment_before_the_file(
