@@ -29,7 +29,7 @@ from tests.toy import make_trio
 WEIGHTS = (0.0, 0.3, 1.0, 1.7)
 
 
-def body(index: int, *, max_tokens: int = 48) -> dict[str, Any]:
+def body(index: int, *, max_tokens: int = 24) -> dict[str, Any]:
     """Request number `index`: its own prompt, one of the weights."""
     return {
         "model": "toy",
@@ -41,7 +41,7 @@ def body(index: int, *, max_tokens: int = 48) -> dict[str, Any]:
     }
 
 
-async def read(client: httpx.AsyncClient, index: int, *, leave_after: int | None, max_tokens: int = 48) -> str | None:
+async def read(client: httpx.AsyncClient, index: int, *, leave_after: int | None, max_tokens: int = 24) -> str | None:
     """The text of a stream, or None for a client that leaves after so many events."""
     request = {**body(index, max_tokens=max_tokens), "stream": True}
     pieces: list[str] = []
@@ -68,7 +68,7 @@ async def streams_with_leavers(client: httpx.AsyncClient, engine: Engine, num_st
     """All streams at once; a third of the clients leave at a random event."""
     alone = [await read(client, index, leave_after=None) for index in range(num_streams)]
     chance = random.Random(0)
-    leaving = {index: chance.randrange(1, 40) for index in chance.sample(range(num_streams), num_streams // 3)}
+    leaving = {index: chance.randrange(1, 20) for index in chance.sample(range(num_streams), num_streams // 3)}
     before = engine.stats()
     started = time.perf_counter()
     together = await asyncio.gather(
@@ -98,7 +98,7 @@ async def many_requests(client: httpx.AsyncClient, engine: Engine, num_requests:
     started = time.perf_counter()
     for start in range(0, num_requests, 32):
         numbers = range(start, min(start + 32, num_requests))
-        await asyncio.gather(*(read(client, n, leave_after=2 if n % 11 == 0 else None, max_tokens=8) for n in numbers))
+        await asyncio.gather(*(read(client, n, leave_after=2 if n % 11 == 0 else None, max_tokens=6) for n in numbers))
         if (start // 32) % 8 == 0 or numbers[-1] == num_requests - 1:
             await settle(engine)
             gc.collect()

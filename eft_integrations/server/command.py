@@ -44,6 +44,7 @@ def serve(
         import uvicorn
 
         from eft_integrations.server.app import create_app
+        from eft_integrations.server.compositions import Compositions
         from eft_integrations.server.loading import load_compositions
         from eft_integrations.server.settings import load_settings
     except ModuleNotFoundError as error:
@@ -75,8 +76,7 @@ def serve(
             timeout_graceful_shutdown=settings.drain_timeout_s,
         )
     finally:
-        for served in compositions:
-            served.backend.close()  # type: ignore[attr-defined]
+        Compositions(compositions).close()
 
 
 def composition(

@@ -116,6 +116,10 @@ def _failure(first: Event, error: Exception) -> Event:
     return body
 
 
+LINE_SEPARATORS = {ord(text): f"\\u{ord(text):04x}" for text in "\u0085\u2028\u2029"}
+"""JSON may hold them as they are, but many clients split a stream's lines at them too; so they are escaped."""
+
+
 def encode(event: Event) -> bytes:
     r"""One event as bytes.
 
@@ -124,7 +128,8 @@ def encode(event: Event) -> bytes:
     """
     if isinstance(event, str):
         return f"data: {event}\n\n".encode()
-    data = f"data: {json.dumps(event, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    text = json.dumps(event, ensure_ascii=False, separators=(",", ":")).translate(LINE_SEPARATORS)
+    data = f"data: {text}\n\n"
     return (f"event: {event['type']}\n{data}" if "type" in event else data).encode()
 
 

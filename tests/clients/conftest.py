@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("CREWAI_DISABLE_TELEMETRY", "true")  # tests tell nobody, and wait for no network
+os.environ.setdefault("OTEL_SDK_DISABLED", "true")
+
 ROOT = Path(__file__).parents[2]
 SERVER_PYTHON = os.environ.get("EFT_SERVER_PYTHON", str(ROOT / ".venv/bin/python"))
 LIBRARIES = {

@@ -91,6 +91,12 @@ async def test_stream_is_role_then_text_then_reason() -> None:
     assert got[-1]["eft"]["reward_weights"] == {"scripted": 1.0}
 
 
+async def test_line_separators_in_a_text_do_not_break_the_stream_s_lines() -> None:
+    text = "a\u2028b\u2029c\u0085d\x0be"
+    got = await chunks(ScriptedBackend([text]))
+    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in got) == text
+
+
 async def test_usage_chunk_has_no_choices_and_the_others_say_null() -> None:
     got = await chunks(ScriptedBackend(["one two"]), stream_options={"include_usage": True})
     assert [chunk["usage"] is None for chunk in got] == [True] * (len(got) - 1) + [False]
