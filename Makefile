@@ -4,10 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help venv demo test lint clean
+# Agent frameworks whose requirements contradict the project's own (openai 3) or everybody's (CrewAI) have environments of their own.
+CLIENTS := .venv-clients
+CREWAI := .venv-crewai
+RUNNERS := httpx pytest pytest-asyncio pytest-timeout
+
+.PHONY: help venv demo test test-clients lint clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -24,10 +29,25 @@ demo: venv  ## SmolLM2 with its tuned pair at weights 0, 0.5, 1 and 2
 test: venv  ## the whole test suite with the coverage of eft_engine
 	$(BIN)/python -m pytest --cov=eft_engine --cov-report=term --cov-fail-under=95
 
+$(CLIENTS)/.installed: constraints-clients.txt
+	test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-clients.txt \
+		openai-agents "pydantic-ai-slim[openai]" "autogen-ext[openai]" autogen-agentchat langchain-openai $(RUNNERS)
+	touch $@
+
+$(CREWAI)/.installed: constraints-crewai.txt
+	test -x $(CREWAI)/bin/python || $(PYTHON) -m venv $(CREWAI)
+	$(CREWAI)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-crewai.txt crewai $(RUNNERS)
+	touch $@
+
+test-clients: venv $(CLIENTS)/.installed $(CREWAI)/.installed  ## client libraries with environments of their own, against a real server
+	$(CLIENTS)/bin/python -m pytest --confcutdir=tests/clients tests/clients
+	$(CREWAI)/bin/python -m pytest --confcutdir=tests/clients tests/clients
+
 lint: venv  ## ruff (format and rules) and strict typing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 clean:  ## remove the environment and everything built
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(CLIENTS) $(CREWAI) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -18,9 +18,9 @@ from typing import Any, Literal, Protocol
 from weakref import WeakKeyDictionary
 
 from eft_engine import errors
-from eft_engine.config import EngineConfig, JsonSchema, Lark, PromptOptions, SamplingParams, TunedPair
+from eft_engine.config import ChatTemplate, EngineConfig, JsonSchema, Lark, PromptOptions, SamplingParams, TunedPair
 from eft_engine.errors import InvalidOptionError
-from eft_engine.outputs import GenerationDelta, RequestOutput, TokenLogprobs, Usage
+from eft_engine.outputs import EngineStats, GenerationDelta, RequestOutput, TokenLogprobs, Usage
 from eft_integrations.messages import InvalidToolCall, Message, Tool, ToolCall, close_schema, merge_turns
 from eft_integrations.tool_calls import (
     CallDelta,
@@ -41,8 +41,12 @@ __all__ = [
     "ChatRequest",
     "ChatResult",
     "EngineBackend",
+    "EngineConfig",
+    "EngineStats",
     "ScriptedBackend",
     "TokenLogprobs",
+    "TunedPair",
+    "Usage",
     "backend_of",
     "errors",
     "shared_backend",
@@ -60,7 +64,8 @@ class ChatRequest:
     """One question to a backend.
 
     `response_schema` makes the answer a JSON value of that schema. `sampling` holds fields of `SamplingParams`. A `prompt` is a
-    raw text to continue; it stands in place of the messages, and tools have no meaning then.
+    raw text to continue; it stands in place of the messages, and tools have no meaning then. `chat_template` (Jinja) replaces the
+    backend's own.
     """
 
     messages: tuple[Message, ...] = ()
@@ -72,6 +77,7 @@ class ChatRequest:
     template_variables: Mapping[str, Any] = field(default_factory=dict)
     documents: tuple[Mapping[str, str], ...] = ()
     prompt: str | None = None
+    chat_template: str | None = None
 
 
 @dataclass(frozen=True)
@@ -89,10 +95,14 @@ class ChatResult:
 
 @dataclass(frozen=True)
 class ChatDelta:
-    """A piece of an answer: text, a piece of a tool call, or, last, the whole `result`."""
+    """A piece of an answer: text, a piece of a tool call, or, last, the whole `result`.
+
+    `logprobs` are those of the tokens that came with it, where they were asked for (a piece may have nothing else).
+    """
 
     text: str = ""
     call: CallDelta | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
     result: ChatResult | None = None
 
 
@@ -120,6 +130,9 @@ class ChatBackend(Protocol):
 
     def count_prompt_tokens(self, request: ChatRequest) -> int:
         """Tokens of the prompt as it would be rendered."""
+
+    def stats(self) -> EngineStats:
+        """What runs and waits now, and totals."""
 
     def chat(self, request: ChatRequest) -> ChatResult:
         """The whole answer."""
@@ -182,12 +195,27 @@ class EngineBackend:
 
     def token_ids(self, text: str) -> list[int]:
         """See `ChatBackend`."""
-        return list(self.engine.tokenizer.encode(text, add_special_tokens=False))
+        return list(self.engine.token_ids(text))
 
     def count_prompt_tokens(self, request: ChatRequest) -> int:
         """See `ChatBackend`."""
         asked = _Asked.of(request, self.engine)
         return int(self.engine.count_prompt_tokens(asked.prompt, prompt_options=asked.options["prompt_options"]))
+
+    def template_of(self, pair: str) -> str | None:
+        """The chat template of a pair's tuned model, which its own requests are rendered with."""
+        template: str | None = self.engine.chat_template_of(pair)
+        return template
+
+    def stats(self) -> EngineStats:
+        """See `ChatBackend`."""
+        stats: EngineStats = self.engine.stats()
+        return stats
+
+    def close(self) -> None:
+        """Close the engine, if it was loaded; whoever shares it loses it too."""
+        if self._engine is not None:
+            self._engine.close()
 
     def chat(self, request: ChatRequest) -> ChatResult:
         """See `ChatBackend`."""
@@ -245,7 +273,7 @@ class _Asked:
     def of(cls, request: ChatRequest, engine: Any) -> _Asked:
         if request.prompt is not None:
             return cls._of_text(request, request.prompt)
-        template: str | None = engine.chat_template
+        template: str | None = request.chat_template or engine.chat_template
         tools = request.tools if request.tool_choice.mode != "none" else ()
         variables: dict[str, Any] = dict(request.template_variables)
         messages: Sequence[Message] = merge_turns(request.messages)
@@ -262,7 +290,9 @@ class _Asked:
             options={
                 "sampling": sampling,
                 "reward_weights": request.reward_weights,
-                "prompt_options": PromptOptions(template_variables=variables),
+                "prompt_options": PromptOptions(
+                    chat_template=ChatTemplate(jinja=request.chat_template), template_variables=variables
+                ),
             },
             reads_calls=bool(tools),
             template=template,
@@ -347,7 +377,12 @@ class _AnswerReader:
 
     def feed(self, delta: GenerationDelta) -> Iterator[ChatDelta]:
         """The pieces of one delta; the last one's end with the result."""
-        yield from self._read(delta.text_delta, ends=delta.output is not None)
+        logprobs = delta.logprobs
+        for piece in self._read(delta.text_delta, ends=delta.output is not None):
+            yield dataclasses.replace(piece, logprobs=logprobs) if logprobs else piece
+            logprobs = ()
+        if logprobs:  # the tokens' text is held back
+            yield ChatDelta(logprobs=logprobs)
         if delta.output is not None:
             yield ChatDelta(result=self._result(delta.output))
 
@@ -382,6 +417,8 @@ class _AnswerReader:
             metadata={
                 "request_id": output.request_id,
                 "reward_weights": dict(output.reward_weights),
+                "queue_s": metrics.queue_s,
+                "total_s": metrics.total_s,
                 "ttft_s": metrics.ttft_s,
                 "tpot_s": metrics.tpot_s,
                 "num_forwards": dict(metrics.num_forwards),
@@ -503,6 +540,24 @@ class ScriptedBackend:
     def token_ids(self, text: str) -> list[int]:
         """One token per word."""
         return list(range(len(text.split())))
+
+    def stats(self) -> EngineStats:
+        """One finished request per reply that was given; no networks."""
+        return EngineStats(
+            num_running=0,
+            num_waiting=0,
+            num_warm_prefixes=0,
+            num_finished=len(self.requests),
+            num_failed=0,
+            num_cancelled=0,
+            prompt_tokens=sum(self.count_prompt_tokens(request) for request in self.requests),
+            cached_prompt_tokens=0,
+            completion_tokens=sum(len(self.token_ids(reply.content)) for reply in self._replies[: len(self.requests)]),
+            num_drafted=0,
+            num_accepted=0,
+            num_steps=0,
+            networks=(),
+        )
 
     def count_prompt_tokens(self, request: ChatRequest) -> int:
         """Words of all messages, or of the text."""

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+HEADER = "X-EFT-Reward-Weights"
+"""Carries weights to a server where a request's body cannot."""
+
 _CURRENT: ContextVar[float | Mapping[str, float] | None] = ContextVar("eft_reward_weights", default=None)
 
 
@@ -31,6 +34,47 @@ def current_weights() -> float | Mapping[str, float] | None:
     return _CURRENT.get()
 
 
+def first_given(*carried: float | Mapping[str, float] | None) -> float | Mapping[str, float] | None:
+    """The one rule of precedence, of the adapters and of the server: what stands nearer to the call goes first, whole.
+
+    Give the carriers from the nearest to the farthest; a carrier that is None says nothing.
+
+    >>> first_given(None, 0.0, {"chat": 1.0})
+    0.0
+    """
+    return next((weights for weights in carried if weights is not None), None)
+
+
+def parse_weights(text: str) -> float | dict[str, float]:
+    """A number for every pair, or weights by pair name.
+
+    >>> parse_weights("0.5"), parse_weights("chat=0.5,json=1")
+    (0.5, {'chat': 0.5, 'json': 1.0})
+
+    Raises:
+        ValueError: neither a number nor a list of pair=weight.
+    """
+    if "=" in text:
+        return _parse_list(text)
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"weights are a number or written pair=number, got {text!r}") from None
+
+
+def weights_header(reward_weights: float | Mapping[str, float] | None) -> dict[str, str]:
+    """The header that carries weights to a server, for clients that set headers once.
+
+    >>> weights_header({"chat": 0.5, "json": 1}), weights_header(None)
+    ({'X-EFT-Reward-Weights': 'chat=0.5,json=1'}, {})
+    """
+    if reward_weights is None:
+        return {}
+    if not isinstance(reward_weights, Mapping):
+        return {HEADER: str(reward_weights)}
+    return {HEADER: ",".join(f"{pair}={weight}" for pair, weight in reward_weights.items())}
+
+
 def settle(keywords: Mapping[str, Any], *further: float | Mapping[str, float] | None) -> dict[str, Any]:
     """A call's keywords with the weights that it, the surrounding block or one of `further` asks for, the first of them.
 
@@ -40,8 +84,7 @@ def settle(keywords: Mapping[str, Any], *further: float | Mapping[str, float] | 
     ...     settle({}, 0.3), settle({"reward_weights": 0.1})
     ({'reward_weights': 0.2}, {'reward_weights': 0.1})
     """
-    carried = (keywords.get("reward_weights"), current_weights(), *further)
-    chosen = next((weights for weights in carried if weights is not None), None)
+    chosen = first_given(keywords.get("reward_weights"), current_weights(), *further)
     return dict(keywords) if chosen is None else {**keywords, "reward_weights": chosen}
 
 
@@ -55,15 +98,20 @@ def parse_alias(model: str) -> tuple[str, dict[str, float] | None]:
         ValueError: what follows the @ is not a list of pair=weight.
     """
     name, found, listed = model.partition("@")
-    if not found:
-        return name, None
+    try:
+        return name, _parse_list(listed) if found else None
+    except ValueError as error:
+        raise ValueError(f"{error} in {model!r}") from None
+
+
+def _parse_list(text: str) -> dict[str, float]:
     weights = {}
-    for item in listed.split(","):
+    for item in text.split(","):
         pair, equals, value = item.partition("=")
         try:
             weights[pair.strip()] = float(value)
         except ValueError:
             equals = ""
         if not (pair.strip() and equals):
-            raise ValueError(f"weights behind a model's name are written pair=number, got {item!r} in {model!r}")
-    return name, weights
+            raise ValueError(f"weights behind a name are written pair=number, got {item!r}")
+    return weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from typing import Annotated
 
 import typer
@@ -22,6 +23,8 @@ app = typer.Typer(
 )
 for command in (demo, generate, chat, score, inspect, bench):
     app.command()(command)
+for entry_point in sorted(entry_points(group="eft.commands"), key=lambda found: found.name):
+    app.command(entry_point.name)(entry_point.load())  # commands of packages above the engine, which it need not know
 
 
 def _print_version(wanted: bool) -> None:

@@ -221,14 +221,27 @@ class Engine:
     @property
     def chat_template(self) -> str | None:
         """Text of the template that messages go through by default, the first tuned model's; None when it has none."""
-        template = self._tokenizers.tuned.chat_template
-        return template.get("default") if isinstance(template, dict) else template
+        return _template_text(self._tokenizers.tuned)
+
+    def chat_template_of(self, pair: str) -> str | None:
+        """Text of the template of a pair's tuned model; None when it has none.
+
+        Raises:
+            UnknownPairError: there is no such pair.
+        """
+        resolve_weights({pair: 0.0}, self._weights)
+        return _template_text(self._trio.members[f"{pair}.tuned"].tokenizer)
 
     @property
     def context_len(self) -> int:
         """Most tokens of prompt and output together: the smallest of the members' limits and of `max_context_len`."""
         limits = [network.context_len for network in self._trio.networks]
         return min([*limits, self.config.max_context_len or limits[0]])
+
+    def token_ids(self, text: str) -> list[int]:
+        """A text as tokens, without special ones. May be called from any thread, unlike the tokenizer itself."""
+        with self._tokenizer_lock:
+            return list(self._tokenizer.encode(text, add_special_tokens=False))
 
     def count_prompt_tokens(self, prompt: Prompt, *, prompt_options: PromptOptions | None = None) -> int:
         """Tokens of the longest rendering of a prompt, as `Usage.prompt_tokens` will report them.
@@ -592,6 +605,11 @@ class Engine:
 def is_batch(prompt: Any) -> bool:
     """Whether this is a list of prompts and not one prompt: its items are strings or lists of messages."""
     return isinstance(prompt, list | tuple) and all(isinstance(item, str | list | tuple) for item in prompt)
+
+
+def _template_text(tokenizer: Tokenizer) -> str | None:
+    template = tokenizer.chat_template
+    return template.get("default") if isinstance(template, dict) else template
 
 
 def _check_single(prompt: Any) -> None:

@@ -18,7 +18,7 @@ from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 
-from eft_integrations import openai_form
+from eft_integrations import openai_wire
 from eft_integrations.backend import ChatDelta, ChatResult
 from eft_integrations.messages import Message, Role, Tool, ToolCall
 
@@ -99,7 +99,7 @@ def to_response_schema(response_format: Any) -> Mapping[str, Any] | None:
     if response_format is None or (
         isinstance(response_format, Mapping) and response_format.get("type") in OPENAI_FORMATS
     ):
-        return openai_form.response_schema(response_format)
+        return openai_wire.to_response_schema(response_format)
     return convert_to_json_schema(response_format)
 
 
@@ -154,5 +154,5 @@ def response_metadata(result: ChatResult, model_name: str) -> dict[str, Any]:
         "eft": dict(result.metadata),
     }
     if result.logprobs is not None:
-        metadata["logprobs"] = openai_form.logprobs(result.logprobs)
+        metadata["logprobs"] = openai_wire.logprobs_form(result.logprobs)
     return metadata

@@ -21,7 +21,7 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 
-from eft_integrations import openai_form
+from eft_integrations import openai_wire
 from eft_integrations.backend import ChatDelta, ChatResult, TokenLogprobs
 from eft_integrations.messages import Message, Role, Tool, ToolCall
 
@@ -125,7 +125,7 @@ def to_chat_response(result: ChatResult, model_name: str, *, delta: str | None =
         message.additional_kwargs["invalid_tool_calls"] = broken
     return ChatResponse(
         message=message,
-        raw=openai_form.completion(result, model_name),
+        raw=openai_wire.completion_form(result, model_name),
         delta=delta,
         logprobs=to_logprobs(result.logprobs),
         additional_kwargs=_usage(result),
@@ -136,7 +136,7 @@ def to_completion_response(result: ChatResult, model_name: str, *, delta: str | 
     """The whole answer to a text."""
     return CompletionResponse(
         text=result.content,
-        raw=openai_form.completion(result, model_name),
+        raw=openai_wire.completion_form(result, model_name),
         delta=delta,
         logprobs=to_logprobs(result.logprobs),
         additional_kwargs=_usage(result),
@@ -146,7 +146,7 @@ def to_completion_response(result: ChatResult, model_name: str, *, delta: str | 
 def _assistant(text: str, blocks: Sequence[ToolCallBlock], calls: Sequence[ToolCall]) -> ChatMessage:
     """An assistant turn with its calls in both forms: blocks, and OpenAI's, which LlamaIndex' streaming programs read."""
     texts = [TextBlock(text=text)] if text or not blocks else []
-    extra = {"tool_calls": openai_form.tool_calls(calls)} if calls else {}
+    extra = {"tool_calls": [openai_wire.call_form(call) for call in calls]} if calls else {}
     return ChatMessage(role=MessageRole.ASSISTANT, blocks=[*texts, *blocks], additional_kwargs=extra)
 
 

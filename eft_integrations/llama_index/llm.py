@@ -38,7 +38,7 @@ from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import from_json
 
-from eft_integrations import openai_form
+from eft_integrations import openai_wire
 from eft_integrations.backend import DEFAULT_MAX_TOKENS, ChatDelta, ChatRequest, ChatResult, EngineBackend
 from eft_integrations.llama_index import convert
 from eft_integrations.llama_index.structured import PartialObjects, response_format, whole_object
@@ -108,7 +108,7 @@ class EFTLLM(TrioModel, FunctionCallingLLM):
             convert.to_messages(messages),
             settle(asked),
             tools=convert.to_tools(keywords.get("tools") or ()),
-            response_schema=openai_form.response_schema(keywords.get("response_format")),
+            response_schema=openai_wire.to_response_schema(keywords.get("response_format")),
             prompt=prompt,
         )
 

@@ -1,0 +1,164 @@
+"""`EFTModel`: a trio behind smolagents' model interface, in this process.
+
+Tools are forced by a grammar (smolagents asks for `required`), structured output by the schema; both need no luck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from typing import Any
+
+from smolagents.models import (
+    ChatMessage,
+    ChatMessageStreamDelta,
+    ChatMessageToolCall,
+    ChatMessageToolCallFunction,
+    ChatMessageToolCallStreamDelta,
+    MessageRole,
+    Model,
+    TokenUsage,
+)
+from smolagents.tools import Tool
+
+from eft_integrations.backend import SAMPLING_FIELDS, ChatBackend, ChatDelta, ChatRequest, backend_of, shared_backend
+from eft_integrations.openai_wire import to_messages, to_response_schema, to_tool_choice, to_tools
+from eft_integrations.weights import current_weights, first_given
+
+RewardWeights = float | Mapping[str, float]
+
+
+class EFTModel(Model):  # type: ignore[misc]
+    """A base model with the behaviour of small tuned pairs, for smolagents.
+
+    Args:
+        backend: any `ChatBackend`; or
+        engine: an engine that is loaded already; or
+        preset, base, tuned, reference, pairs, engine_config: the names of a trio, as for `shared_backend`.
+        reward_weights: for every pair, or by pair; a call's `reward_weights=` and an `eft_integrations.weights` block go first.
+        sampling: fields of `SamplingParams` for every call (`temperature=0`, `max_tokens=512`, ...).
+    """
+
+    def __init__(
+        self,
+        *,
+        backend: ChatBackend | None = None,
+        engine: Any = None,
+        preset: str | None = None,
+        base: str | None = None,
+        tuned: str | None = None,
+        reference: str | None = None,
+        pairs: Mapping[str, Any] | None = None,
+        engine_config: Mapping[str, Any] | None = None,
+        reward_weights: RewardWeights | None = None,
+        **sampling: Any,
+    ) -> None:
+        _check_names(sampling)
+        if backend is None:
+            backend = (
+                backend_of(engine)
+                if engine is not None
+                else shared_backend(
+                    base=base,
+                    tuned=tuned,
+                    reference=reference,
+                    pairs=pairs,
+                    preset=preset,
+                    engine_config=engine_config,
+                )
+            )
+        self.backend = backend
+        self.reward_weights = reward_weights
+        super().__init__(model_id=backend.model_name, **sampling)
+
+    @property
+    def supports_stop_parameter(self) -> bool:
+        """Stop strings are always honoured."""
+        return True
+
+    def generate(
+        self,
+        messages: list[ChatMessage | dict[str, Any]],
+        stop_sequences: list[str] | None = None,
+        response_format: dict[str, Any] | None = None,
+        tools_to_call_from: list[Tool] | None = None,
+        **kwargs: Any,
+    ) -> ChatMessage:
+        """See `Model.generate`; `reward_weights` and fields of `SamplingParams` are keywords too."""
+        request = self._request(messages, stop_sequences, response_format, tools_to_call_from, kwargs)
+        result = self.backend.chat(request)
+        calls = [
+            ChatMessageToolCall(
+                function=ChatMessageToolCallFunction(name=call.name, arguments=call.arguments),
+                id=call.call_id,
+                type="function",
+            )
+            for call in result.tool_calls
+        ]
+        return ChatMessage(
+            role=MessageRole.ASSISTANT,
+            content=result.content,
+            tool_calls=calls or None,
+            raw={"eft": dict(result.metadata), "finish_reason": result.finish_reason},
+            token_usage=TokenUsage(result.usage.prompt_tokens, result.usage.completion_tokens),
+        )
+
+    def generate_stream(
+        self,
+        messages: list[ChatMessage | dict[str, Any]],
+        stop_sequences: list[str] | None = None,
+        response_format: dict[str, Any] | None = None,
+        tools_to_call_from: list[Tool] | None = None,
+        **kwargs: Any,
+    ) -> Generator[ChatMessageStreamDelta]:
+        """`generate` piece by piece. The weights are settled now, not when the first piece is read."""
+        request = self._request(messages, stop_sequences, response_format, tools_to_call_from, kwargs)
+        return _pieces(self.backend.stream(request))
+
+    def _request(
+        self,
+        messages: list[ChatMessage | dict[str, Any]],
+        stop_sequences: list[str] | None,
+        response_format: dict[str, Any] | None,
+        tools_to_call_from: list[Tool] | None,
+        kwargs: dict[str, Any],
+    ) -> ChatRequest:
+        weights = first_given(kwargs.pop("reward_weights", None), current_weights(), self.reward_weights)
+        asked = self._prepare_completion_kwargs(messages, stop_sequences, response_format, tools_to_call_from, **kwargs)
+        listed = [{**message, "role": _role(message["role"])} for message in asked.pop("messages")]
+        tools = to_tools(asked.pop("tools", ()))
+        choice, tools = to_tool_choice(asked.pop("tool_choice", None), tools)
+        schema = to_response_schema(asked.pop("response_format", None))
+        _check_names(asked)
+        return ChatRequest(
+            messages=to_messages(listed),
+            tools=tools,
+            tool_choice=choice,
+            response_schema=schema,
+            sampling=asked,
+            reward_weights=weights,
+        )
+
+
+def _check_names(sampling: Mapping[str, Any]) -> None:
+    if unknown := sorted(set(sampling) - SAMPLING_FIELDS):
+        raise TypeError(
+            f"EFTModel has no option {unknown[0]!r}; a call takes reward_weights, {', '.join(sorted(SAMPLING_FIELDS))}"
+        )
+
+
+def _role(role: Any) -> str:
+    return role.value if isinstance(role, MessageRole) else str(role)
+
+
+def _pieces(deltas: Iterator[ChatDelta]) -> Generator[ChatMessageStreamDelta]:
+    for delta in deltas:
+        if delta.result is not None:
+            usage = delta.result.usage
+            tokens = TokenUsage(usage.prompt_tokens, usage.completion_tokens)
+            yield ChatMessageStreamDelta(content="", token_usage=tokens)
+        elif (call := delta.call) is not None:
+            function = ChatMessageToolCallFunction(name=call.name or "", arguments=call.arguments)
+            piece = ChatMessageToolCallStreamDelta(call.index, call.call_id, "function", function)
+            yield ChatMessageStreamDelta(tool_calls=[piece])
+        elif delta.text:
+            yield ChatMessageStreamDelta(content=delta.text)

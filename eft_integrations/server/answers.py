@@ -1,0 +1,90 @@
+"""How a body's sampling fields become requests, and what every reply carries: the `eft` block."""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from eft_integrations.backend import ChatDelta, ChatRequest, ChatResult
+from eft_integrations.server.compositions import Chosen, Composition
+from eft_integrations.server.protocol import SamplingBody
+from eft_integrations.server.streaming import interleave
+
+SAMPLING = (
+    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias",
+    "seed", "stop", "stop_token_ids", "ignore_eos", "max_tokens",
+)  # fmt: skip
+"""Fields that `SamplingParams` has under the same name."""
+
+
+class Observer(Protocol):
+    """Is told about every answer."""
+
+    def observe(self, composition: Composition, result: ChatResult) -> None:
+        """An answer is whole."""
+
+
+@dataclass(frozen=True)
+class Answering:
+    """Answers to one body: requests to one composition, and what the replies say besides the answers."""
+
+    chosen: Chosen
+    requests: tuple[ChatRequest, ...]
+    ignored: Sequence[str]
+    observer: Observer
+
+    async def deltas(self) -> AsyncGenerator[tuple[int, ChatDelta]]:
+        """Pieces of all answers as they come, each with the number of its answer."""
+        composition = self.chosen.composition
+        streams: list[AsyncIterator[ChatDelta]] = [
+            composition.backend.astream(composition.ask(request)) for request in self.requests
+        ]
+        async with aclosing(interleave(streams)) as pieces:
+            async for index, delta in pieces:
+                if delta.result is not None:
+                    self.observer.observe(composition, delta.result)
+                yield index, delta
+
+    async def results(self) -> list[ChatResult]:
+        """All answers, whole."""
+        found: dict[int, ChatResult] = {}
+        async with aclosing(self.deltas()) as pieces:
+            async for index, delta in pieces:
+                if delta.result is not None:
+                    found[index] = delta.result
+        return [found[index] for index in range(len(self.requests))]
+
+    def eft(self, results: Sequence[ChatResult]) -> dict[str, Any]:
+        """The `eft` block: weights in effect, ignored fields, and per answer what it cost."""
+        reports = [self.chosen.composition.report(result) for result in results]
+        block: dict[str, Any] = {"reward_weights": reports[0].pop("reward_weights"), "choices": reports}
+        for report, result in zip(reports, results, strict=True):
+            report.pop("reward_weights", None)
+            if result.invalid_tool_calls:
+                report["invalid_tool_calls"] = [dataclasses.asdict(call) for call in result.invalid_tool_calls]
+        if self.ignored:
+            block["ignored"] = list(self.ignored)
+        return block
+
+
+def repeated(request: ChatRequest, n: int) -> list[ChatRequest]:
+    """`n` requests that differ in their seeds, if there is one."""
+    seed = request.sampling.get("seed")
+    if seed is None:
+        return [request] * n
+    return [dataclasses.replace(request, sampling={**request.sampling, "seed": seed + index}) for index in range(n)]
+
+
+def sampling_of(body: SamplingBody, *, default_max_tokens: int) -> dict[str, Any]:
+    """Fields of `SamplingParams` that the body sets."""
+    given = {name: value for name in SAMPLING if (value := getattr(body, name)) is not None}
+    return {"max_tokens": default_max_tokens, **given}
+
+
+def new_id(prefix: str) -> str:
+    """An id of a reply or of a part of it."""
+    return f"{prefix}{uuid.uuid4().hex[:24]}"

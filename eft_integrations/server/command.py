@@ -1,0 +1,126 @@
+"""`eft serve`: the command. The `eft` application finds it by its entry point, so that the engine knows nothing of the server."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def serve(
+    config: Annotated[
+        Path | None, typer.Option("--config", envvar="EFT_SERVE_CONFIG", help="TOML file; see docs/server.md.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; wider than loopback needs a key.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.")] = None,
+    name: Annotated[str, typer.Option(help="What requests call the composition that the next options make.")] = "eft",
+    base: Annotated[str | None, typer.Option(help="The large model: hub id, folder or .gguf file.")] = None,
+    tuned: Annotated[str | None, typer.Option(help="The small model after fine-tuning, or a LoRA adapter.")] = None,
+    reference: Annotated[str | None, typer.Option(help="The small model before fine-tuning.")] = None,
+    pair: Annotated[
+        list[str] | None, typer.Option(help="A named pair; repeat for several.", metavar="NAME=TUNED,REFERENCE")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="A ready trio.")] = None,
+    weight: Annotated[
+        list[str] | None, typer.Option("--weight", "-w", help="Default weight of a pair.", metavar="NAME=NUMBER")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
+    max_num_seqs: Annotated[int | None, typer.Option(help="Most requests that step together.")] = None,
+    max_queued_requests: Annotated[int | None, typer.Option(help="Most requests that wait; more get 429.")] = None,
+    request_timeout_s: Annotated[float | None, typer.Option(help="Longest time for one answer.")] = None,
+    drain_timeout_s: Annotated[int | None, typer.Option(help="Longest wait for answers after SIGTERM.")] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="File with API keys, one a line (or EFT_SERVE_API_KEY).")
+    ] = None,
+    force_usage: Annotated[
+        bool | None, typer.Option("--force-usage/--no-force-usage", help="Send usage in every stream.")
+    ] = None,
+) -> None:
+    """Serve compositions behind OpenAI's API. Flags go before environment (EFT_SERVE_...), environment before the file."""
+    try:
+        import uvicorn
+
+        from eft_integrations.server.app import create_app
+        from eft_integrations.server.compositions import Compositions
+        from eft_integrations.server.loading import load_compositions
+        from eft_integrations.server.settings import load_settings
+    except ModuleNotFoundError as error:
+        typer.echo(f"error: the server needs {error.name}: pip install 'eft[server]'", err=True)
+        raise typer.Exit(2) from None
+    engine = {
+        "dtype": dtype, "device": device, "max_num_seqs": max_num_seqs, "max_queued_requests": max_queued_requests,
+    }  # fmt: skip
+    named = any((base, tuned, reference, pair, preset))
+    settings = load_settings(
+        config,
+        host=host,
+        port=port,
+        compositions=[composition(name, base, tuned, reference, pair, preset, weight)] if named else None,
+        engine={key: value for key, value in engine.items() if value is not None} or None,
+        request_timeout_s=request_timeout_s,
+        drain_timeout_s=drain_timeout_s,
+        api_key=None if api_key_file is None else _read_keys(api_key_file),
+        force_usage=force_usage,
+    )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    compositions = load_compositions(settings.served, settings.engine)
+    try:
+        uvicorn.run(
+            create_app(compositions, settings),
+            host=settings.host,
+            port=settings.port,
+            access_log=settings.access_log,
+            timeout_graceful_shutdown=settings.drain_timeout_s,
+        )
+    finally:
+        Compositions(compositions).close()
+
+
+def composition(
+    name: str,
+    base: str | None,
+    tuned: str | None,
+    reference: str | None,
+    pairs: list[str] | None,
+    preset: str | None,
+    weights: list[str] | None,
+) -> dict[str, Any]:
+    """The composition that flags describe, in the form of the TOML file.
+
+    Raises:
+        InvalidOptionError: a flag cannot be read, or the flags are incomplete.
+    """
+    from eft_integrations.backend import errors
+    from eft_integrations.weights import parse_weights
+
+    if (tuned is None) != (reference is None):
+        raise errors.InvalidOptionError("--tuned and --reference belong together; give both", option="tuned")
+    named: dict[str, Any] = {} if tuned is None else {"tuned": {"tuned": tuned, "reference": reference}}
+    for text in pairs or ():
+        pair, _, models = text.partition("=")
+        sides = models.split(",")
+        if not pair or len(sides) != 2 or not all(sides):
+            raise errors.InvalidOptionError(f"--pair must be NAME=TUNED,REFERENCE, got {text!r}", option="pair")
+        named[pair] = {"tuned": sides[0], "reference": sides[1]}
+    try:
+        chosen = parse_weights(",".join(weights)) if weights else {}
+    except ValueError as error:
+        raise errors.InvalidOptionError(f"--weight: {error}", option="weight", value=weights) from None
+    if not isinstance(chosen, dict):
+        raise errors.InvalidOptionError(f"--weight must be NAME=NUMBER, got {weights}", option="weight", value=weights)
+    return {"name": name, "base": base, "pairs": named, "preset": preset, "weights": chosen}
+
+
+def _read_keys(file: Path) -> str:
+    from eft_integrations.backend import errors
+
+    try:
+        keys = file.read_text(encoding="utf-8").split()
+    except OSError as error:
+        raise errors.InvalidOptionError(f"--api-key-file: {error}", option="api_key_file") from None
+    if not keys:
+        raise errors.InvalidOptionError(f"--api-key-file: {file} holds no key", option="api_key_file")
+    return ",".join(keys)

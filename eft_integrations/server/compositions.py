@@ -1,0 +1,141 @@
+"""What the server serves: compositions, each a name, a backend and the pairs of it that belong to the name.
+
+Compositions over one base share an engine that holds all their pairs: a pair that does not belong to a composition has weight 0 in
+it, and what has weight 0 is not run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from eft_integrations.backend import ChatBackend, ChatRequest, ChatResult, EngineBackend, errors
+from eft_integrations.server.errors import INVALID, ApiError, Kind
+from eft_integrations.weights import HEADER, first_given, parse_alias, parse_weights
+
+RewardWeights = float | Mapping[str, float] | None
+
+
+@dataclass(frozen=True)
+class Composition:
+    """One model of the server.
+
+    `weights` are the composition's own, by pair name; only these pairs belong to it. `chat_template` replaces the backend's own.
+    """
+
+    name: str
+    backend: ChatBackend
+    weights: Mapping[str, float]
+    chat_template: str | None = None
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @classmethod
+    def of(cls, name: str, backend: ChatBackend) -> Composition:
+        """Everything that a backend has, with its own weights."""
+        return cls(name, backend, backend.weights)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the same request may get another answer."""
+        known = f"{self.backend.identity} {sorted(self.weights.items())}"
+        return f"fp_{hashlib.sha256(known.encode()).hexdigest()[:12]}"
+
+    def settle(self, asked: RewardWeights) -> dict[str, float]:
+        """Weights of all the backend's pairs: a number means the composition's pairs, pairs that are not named keep their own.
+
+        Raises:
+            UnknownPairError: a pair that does not belong to the composition.
+        """
+        if isinstance(asked, Mapping):
+            for pair in asked:
+                if pair not in self.weights:
+                    listed = ", ".join(map(repr, self.weights)) or "no pairs"
+                    raise errors.UnknownPairError(
+                        f"there is no pair {pair!r} in {self.name!r}; it has {listed}",
+                        name=pair,
+                        known=list(self.weights),
+                    )
+            own = {**self.weights, **asked}
+        else:
+            own = dict(self.weights) if asked is None else dict.fromkeys(self.weights, asked)
+        return {**dict.fromkeys(self.backend.weights, 0.0), **own}
+
+    def ask(self, request: ChatRequest) -> ChatRequest:
+        """A request in the backend's terms."""
+        weights = self.settle(request.reward_weights)
+        return dataclasses.replace(request, reward_weights=weights, chat_template=self.chat_template)
+
+    def report(self, result: ChatResult) -> dict[str, Any]:
+        """A result's metadata, without the pairs of others."""
+        weights = {pair: result.metadata["reward_weights"][pair] for pair in self.weights}
+        return {**result.metadata, "reward_weights": weights}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a request's model name and weights come to."""
+
+    composition: Composition
+    model: str
+    reward_weights: RewardWeights
+
+
+class Compositions:
+    """All compositions of a server, by name."""
+
+    def __init__(self, compositions: Iterable[Composition]) -> None:
+        self._by_name = {composition.name: composition for composition in compositions}
+        if not self._by_name:
+            raise errors.InvalidOptionError("a server needs at least one composition", option="compositions")
+
+    def __iter__(self) -> Iterator[Composition]:
+        return iter(self._by_name.values())
+
+    @property
+    def backends(self) -> list[ChatBackend]:
+        """All different backends."""
+        return list({id(own.backend): own.backend for own in self}.values())
+
+    def find(self, name: str) -> Composition:
+        """The composition of a name.
+
+        Raises:
+            ApiError: there is none (404).
+        """
+        if name not in self._by_name:
+            raise ApiError(
+                f"there is no model {name!r}; this server has {', '.join(self._by_name)}",
+                Kind(404, INVALID, "model_not_found", "model"),
+            )
+        return self._by_name[name]
+
+    def choose(self, model: str, *, body: RewardWeights, header: str | None) -> Chosen:
+        """The composition, and the weights by the order: body, header, alias behind the name, the composition's own.
+
+        Raises:
+            ApiError: there is no such model.
+            InvalidOptionError: the header or the alias cannot be read.
+        """
+        composition = self._by_name.get(model)
+        alias = None
+        if composition is None:
+            try:
+                name, alias = parse_alias(model)
+            except ValueError as error:
+                raise errors.InvalidOptionError(str(error), option="model", value=model) from None
+            composition = self.find(name)
+        try:
+            carried = parse_weights(header) if header is not None else None
+        except ValueError as error:
+            raise errors.InvalidOptionError(str(error), option=HEADER, value=header) from None
+        return Chosen(composition, model, first_given(body, carried, alias))
+
+    def close(self) -> None:
+        """Close all engines."""
+        for backend in self.backends:
+            if isinstance(backend, EngineBackend):
+                backend.close()

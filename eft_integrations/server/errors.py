@@ -1,0 +1,134 @@
+"""Errors as OpenAI writes them: `{"error": {"message", "type", "param", "code"}}`, one table from types to statuses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from eft_integrations.backend import errors
+
+INVALID, SERVER = "invalid_request_error", "server_error"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a type of error is answered."""
+
+    status: int
+    type: str
+    code: str | None = None
+    param: str | None = None
+
+
+KINDS: dict[type[Exception], Kind] = {
+    errors.ContextOverflowError: Kind(400, INVALID, "context_length_exceeded", "messages"),
+    errors.UnknownPairError: Kind(400, INVALID, "unknown_pair", "eft_reward_weights"),
+    errors.InvalidWeightError: Kind(400, INVALID, "invalid_weight", "eft_reward_weights"),
+    errors.InvalidGrammarError: Kind(400, INVALID, "invalid_grammar", "response_format"),
+    errors.ChatTemplateError: Kind(400, INVALID, "invalid_messages", "messages"),
+    errors.EmptyPromptError: Kind(400, INVALID, "empty_prompt", "messages"),
+    errors.RequestError: Kind(400, INVALID),
+    errors.InvalidOptionError: Kind(400, INVALID, "invalid_value"),
+    errors.ConfigurationError: Kind(400, INVALID),
+    errors.KVCacheBudgetError: Kind(400, INVALID, "kv_cache_budget_exceeded", "max_tokens"),
+    errors.QueueFullError: Kind(429, "rate_limit_error", "rate_limit_exceeded"),
+    errors.StepOutOfMemoryError: Kind(503, SERVER, "out_of_memory"),
+    errors.EngineClosedError: Kind(503, SERVER, "shutting_down"),
+    errors.GenerationError: Kind(500, SERVER, "generation_failed"),
+    errors.EFTError: Kind(500, SERVER),
+}
+"""The nearest type decides."""
+
+
+CODES = {400: "invalid_json", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+"""Codes of what the web framework refuses: bodies that it cannot parse, and paths."""
+
+
+class ApiError(Exception):
+    """An error of the server itself."""
+
+    def __init__(self, message: str, kind: Kind, *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.headers = dict(headers or {})
+
+
+class ClientGoneError(Exception):
+    """The client closed its connection; whatever is answered, nobody reads it."""
+
+
+class RequestTimeoutError(ApiError):
+    """The answer took longer than the server allows; it was cancelled. Clients should not try it again as it is."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(
+            f"no whole answer within {timeout_s:g} s; the request was cancelled",
+            Kind(504, "timeout_error", "request_timeout"),
+            headers={"x-should-retry": "false"},
+        )
+
+
+def kind_of(error: Exception) -> Kind:
+    """How an error is answered."""
+    if isinstance(error, ApiError):
+        return error.kind
+    found = next((KINDS[base] for base in type(error).__mro__ if base in KINDS), Kind(500, SERVER))
+    option = getattr(error, "option", None)
+    return Kind(found.status, found.type, found.code, option) if option else found
+
+
+def error_body(error: Exception) -> dict[str, Any]:
+    """The body; errors that nobody foresaw do not tell what went wrong inside."""
+    kind = kind_of(error)
+    foreseen = isinstance(error, ApiError | errors.EFTError)
+    return make_body(str(error) if foreseen else "the server failed; its log says why", kind)
+
+
+def make_body(message: str, kind: Kind) -> dict[str, Any]:
+    """The body of a message."""
+    return {"error": {"message": message, "type": kind.type, "param": kind.param, "code": kind.code}}
+
+
+def error_response(message: str, kind: Kind, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """The response of a message."""
+    return JSONResponse(make_body(message, kind), kind.status, headers=dict(headers or {}))
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of an app in this form."""
+
+    @app.exception_handler(errors.EFTError)
+    @app.exception_handler(ApiError)
+    @app.exception_handler(Exception)
+    async def _failed(request: Request, error: Exception) -> Response:
+        headers = dict(getattr(error, "headers", {}))
+        if isinstance(error, errors.QueueFullError):
+            headers["Retry-After"] = str(request.app.state.pace.retry_after_s(error.num_queued))
+        return JSONResponse(error_body(error), kind_of(error).status, headers=headers)
+
+    @app.exception_handler(ClientGoneError)
+    async def _gone(request: Request, error: ClientGoneError) -> Response:
+        return Response(status_code=499)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(request: Request, error: RequestValidationError) -> Response:
+        finding = error.errors()[0]
+        path = [str(part) for part in finding["loc"][1:]]
+        if finding["type"] == "json_invalid":
+            return error_response(
+                f"the body is not JSON: {finding['ctx']['error']}", Kind(400, INVALID, "invalid_json")
+            )
+        param = ".".join(path) or None
+        message = finding["msg"].removeprefix("Value error, ")
+        return error_response(f"{param}: {message}" if param else message, Kind(400, INVALID, "invalid_value", param))
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> Response:
+        kind = Kind(error.status_code, INVALID if error.status_code < 500 else SERVER, CODES.get(error.status_code))
+        return error_response(str(error.detail), kind, error.headers)

@@ -1,0 +1,173 @@
+"""Request bodies of chat completions, completions and tokenize, and the table of fields that are not honoured.
+
+A field that is not declared here is ignored and named in `eft.ignored` of the reply, with three exceptions: those in `UNSUPPORTED`
+are refused, those in `WITHOUT_EFFECT` cannot change an answer and are not mentioned, and a misspelt `eft_...` is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+MAX_DEPTH = 64
+"""Levels of nesting in schemas and other free JSON."""
+
+UNSUPPORTED = {
+    "functions": "deprecated by OpenAI; use tools",
+    "function_call": "deprecated by OpenAI; use tool_choice",
+    "audio": "this server answers in text",
+    "web_search_options": "this server searches nothing",
+    "suffix": "text is continued, not filled in",
+    "previous_response_id": "this server keeps no answers; send the whole conversation as input",
+    "conversation": "this server keeps no conversations; send the whole conversation as input",
+    "background": "this server answers in the request's own connection",
+    "prompt_id": "this server keeps no prompts",
+}
+WITHOUT_EFFECT = frozenset(
+    {
+        "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+        "prediction", "verbosity", "include", "truncation", "stream_options", "max_tool_calls",
+    }
+)  # fmt: skip
+
+
+def _plain_json(value: Any) -> Any:
+    """Free JSON without NaN that is not nested beyond reason."""
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+        level = [child for item in level for child in _children(item)]
+    json.dumps(value, allow_nan=False)
+    return value
+
+
+def _children(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+FreeJson = Annotated[dict[str, Any], AfterValidator(_plain_json)]
+RewardWeights = float | dict[str, float]
+
+
+class Body(BaseModel):
+    """Base of all request bodies."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_half_characters(cls, values: Any) -> Any:
+        """JSON can escape one half of a surrogate pair; no tokenizer can read that."""
+        try:
+            json.dumps(values, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"text that is not Unicode: {error.reason}") from None
+        return values
+
+    @model_validator(mode="after")
+    def _refuse_what_is_not_there(self) -> Body:
+        for name, value in (self.model_extra or {}).items():
+            if name in UNSUPPORTED and value not in (None, False, [], "none"):
+                raise ValueError(f"{name} is not supported: {UNSUPPORTED[name]}")
+            if name == "modalities" and value not in (None, ["text"]):
+                raise ValueError("modalities: this server answers in text")
+            if name.startswith("eft_"):
+                raise ValueError(f"there is no {name}; this server knows eft_reward_weights")
+        return self
+
+    @property
+    def ignored(self) -> list[str]:
+        """Names of fields that were sent and change nothing although they might have been meant to."""
+        quiet = WITHOUT_EFFECT | set(UNSUPPORTED) | {"modalities"}
+        return sorted(
+            name for name, value in (self.model_extra or {}).items() if name not in quiet and value is not None
+        )
+
+
+class SamplingBody(Body):
+    """What chat completions and completions have in common; ranges are checked by the engine."""
+
+    model: str = Field(description="a composition, perhaps with weights behind it: name@pair=0.5")
+    n: int = Field(default=1, ge=1, le=128, description="answers per prompt")
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[int, float] | None = None
+    seed: int | None = Field(default=None, description="the same seed gives the same text; answer i of n uses seed + i")
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = None
+    max_tokens: int | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    response_format: FreeJson | None = Field(default=None, description="text, json_object or json_schema")
+    eft_reward_weights: RewardWeights | None = Field(default=None, description="for every pair, or by pair name")
+
+
+class StreamOptions(BaseModel):
+    """Options of a stream."""
+
+    include_usage: bool | None = False
+
+
+class MessageBody(BaseModel):
+    """One turn."""
+
+    model_config = ConfigDict(extra="allow")
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[FreeJson] | None = None
+    name: str | None = None
+    tool_calls: list[FreeJson] | None = None
+    tool_call_id: str | None = None
+
+
+class ChatBody(SamplingBody):
+    """POST /v1/chat/completions."""
+
+    messages: list[MessageBody] = Field(min_length=1)
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    tools: list[FreeJson] | None = None
+    tool_choice: str | FreeJson | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: str | None = Field(default=None, description="handed to the chat template")
+    chat_template_kwargs: FreeJson | None = Field(default=None, description="variables of the chat template")
+    documents: list[dict[str, str]] | None = Field(default=None, description="texts to answer from")
+
+
+class CompletionBody(SamplingBody):
+    """POST /v1/completions."""
+
+    prompt: str | list[str] = Field(description="a text to continue, or several")
+    max_tokens: int | None = 16
+    logprobs: int | None = Field(default=None, ge=0, le=20)
+    echo: bool | None = None
+    best_of: int | None = None
+
+
+class TokenizeBody(Body):
+    """POST /tokenize: a text, or messages as the chat template renders them."""
+
+    model: str
+    prompt: str | None = None
+    messages: list[MessageBody] | None = Field(default=None, min_length=1)
+    tools: list[FreeJson] | None = None
+    chat_template_kwargs: FreeJson | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> TokenizeBody:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give prompt or messages")
+        return self

@@ -1,0 +1,55 @@
+"""Client libraries that cannot share the project's own environment, against a real server in that environment.
+
+`make test-clients` makes the environments and runs each of these files in the one that has its library.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("CREWAI_DISABLE_TELEMETRY", "true")  # tests tell nobody, and wait for no network
+os.environ.setdefault("OTEL_SDK_DISABLED", "true")
+
+ROOT = Path(__file__).parents[2]
+SERVER_PYTHON = os.environ.get("EFT_SERVER_PYTHON", str(ROOT / ".venv/bin/python"))
+LIBRARIES = {
+    "test_autogen.py": "autogen_agentchat",
+    "test_crewai.py": "crewai",
+    "test_langchain_openai.py": "langchain_openai",
+    "test_openai.py": "agents",
+    "test_openai_agents.py": "agents",
+    "test_pydantic_ai.py": "pydantic_ai",
+}
+"""The library by which each file is told to belong to an environment; all others are not collected there."""
+
+collect_ignore = [name for name, library in LIBRARIES.items() if importlib.util.find_spec(library) is None]
+if importlib.util.find_spec("torch") is not None:  # the project's own environment
+    collect_ignore = list(LIBRARIES)
+
+
+@pytest.fixture(scope="session")
+def base_url() -> Iterator[str]:
+    """The address of a running server."""
+    process = subprocess.Popen(
+        [SERVER_PYTHON, "-m", "tests.clients.server"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    url = process.stdout.readline().strip()
+    assert url.startswith("http://"), "the server did not start; its error is above"
+    sys.stderr.write(f"server of the tests: {url}\n")
+    yield f"{url}/v1"
+    process.stdin.close()
+    process.wait(60)

@@ -1,0 +1,170 @@
+"""Flags go before environment, environment before the file; what is unsafe or misspelt is refused with one line."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eft_engine.cli import main
+from eft_engine.errors import InvalidOptionError
+from eft_integrations.server.command import composition
+from eft_integrations.server.loading import merged_pairs
+from eft_integrations.server.settings import ServerSettings, load_settings
+
+TOML = """
+port = 1111
+default_max_tokens = 50
+
+[engine]
+max_num_seqs = 4
+
+[[compositions]]
+name = "assistant"
+base = "org/large"
+weights = { chat = 0.7 }
+[compositions.pairs.chat]
+tuned = "org/small-chat"
+reference = "org/small"
+weight = 0.9
+
+[[compositions]]
+name = "plain"
+base = "org/large"
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A configuration file."""
+    path = tmp_path / "eft.toml"
+    path.write_text(TOML, encoding="utf-8")
+    return path
+
+
+def test_file_describes_compositions(file: Path) -> None:
+    settings = load_settings(file)
+    assistant, plain = settings.served
+    assert assistant.tuned_pairs()["chat"].weight == 0.9
+    assert assistant.weights == {"chat": 0.7}
+    assert (plain.name, plain.base, plain.pairs) == ("plain", "org/large", {})
+
+
+def test_file_of_the_documentation_is_understood(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "server.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
+    path = tmp_path / "eft.toml"
+    path.write_text(shown, encoding="utf-8")
+    assistant, helpful = load_settings(path).served
+    assert list(merged_pairs([assistant, helpful])) == ["helpful", "harmless"]
+    assert assistant.weights == {"helpful": 1.0, "harmless": 0.3}
+
+
+def test_flags_go_before_environment_and_environment_before_the_file(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (load_settings(file).port, load_settings(file).engine.max_num_seqs) == (1111, 4)
+    monkeypatch.setenv("EFT_SERVE_PORT", "2222")
+    monkeypatch.setenv("EFT_SERVE_ENGINE__MAX_NUM_SEQS", "8")
+    assert (load_settings(file).port, load_settings(file).engine.max_num_seqs) == (2222, 8)
+    flagged = load_settings(file, port=3333, engine={"max_num_seqs": 2})
+    assert (flagged.port, flagged.engine.max_num_seqs, flagged.default_max_tokens) == (3333, 2, 50)
+
+
+def test_server_s_queue_is_bounded_unless_it_is_told_otherwise(file: Path) -> None:
+    assert ServerSettings().engine.max_queued_requests == 256
+    assert load_settings(file).engine.max_queued_requests == 256
+    assert load_settings(file, engine={"max_queued_requests": 3}).engine.max_queued_requests == 3
+
+
+def test_without_compositions_the_preset_is_served() -> None:
+    (served,) = load_settings().served
+    assert (served.name, served.preset) == ("smollm2-json", "smollm2-json")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2", "::", "example.org"])
+def test_address_that_others_reach_needs_a_key(host: str) -> None:
+    with pytest.raises(InvalidOptionError, match="set an API key"):
+        load_settings(host=host)
+    assert load_settings(host=host, api_key="secret").keys == ["secret"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.9", "::1", "localhost"])
+def test_loopback_needs_none(host: str) -> None:
+    assert load_settings(host=host).is_loopback
+
+
+def test_blank_key_is_no_key() -> None:
+    with pytest.raises(InvalidOptionError, match="set an API key"):
+        load_settings(host="0.0.0.0", api_key=" , ")
+
+
+def test_key_is_never_shown() -> None:
+    assert "secret" not in repr(load_settings(api_key="secret"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"port": 70000}, "port: Input should be less than or equal to 65535"),
+        ({"prot": 1}, "prot: Extra inputs are not permitted"),
+        ({"engine": {"max_num_seq": 4}}, "did you mean 'max_num_seqs'"),
+        ({"compositions": [{"name": "a"}]}, "needs base .* or preset"),
+        ({"compositions": [{"name": "a@b", "base": "x"}]}, "must not contain @"),
+        ({"compositions": [{"name": "a", "base": "x"}] * 2}, "two compositions are called 'a'"),
+        ({"compositions": [{"name": "a", "base": "x", "weights": {"b": 1}}]}, "weight for 'b'"),
+        ({"compositions": [{"name": "a", "preset": "x", "pairs": {"b": {}}}]}, "a preset has its own pairs"),
+    ],
+)
+def test_mistake_is_named(flags: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidOptionError, match=message):
+        load_settings(**flags)
+
+
+def test_file_that_is_missing_or_no_toml_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidOptionError, match="no configuration file"):
+        load_settings(tmp_path / "none.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("port = = 1", encoding="utf-8")
+    with pytest.raises(InvalidOptionError, match="broken.toml"):
+        load_settings(broken)
+
+
+def test_flags_describe_a_composition() -> None:
+    made = composition("m", "large", "t", "r", ["safe=a,b"], None, ["safe=0.5", "tuned=2"])
+    assert made == {
+        "name": "m",
+        "base": "large",
+        "preset": None,
+        "pairs": {"tuned": {"tuned": "t", "reference": "r"}, "safe": {"tuned": "a", "reference": "b"}},
+        "weights": {"safe": 0.5, "tuned": 2.0},
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("m", "large", "t", None, None, None, None), "belong together"),
+        (("m", "large", None, None, ["safe=a"], None, None), "NAME=TUNED,REFERENCE"),
+        (("m", "large", None, None, None, None, ["0.5"]), "NAME=NUMBER"),
+        (("m", "large", None, None, None, None, ["a=b"]), "pair=number"),
+    ],
+)
+def test_flag_that_cannot_be_read_is_named(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(InvalidOptionError, match=message):
+        composition(*arguments)
+
+
+def test_serve_is_a_command_of_eft_and_a_mistake_in_a_flag_ends_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = [entry_point.name for entry_point in entry_points(group="eft.commands")]
+    assert "serve" in known, "the installed package is older than its source; make venv installs it again"
+    monkeypatch.setattr("sys.argv", ["eft", "serve", "--host", "0.0.0.0"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: host 0.0.0.0 can be reached by others: set an API key")

@@ -1,0 +1,39 @@
+"""A backend that behaves like a model that uses its tools, for agents of any framework."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from eft_integrations.backend import ChatRequest, ChatResult, ScriptedBackend
+from eft_integrations.messages import Message, ToolCall
+
+OBJECT = {"city": "Paris", "sunny": True}
+
+
+class ToolUser(ScriptedBackend):
+    """Calls the first tool with `place="Paris"`, then repeats the result and the weights of its request.
+
+    Where a JSON schema is asked for and no tool is left to call, it answers with `OBJECT`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__([])
+
+    def chat(self, request: ChatRequest) -> ChatResult:
+        """The answer to this request."""
+        with self._lock:
+            self._replies.append(self._reply(request))
+        return super().chat(request)
+
+    def _reply(self, request: ChatRequest) -> Message:
+        called = [message for message in request.messages if message.role == "tool"]
+        tools = request.tools if request.tool_choice.mode != "none" else ()
+        if tools and not called:
+            named = [tool for tool in tools if request.tool_choice.name in (None, tool.name)]
+            arguments: dict[str, Any] = {"place": "Paris"}
+            return Message("assistant", "", (ToolCall("call_1", named[0].name, json.dumps(arguments)),))
+        if request.response_schema is not None:
+            return Message("assistant", json.dumps(OBJECT))
+        said = called[-1].content if called else request.messages[-1].content
+        return Message("assistant", f"{said} {json.dumps(self._effective(request.reward_weights))}")
