@@ -73,6 +73,7 @@ RANGES: dict[type[Options], dict[str, Range]] = {
         "speculation": ([SpeculationOptions(), {"drafter": "none"}], [{"drafter": "oracle"}, None, "fast"]),
         "attention": (["sdpa", "flash"], ["eager", None, True]),
         "tensor_parallel_timeout_s": ([0.5, 60, 3600.0], [0, -1.0, float("inf"), float("nan"), None]),
+        "cuda_graphs": ([True, False], ["perhaps", None]),
         "self_check": ([True, False], ["perhaps"]),
         "show_progress": ([None, True, False], ["perhaps"]),
     },
