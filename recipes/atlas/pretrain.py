@@ -1,0 +1,155 @@
+"""Pre-training of base and reference: the same corpus, in the same order, for two sizes of network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from rich.progress import Progress
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from recipes.atlas.corpus import Corpus
+from recipes.atlas.facts import Fact
+from recipes.atlas.muon import Muon
+from recipes.atlas.tokenizer import MAX_LENGTH
+
+
+@dataclass(frozen=True)
+class NetworkSize:
+    """The shape of a Llama network."""
+
+    width: int
+    num_layers: int
+    num_heads: int
+    mlp_width: int
+    tied: bool = True
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast: rows of `row_length` tokens, `rows` a step; warm-up, constant, then down to zero."""
+
+    num_steps: int
+    rows: int = 12
+    row_length: int = 256
+    matrix_lr: float = 0.02
+    vector_lr: float = 0.005
+    warm_up: int = 40
+    decay_share: float = 0.5
+    checkpoint_every: int = 50
+    meet_every: int = 5
+
+    def rate(self, step: int) -> float:
+        """The factor on the learning rates at a step."""
+        decay_start = self.num_steps * (1 - self.decay_share)
+        down = (self.num_steps - step) / max(1.0, self.num_steps - decay_start)
+        return min(1.0, (step + 1) / self.warm_up, down)
+
+
+def make_network(size: NetworkSize, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Any:
+    """A fresh network."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=size.width,
+        intermediate_size=size.mlp_width,
+        num_hidden_layers=size.num_layers,
+        num_attention_heads=size.num_heads,
+        num_key_value_heads=size.num_heads,
+        max_position_embeddings=MAX_LENGTH,
+        tie_word_embeddings=size.tied,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        attn_implementation="sdpa",
+    )
+    return LlamaForCausalLM(config)
+
+
+def packed_rows(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, *, row_length: int) -> Iterator[list[int]]:
+    """Rows of whole documents one after the other; a row begins with a document, and what does not fit is cut off."""
+    row: list[int] = []
+    while True:
+        documents = [corpus.document() for _ in range(256)]
+        for ids in tokenizer(documents, add_special_tokens=False)["input_ids"]:
+            row += ids
+            if len(row) >= row_length:
+                yield row[:row_length]
+                row = []
+
+
+def pretrain(
+    network: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    facts: list[Fact],
+    *,
+    schedule: Schedule,
+    seed: int,
+    checkpoint: Path,
+    progress: Progress,
+    log: Any = print,
+) -> Any:
+    """Train in place; goes on from `checkpoint` when that is there. The corpus is skipped up to where it stopped."""
+    rank, num_workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    matrices = [p for name, p in network.named_parameters() if p.dim() == 2 and "embed" not in name]
+    vectors = [p for name, p in network.named_parameters() if p.dim() != 2 or "embed" in name]
+    optimizers: list[torch.optim.Optimizer] = [
+        Muon(matrices, lr=schedule.matrix_lr),
+        torch.optim.AdamW(vectors, lr=schedule.vector_lr, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+    rates = (schedule.matrix_lr, schedule.vector_lr)
+    corpus = Corpus(facts, seed=seed)
+    rows = packed_rows(corpus, tokenizer, row_length=schedule.row_length)
+    first = 0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True)
+        network.load_state_dict(saved["network"])
+        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        first = int(saved["step"])
+        for _ in range(first * schedule.rows * num_workers):
+            next(rows)
+    network.train()
+    task = progress.add_task("pre-training", total=schedule.num_steps, completed=first)
+    started = time.perf_counter()
+    for step in range(first, schedule.num_steps):
+        for optimizer, rate in zip(optimizers, rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * schedule.rate(step)
+        # All workers deal the same rows and each keeps its own.
+        ids = torch.tensor([next(rows) for _ in range(schedule.rows * num_workers)][rank::num_workers])
+        logits = network(input_ids=ids, use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        if num_workers > 1 and ((step + 1) % schedule.meet_every == 0 or step + 1 == schedule.num_steps):
+            average_parameters(network)
+        progress.update(task, advance=1, description=f"pre-training, loss {loss.item():.3f}")
+        if rank == 0 and (step + 1) % 10 == 0:
+            speed = (step + 1 - first) * ids.numel() * num_workers / (time.perf_counter() - started)
+            log(f"step {step + 1} of {schedule.num_steps}: loss {loss.item():.3f}, {speed:.0f} tokens/s")
+        if rank == 0 and ((step + 1) % schedule.checkpoint_every == 0 or step + 1 == schedule.num_steps):
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(
+                {"network": network.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step + 1},
+                checkpoint.with_suffix(".part"),
+            )
+            checkpoint.with_suffix(".part").rename(checkpoint)
+    return network.eval()
+
+
+@torch.no_grad()
+def average_parameters(network: Any) -> None:
+    """The mean over the workers, as one message. Workers that meet rarely need not wait for one another at every step."""
+    flat = torch.cat([parameter.flatten() for parameter in network.parameters()])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for parameter, piece in zip(network.parameters(), flat.split([p.numel() for p in network.parameters()]), strict=True):
+        parameter.copy_(piece.view_as(parameter))
