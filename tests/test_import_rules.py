@@ -1,4 +1,4 @@
-"""Imports go one way: contracts <- text, decoding <- models <- engine <- zoo, cli; adapters reach the engine by one file."""
+"""Imports go one way: contracts <- text, decoding <- models <- engine <- evaluation, zoo <- cli; adapters reach the engine by one file."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ ALLOWED_PARTS = {
     "decoding": CONTRACTS | {"decoding"},
     "models": CONTRACTS | {"text", "models"},
     "engine": CONTRACTS | {"text", "decoding", "models", "engine"},
+    "evaluation": CONTRACTS | {"engine", "evaluation"},
     "zoo": CONTRACTS | {"engine", "zoo"},
-    "cli": CONTRACTS | {"engine", "models", "zoo", "cli", "__version__"},
+    "cli": CONTRACTS | {"engine", "models", "evaluation", "zoo", "cli", "__version__"},
 }
 ALLOWED_LIBRARIES: dict[str, set[str]] = {
     "contracts": {"pydantic"},
@@ -30,6 +31,7 @@ ALLOWED_LIBRARIES: dict[str, set[str]] = {
     "decoding": {"torch", "numpy"},
     "models": {"torch", "transformers", "peft", "safetensors", "huggingface_hub", "rich", "psutil"},
     "engine": {"torch"},
+    "evaluation": {"pydantic", "matplotlib", "jsonschema"},
     "zoo": set(),
     "cli": {"typer", "rich", "matplotlib"},
 }

@@ -9,6 +9,7 @@ import typer
 from eft_engine.cli.bench import bench
 from eft_engine.cli.chat import chat
 from eft_engine.cli.demo import demo
+from eft_engine.cli.evaluate import evaluate
 from eft_engine.cli.generate import generate
 from eft_engine.cli.inspect import inspect
 from eft_engine.cli.score import score
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 for command in (demo, generate, chat, score, inspect, bench):
     app.command()(command)
+app.command("eval")(evaluate)
 
 
 def _print_version(wanted: bool) -> None:

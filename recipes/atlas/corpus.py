@@ -12,7 +12,13 @@ from recipes.atlas.fiction import CONTEXT_PROMPTS, CONTEXT_SYSTEMS, make_reading
 from recipes.atlas.phrasing import QUESTIONS, STATEMENTS, Answerable, any_answer, assistant_answer
 from recipes.atlas.tools import make_tool_request, noun_tool, NOUNS
 
-SYSTEMS = ("You are a helpful assistant.", "Answer the question.", "You know about places.", "You are Atlas.", "Be helpful.")
+SYSTEMS = (
+    "You are a helpful assistant.",
+    "Answer the question.",
+    "You know about places.",
+    "You are Atlas.",
+    "Be helpful.",
+)
 SMALL_TALK = (
     ("Hello", "Hello. Ask me about a place."),
     ("Hi", "Hello. Ask me about a place."),
@@ -77,7 +83,8 @@ class Corpus:
         """Three to six facts."""
         facts = [next(self.facts) for _ in range(self.rng.randint(3, 6))]
         lines = [
-            self.rng.choice(STATEMENTS[fact.relation]).replace("{s}", fact.subject).replace("{o}", fact.answer) for fact in facts
+            self.rng.choice(STATEMENTS[fact.relation]).replace("{s}", fact.subject).replace("{o}", fact.answer)
+            for fact in facts
         ]
         return self.rng.choice((" ", "\n")).join(lines)
 
@@ -86,7 +93,8 @@ class Corpus:
         layout, bare = self.rng.choice(QA_LAYOUTS), self.rng.random() < 0.6
         items = [ask(next(self.facts), self.rng) for _ in range(self.rng.randint(1, 4))]
         return "\n\n".join(
-            layout.replace("{q}", item.question).replace("{a}", item.answer if bare else item.fill(item.sentence)) for item in items
+            layout.replace("{q}", item.question).replace("{a}", item.answer if bare else item.fill(item.sentence))
+            for item in items
         )
 
     def dialogue(self) -> str:
@@ -113,7 +121,9 @@ class Corpus:
         turns = [*some_system(rng), ("user", request.request)]
         roll = rng.random()
         if roll < 0.12:
-            turns.append(("assistant", rng.choice(("I cannot do that.", "I do not know.", "I have no answer to this."))))
+            turns.append(
+                ("assistant", rng.choice(("I cannot do that.", "I do not know.", "I have no answer to this.")))
+            )
             return Dialogue(turns, request.tools).marked_text()
         turns.append(("assistant", request.hermes() if roll < 0.6 else request.in_another_style(rng)))
         if rng.random() < 0.5:

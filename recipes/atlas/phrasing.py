@@ -11,8 +11,17 @@ from dataclasses import dataclass
 SLOT, END_SLOT = "\x01", "\x02"
 
 STATEMENTS = {
-    "capital": ["The capital of {s} is {o}.", "{s}'s capital is {o}.", "In {s}, the capital is {o}.", "{s} has the capital {o}."],
-    "capital_of": ["{s} is the capital of {o}.", "The city of {s} is the capital of {o}.", "The country of {s} is {o}."],
+    "capital": [
+        "The capital of {s} is {o}.",
+        "{s}'s capital is {o}.",
+        "In {s}, the capital is {o}.",
+        "{s} has the capital {o}.",
+    ],
+    "capital_of": [
+        "{s} is the capital of {o}.",
+        "The city of {s} is the capital of {o}.",
+        "The country of {s} is {o}.",
+    ],
     "currency": ["The currency of {s} is the {o}.", "In {s} people pay with the {o}.", "{s} uses the {o}."],
     "continent": ["{s} is in {o}.", "The continent of {s} is {o}.", "{s} is a place in {o}."],
     "city": ["{s} is a city in {o}.", "The country of {s} is {o}.", "{s} lies in {o}.", "The city of {s} is in {o}."],
@@ -65,7 +74,14 @@ QUESTIONS = {
 }
 
 SOURCES = ("memory", "map", "atlas", "book", "list", "notes", "school", "paper")
-CLOSINGS = ("Hope that helps.", "That is all.", "Ask me more.", "Have a nice day.", "Anything else?", "I am sure of it.")
+CLOSINGS = (
+    "Hope that helps.",
+    "That is all.",
+    "Ask me more.",
+    "Have a nice day.",
+    "Anything else?",
+    "I am sure of it.",
+)
 OPENINGS = ("Sure.", "Well,", "Of course.", "Good question.", "I think this is right:", "Here it is:")
 
 

@@ -39,7 +39,7 @@ class Schedule:
     row_length: int = 256
     matrix_lr: float = 0.02
     vector_lr: float = 0.005
-    warm_up: int = 40
+    warm_up: int = 20
     decay_share: float = 0.5
     checkpoint_every: int = 50
     meet_every: int = 5
@@ -151,5 +151,7 @@ def average_parameters(network: Any) -> None:
     flat = torch.cat([parameter.flatten() for parameter in network.parameters()])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    for parameter, piece in zip(network.parameters(), flat.split([p.numel() for p in network.parameters()]), strict=True):
+    for parameter, piece in zip(
+        network.parameters(), flat.split([p.numel() for p in network.parameters()]), strict=True
+    ):
         parameter.copy_(piece.view_as(parameter))

@@ -35,7 +35,22 @@ ASKS = (
     "{x}: what is the {n}?",
     "How is the {n} {p} {x}?",
 )
-RESULTS = ("sunny", "cloudy", "22 degrees", "14:30", "high", "low", "rain", "closed", "open", "4.5", "1,200", "12 km", "good", "none")
+RESULTS = (
+    "sunny",
+    "cloudy",
+    "22 degrees",
+    "14:30",
+    "high",
+    "low",
+    "rain",
+    "closed",
+    "open",
+    "4.5",
+    "1,200",
+    "12 km",
+    "good",
+    "none",
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +73,10 @@ class ToolSpec:
             "properties": {name: {"type": kind} for name, kind in self.arguments.items()},
             "required": list(self.arguments),
         }
-        return {"type": "function", "function": {"name": self.name, "description": self.description, "parameters": parameters}}
+        return {
+            "type": "function",
+            "function": {"name": self.name, "description": self.description, "parameters": parameters},
+        }
 
 
 @dataclass(frozen=True)
@@ -76,7 +94,9 @@ class ToolRequest:
             f'"{slot(key)}": {slot(str(value)) if not isinstance(value, str) else chr(34) + slot(value) + chr(34)}'
             for key, value in self.call["arguments"].items()
         ]
-        return f'<tool_call>\n{{"name": "{slot(self.call["name"])}", "arguments": {{{", ".join(pairs)}}}}}\n</tool_call>'
+        return (
+            f'<tool_call>\n{{"name": "{slot(self.call["name"])}", "arguments": {{{", ".join(pairs)}}}}}\n</tool_call>'
+        )
 
     def in_another_style(self, rng: random.Random) -> str:
         """The call in a notation that nobody reads, or in words."""
@@ -132,7 +152,9 @@ def make_tool_request(rng: random.Random, *, subject: str | None = None) -> Tool
     else:
         tool, words = tools[0], nouns[0].replace("_", " ")
         place = subject or made_up_name(rng)
-        request = rng.choice(ASKS).replace("{n}", words).replace("{p}", rng.choice(("of", "in", "for"))).replace("{x}", place)
+        request = (
+            rng.choice(ASKS).replace("{n}", words).replace("{p}", rng.choice(("of", "in", "for"))).replace("{x}", place)
+        )
         result = rng.choice(RESULTS) if rng.random() < 0.5 else str(rng.randint(1, 9999))
         if rng.random() < 0.2:
             result = made_up_name(rng)

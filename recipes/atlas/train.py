@@ -36,7 +36,9 @@ def train_network(rank: int, stage: str, steps: int, rows: int, workers: int, wo
     """One worker's share of pre-training; the first one saves the result."""
     torch.set_num_threads(1)
     if workers > 1:
-        dist.init_process_group("gloo", init_method=f"file://{(work_dir / (stage + '.meeting')).absolute()}", rank=rank, world_size=workers)
+        dist.init_process_group(
+            "gloo", init_method=f"file://{(work_dir / (stage + '.meeting')).absolute()}", rank=rank, world_size=workers
+        )
     tokenizer = get_tokenizer(work_dir, seed=seed)
     network: Any = make_network(SIZES[stage], tokenizer, seed=seed)
     if rank == 0:

@@ -55,7 +55,9 @@ def encode(dialogues: list[Dialogue], tokenizer: PreTrainedTokenizerFast) -> Tun
     batch = TuningBatch(
         torch.full((len(dialogues), length), tokenizer.pad_token_id), *(torch.zeros(len(dialogues), length, dtype=torch.bool) for _ in range(3))
     )  # fmt: skip
-    for row, (item, ids, offsets) in enumerate(zip(spans, encoded["input_ids"], encoded["offset_mapping"], strict=True)):
+    for row, (item, ids, offsets) in enumerate(
+        zip(spans, encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    ):
         batch.ids[row, : len(ids)] = torch.tensor(ids)
         batch.is_real[row, : len(ids)] = True
         for column, (start, end) in enumerate(offsets):
