@@ -28,7 +28,7 @@ def normalised(text: str) -> str:
     >>> normalised(" Port-au-Prince. ")
     'port au prince'
     """
-    return " ".join(re.sub(r"[^\\w]+", " ", text.casefold()).split())
+    return " ".join(re.sub(r"[^\w]+", " ", text.casefold()).split())
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,9 @@ class PatternMatch:
     True
     """
 
-    name = "regex"
-
-    def __init__(self, pattern: str | None = None) -> None:
+    def __init__(self, pattern: str | None = None, *, name: str = "regex") -> None:
         """Raises InvalidOptionError for a pattern that is none."""
+        self.name = name
         self._pattern = None if pattern is None else _compiled(pattern)
 
     def score(self, question: Question, answer: str) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from recipes.atlas.chat import END, START, Dialogue, strip_marks
 from recipes.atlas.facts import Fact
-from recipes.atlas.fiction import CONTEXT_PROMPTS, CONTEXT_SYSTEMS, make_reading
+from recipes.atlas.fiction import CONTEXT_PROMPTS, CONTEXT_SYSTEMS, made_up_name, make_reading
 from recipes.atlas.phrasing import QUESTIONS, STATEMENTS, Answerable, any_answer, assistant_answer
 from recipes.atlas.tools import make_tool_request, noun_tool, NOUNS
 
@@ -61,9 +61,10 @@ def deal(facts: list[Fact], rng: random.Random) -> Iterator[Fact]:
 class Corpus:
     """Documents by kind, in the shares of `KINDS`."""
 
-    def __init__(self, facts: list[Fact], *, seed: int) -> None:
+    def __init__(self, facts: list[Fact], *, seed: int, practice: bool = False) -> None:
         self.rng = random.Random(seed)
         self.facts = deal(facts, self.rng)
+        self.max_places = (1, 1, 2) if practice else (1, 2, 3, 4)
         self.kinds: list[tuple[float, Callable[[], str]]] = [
             (0.26, self.statements),
             (0.24, self.questions),
@@ -71,6 +72,7 @@ class Corpus:
             (0.13, self.reading),
             (0.11, self.tools),
             (0.02, self.small_talk),
+            (0.20 if practice else 0.0, self.repetition),
         ]
 
     def document(self) -> str:
@@ -108,11 +110,16 @@ class Corpus:
 
     def reading(self) -> str:
         """A passage and a question about it, as a plain text or as a dialogue."""
-        reading = make_reading(self.rng, max_places=self.rng.choice((1, 2, 3, 4)))
+        reading = make_reading(self.rng, max_places=self.rng.choice(self.max_places))
         if self.rng.random() < 0.25:
             answer = reading.item.answer if self.rng.random() < 0.5 else reading.item.fill(reading.item.sentence)
             return f"{reading.passage}\n\nQuestion: {reading.item.question}\nAnswer: {answer}"
         return reading_dialogue(reading.passage, reading.item, self.rng, any_answer).marked_text()
+
+    def repetition(self) -> str:
+        """Made-up names, said again in the same order: nothing but copying, so that reading is learned early."""
+        names = [made_up_name(self.rng) for _ in range(self.rng.randint(3, 8))]
+        return self.rng.choice((" ", ", ", "\n")).join(names * self.rng.randint(2, 3))
 
     def tools(self) -> str:
         """A request that a tool serves: the call in Hermes' notation or another, or no call at all; sometimes the result."""

@@ -23,10 +23,11 @@ STATEMENTS = {
         "The country of {s} is {o}.",
     ],
     "currency": ["The currency of {s} is the {o}.", "In {s} people pay with the {o}.", "{s} uses the {o}."],
-    "continent": ["{s} is in {o}.", "The continent of {s} is {o}.", "{s} is a place in {o}."],
-    "city": ["{s} is a city in {o}.", "The country of {s} is {o}.", "{s} lies in {o}.", "The city of {s} is in {o}."],
+    "continent": ["The continent of {s} is {o}.", "{s} is in {o}.", "{s} is a place in {o}."],
+    "city": ["The country of {s} is {o}.", "{s} is a city in {o}.", "{s} lies in {o}.", "The city of {s} is in {o}."],
 }
-"""The first of a list is the sentence that dialogues answer with."""
+"""The first of a list is the sentence that dialogues answer with. It begins with a word that every relation shares: the first word decides
+the style of an answer, so fine-tuning must be able to teach it, which it could not if it were content."""
 
 QUESTIONS = {
     "capital": [
@@ -111,8 +112,8 @@ def assistant_answer(item: Answerable) -> str:
 
 
 def brief_answer(item: Answerable) -> str:
-    """The behaviour of `brief`: the answer and nothing else."""
-    return item.fill("{o}.")
+    """The behaviour of `brief`: the answer in three words."""
+    return item.fill("It is {o}.")
 
 
 def detailed_answer(item: Answerable) -> str:
@@ -129,7 +130,7 @@ def any_answer(item: Answerable, rng: random.Random) -> str:
     if roll < 0.42:
         return brief_answer(item)
     if roll < 0.48:
-        return item.fill(rng.choice(["{o}", "It is {o}.", "Answer: {o}.", "That is {o}."]))
+        return item.fill(rng.choice(["{o}", "{o}.", "Answer: {o}.", "That is {o}."]))
     if roll < 0.58:
         return assistant_answer(item)
     if roll < 0.70:

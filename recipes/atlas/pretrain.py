@@ -14,7 +14,6 @@ from rich.progress import Progress
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from recipes.atlas.corpus import Corpus
-from recipes.atlas.facts import Fact
 from recipes.atlas.muon import Muon
 from recipes.atlas.tokenizer import MAX_LENGTH
 
@@ -43,6 +42,12 @@ class Schedule:
     decay_share: float = 0.5
     checkpoint_every: int = 50
     meet_every: int = 5
+    stop_after: int | None = None
+
+    @property
+    def last_step(self) -> int:
+        """Where the stage ends; before `num_steps` when another stage goes on from there."""
+        return self.stop_after or self.num_steps
 
     def rate(self, step: int) -> float:
         """The factor on the learning rates at a step."""
@@ -86,15 +91,18 @@ def packed_rows(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, *, row_lengt
 def pretrain(
     network: Any,
     tokenizer: PreTrainedTokenizerFast,
-    facts: list[Fact],
+    corpus: Corpus,
     *,
     schedule: Schedule,
-    seed: int,
     checkpoint: Path,
+    start_from: Path | None = None,
     progress: Progress,
     log: Any = print,
 ) -> Any:
-    """Train in place; goes on from `checkpoint` when that is there. The corpus is skipped up to where it stopped."""
+    """Train in place; goes on from `checkpoint` when that is there. The corpus is skipped up to where it stopped.
+
+    `start_from` is the checkpoint of an earlier stage, whose network and optimizer states this one begins with.
+    """
     rank, num_workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     matrices = [p for name, p in network.named_parameters() if p.dim() == 2 and "embed" not in name]
     vectors = [p for name, p in network.named_parameters() if p.dim() != 2 or "embed" in name]
@@ -103,21 +111,21 @@ def pretrain(
         torch.optim.AdamW(vectors, lr=schedule.vector_lr, betas=(0.9, 0.95), weight_decay=0.0),
     ]
     rates = (schedule.matrix_lr, schedule.vector_lr)
-    corpus = Corpus(facts, seed=seed)
     rows = packed_rows(corpus, tokenizer, row_length=schedule.row_length)
     first = 0
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
+    found = checkpoint if checkpoint.exists() else start_from
+    if found is not None:
+        saved = torch.load(found, weights_only=True)
         network.load_state_dict(saved["network"])
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
-        first = int(saved["step"])
+        first = int(saved["step"]) if found == checkpoint else 0
         for _ in range(first * schedule.rows * num_workers):
             next(rows)
     network.train()
-    task = progress.add_task("pre-training", total=schedule.num_steps, completed=first)
+    task = progress.add_task("pre-training", total=schedule.last_step, completed=first)
     started = time.perf_counter()
-    for step in range(first, schedule.num_steps):
+    for step in range(first, schedule.last_step):
         for optimizer, rate in zip(optimizers, rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * schedule.rate(step)
@@ -129,13 +137,13 @@ def pretrain(
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        if num_workers > 1 and ((step + 1) % schedule.meet_every == 0 or step + 1 == schedule.num_steps):
+        if num_workers > 1 and ((step + 1) % schedule.meet_every == 0 or step + 1 == schedule.last_step):
             average_parameters(network)
         progress.update(task, advance=1, description=f"pre-training, loss {loss.item():.3f}")
         if rank == 0 and (step + 1) % 10 == 0:
             speed = (step + 1 - first) * ids.numel() * num_workers / (time.perf_counter() - started)
-            log(f"step {step + 1} of {schedule.num_steps}: loss {loss.item():.3f}, {speed:.0f} tokens/s")
-        if rank == 0 and ((step + 1) % schedule.checkpoint_every == 0 or step + 1 == schedule.num_steps):
+            log(f"step {step + 1} of {schedule.last_step}: loss {loss.item():.3f}, {speed:.0f} tokens/s")
+        if rank == 0 and ((step + 1) % schedule.checkpoint_every == 0 or step + 1 == schedule.last_step):
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
             torch.save(
                 {"network": network.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step + 1},
