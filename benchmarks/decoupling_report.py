@@ -13,9 +13,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
 
-def write_page(
-    docs: Path, result: dict[str, Any], rewards: list[dict[str, Any]], *, weights: Sequence[float]
-) -> None:
+def write_page(docs: Path, result: dict[str, Any], rewards: list[dict[str, Any]], *, weights: Sequence[float]) -> None:
     """Write `scale_decoupling.md`, `scale_decoupling.json` and the figures."""
     figures = docs / "figures"
     figures.mkdir(parents=True, exist_ok=True)
@@ -41,7 +39,7 @@ def page(result: dict[str, Any]) -> str:
         "Written by `python -m benchmarks.scale_decoupling`; do not edit by hand. Greedy answers to "
         f"{result['num_questions']} held-out questions, 95 % intervals after Wilson.",
         "",
-        "Factuality: the expected answer occurs in the answer. Behaviour: the whole answer is a sentence that ends with its source, "
+        "Factuality: the expected answer occurs in the answer. Behaviour: the whole answer is a sentence that ends in its source, "
         "checked by a pattern. No question's fact was seen in fine-tuning, and none of these wordings of it in pre-training.",
         "",
         "| model | factuality | behaviour |",
@@ -69,7 +67,7 @@ def page(result: dict[str, Any]) -> str:
         f"| model | {' | '.join(groups)} |",
         "| --- |" + " --- |" * len(groups),
         *(
-            f"| {name} | {' | '.join(f'{row["groups"][group]["share"]:.0%}' for group in groups)} |"
+            " | ".join([f"| {name}", *(f"{row['groups'][group]['share']:.0%}" for group in groups)]) + " |"
             for name, row in rows.items()
         ),
         "",
@@ -106,7 +104,11 @@ def draw(axes: Axes, places: Sequence[float], shares: Sequence[dict[str, Any]], 
     """A line with its interval as a band."""
     (line,) = axes.plot(places, [share["share"] for share in shares], marker="o", label=label)
     axes.fill_between(
-        places, [share["low"] for share in shares], [share["high"] for share in shares], color=line.get_color(), alpha=0.2
+        places,
+        [share["low"] for share in shares],
+        [share["high"] for share in shares],
+        color=line.get_color(),
+        alpha=0.2,
     )
 
 

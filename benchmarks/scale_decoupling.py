@@ -3,8 +3,8 @@
     python -m benchmarks.scale_decoupling            # writes docs/scale_decoupling.md and docs/figures/
     python -m benchmarks.scale_decoupling --limit 40 # a quick look, writes nothing
 
-Closed-book factuality (the expected answer occurs in the answer) and behaviour (the whole answer has the tuned form) on the held-out
-questions, for every model alone and every composition. The directly tuned large model is not shipped: train it with
+Closed-book factuality (the expected answer occurs in the answer) and behaviour (the whole answer has the tuned form) on the
+held-out questions, for every model alone and every composition. The directly tuned large model is not shipped: train it with
 `python -m recipes.atlas.train`, or its rows are left out.
 """
 
@@ -23,7 +23,7 @@ from benchmarks.report import finish
 from eft_engine import CompositionOptions, Engine, EngineConfig, SamplingParams, SpeculationOptions, TunedPair
 from eft_engine.evaluation.intervals import Share
 from eft_engine.evaluation.questions import Question, load_questions
-from eft_engine.evaluation.run import Weights, WeightResult, evaluate
+from eft_engine.evaluation.run import WeightResult, Weights, evaluate
 from eft_engine.evaluation.scorers import ExactMatch, PatternMatch
 from eft_engine.zoo.atlas import ASSISTANT_FORM, QUESTION_FILES, has_form
 from eft_engine.zoo.presets import ZOO

@@ -1,4 +1,4 @@
-"""Imports go one way: contracts <- text, decoding <- models <- engine <- evaluation, zoo <- cli; adapters reach the engine by one file."""
+"""Imports go one way: contracts <- text, decoding <- models <- engine <- evaluation, zoo <- cli; adapters use one file."""
 
 from __future__ import annotations
 

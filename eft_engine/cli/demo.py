@@ -1,6 +1,7 @@
 """`eft demo`: Atlas, whose up-scaled small model knows what its base knows; then the dial on a real model, SmolLM2.
 
-The second half asks the same questions at several weights, and counts how often each weight shows the behaviour."""
+The second half asks the same questions at several weights, and counts how often each weight shows the behaviour.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first half of `eft demo`: Atlas answers questions that its small model was never tuned on, beside the models it is made of."""
+"""The first half of `eft demo`: Atlas on questions that its small model was never tuned on, beside its parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`eft eval`: a trio on your own questions, at several weights; which weight is right for you, and whether up-scaling helps at all."""
+"""`eft eval`: a trio on your own questions at several weights: which is right for you, and does up-scaling help at all?"""
 
 from __future__ import annotations
 

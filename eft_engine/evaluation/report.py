@@ -114,7 +114,8 @@ def plot_scores(path: Path, results: Sequence[WeightResult]) -> None:
         shares = [result.share(scorer) for result in results]
         (line,) = axes.plot(places, [share.value for share in shares], marker="o", label=scorer)
         bounds = [share.interval for share in shares]
-        axes.fill_between(places, [low for low, _ in bounds], [high for _, high in bounds], color=line.get_color(), alpha=0.2)  # fmt: skip
+        lows, highs = zip(*bounds, strict=True)
+        axes.fill_between(places, lows, highs, color=line.get_color(), alpha=0.2)
     if not numeric:
         axes.set_xticks(places, [result.label for result in results], rotation=20)
     axes.set(xlabel="reward weight", ylabel="share of answers", ylim=(-0.02, 1.02))

@@ -60,11 +60,11 @@ class ExactMatch:
 
 
 class PatternMatch:
-    """A regular expression that the whole answer must match; a question's own `pattern` takes its place.
+    r"""A regular expression that the whole answer must match; a question's own `pattern` takes its place.
 
     A group named `answer` must besides hold one of the question's answers, where it has any: form and content in one.
 
-    >>> scorer = PatternMatch(r"The answer is (?P<answer>.+)\\.")
+    >>> scorer = PatternMatch(r"The answer is (?P<answer>.+)\.")
     >>> scorer.score(Question(question="Capital of France?", answers=["Paris"]), "The answer is Paris.")
     True
     """

@@ -76,9 +76,9 @@ def strip_marks(text: str) -> str:
 
 
 def find_spans(marked: str) -> Spans:
-    """Where the assistant writes (its closing token included), and where the content is.
+    r"""Where the assistant writes (its closing token included), and where the content is.
 
-    >>> spans = find_spans("<|user|>Hi<|end|><|assistant|>I am \\x01Bo\\x02.<|end|>")
+    >>> spans = find_spans("<|user|>Hi<|end|><|assistant|>I am \x01Bo\x02.<|end|>")
     >>> [spans.text[a:b] for a, b in spans.written], [spans.text[a:b] for a, b in spans.slots]
     (['I am Bo.<|end|>'], ['Bo'])
     """

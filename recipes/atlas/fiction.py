@@ -7,18 +7,122 @@ from dataclasses import dataclass
 
 from recipes.atlas.phrasing import Answerable
 
-SYLLABLES = (
-    "ar bel cor dan el fen gar hol il jor kal lor mar nor ol pel quin ros sel tor ul vel wen yar zan bri cla dre fal gre hul "
-    "kes lun mir nev ost pra ril ska tre usk vor wil xan yel zor ba do fi ga ke lo mu na po ra si ta vi zu an en in on er is os ia"
-).split()
-FIRST_NAMES = (
-    "Anna Ben Clara David Emma Felix Greta Hugo Ida Jonas Karin Leo Mara Nils Olga Paul Rosa Simon Tara Victor".split()
-)
-PRODUCTS = (
-    "cheese honey glass bells carpets wine salt pottery silk clocks lace apples tea paper boats knives roses bread violins olives"
-).split()
-COLOURS = "red blue green white black yellow purple orange grey pink".split()
-KINDS = "town city village island country region port valley".split()
+SYLLABLES = [
+    "ar",
+    "bel",
+    "cor",
+    "dan",
+    "el",
+    "fen",
+    "gar",
+    "hol",
+    "il",
+    "jor",
+    "kal",
+    "lor",
+    "mar",
+    "nor",
+    "ol",
+    "pel",
+    "quin",
+    "ros",
+    "sel",
+    "tor",
+    "ul",
+    "vel",
+    "wen",
+    "yar",
+    "zan",
+    "bri",
+    "cla",
+    "dre",
+    "fal",
+    "gre",
+    "hul",
+    "kes",
+    "lun",
+    "mir",
+    "nev",
+    "ost",
+    "pra",
+    "ril",
+    "ska",
+    "tre",
+    "usk",
+    "vor",
+    "wil",
+    "xan",
+    "yel",
+    "zor",
+    "ba",
+    "do",
+    "fi",
+    "ga",
+    "ke",
+    "lo",
+    "mu",
+    "na",
+    "po",
+    "ra",
+    "si",
+    "ta",
+    "vi",
+    "zu",
+    "an",
+    "en",
+    "in",
+    "on",
+    "er",
+    "is",
+    "os",
+    "ia",
+]
+FIRST_NAMES = [
+    "Anna",
+    "Ben",
+    "Clara",
+    "David",
+    "Emma",
+    "Felix",
+    "Greta",
+    "Hugo",
+    "Ida",
+    "Jonas",
+    "Karin",
+    "Leo",
+    "Mara",
+    "Nils",
+    "Olga",
+    "Paul",
+    "Rosa",
+    "Simon",
+    "Tara",
+    "Victor",
+]
+PRODUCTS = [
+    "cheese",
+    "honey",
+    "glass",
+    "bells",
+    "carpets",
+    "wine",
+    "salt",
+    "pottery",
+    "silk",
+    "clocks",
+    "lace",
+    "apples",
+    "tea",
+    "paper",
+    "boats",
+    "knives",
+    "roses",
+    "bread",
+    "violins",
+    "olives",
+]
+COLOURS = ["red", "blue", "green", "white", "black", "yellow", "purple", "orange", "grey", "pink"]
+KINDS = ["town", "city", "village", "island", "country", "region", "port", "valley"]
 
 
 def made_up_name(rng: random.Random) -> str:
@@ -36,32 +140,66 @@ class Attribute:
     sentence: str
 
 
-def _noun(noun: str, value: str, *extra_statements: str, extra_questions: tuple[str, ...] = ()) -> Attribute:
+def _noun(noun: str, value: str, statements: str, questions: str = "") -> Attribute:
+    """Usual ways to say and ask for a noun, and further ones, separated by `|`."""
     return Attribute(
         value,
-        (f"The {noun} of {{s}} is {{o}}.", f"{{s}}'s {noun} is {{o}}.", f"{{o}} is the {noun} of {{s}}.", *extra_statements),
-        (f"What is the {noun} of {{s}}?", f"Tell me the {noun} of {{s}}.", f"What is {{s}}'s {noun}?", f"Name the {noun} of {{s}}.", *extra_questions),
+        (
+            f"The {noun} of {{s}} is {{o}}.",
+            f"{{s}}'s {noun} is {{o}}.",
+            f"{{o}} is the {noun} of {{s}}.",
+            *statements.split("|"),
+        ),
+        (
+            f"What is the {noun} of {{s}}?",
+            f"Tell me the {noun} of {{s}}.",
+            f"What is {{s}}'s {noun}?",
+            f"Name the {noun} of {{s}}.",
+            *(questions.split("|") if questions else ()),
+        ),
         f"The {noun} of {{s}} is {{o}}.",
-    )  # fmt: skip
+    )
 
 
 ATTRIBUTES = (
     _noun("capital", "name", "Its government sits in {s}'s capital, {o}."),
     _noun("currency", "name", "People in {s} pay with the {o}."),
-    _noun("river", "name", "The river {o} flows through {s}.", extra_questions=("Which river flows through {s}?",)),
-    _noun("mountain", "name", "The highest mountain of {s} is {o}.", extra_questions=("Which mountain is in {s}?",)),
-    _noun("lake", "name", "{s} lies on the lake {o}.", extra_questions=("On which lake is {s}?",)),
-    _noun("language", "name", "In {s} people speak {o}.", extra_questions=("Which language is spoken in {s}?", "What do people speak in {s}?")),
-    _noun("mayor", "person", "{o} was elected mayor of {s}.", extra_questions=("Who is the mayor of {s}?",)),
-    _noun("founder", "person", "{s} was founded by {o}.", extra_questions=("Who founded {s}?", "Who was {s} founded by?")),
-    _noun("population", "number", "{o} people live in {s}.", "{s} has {o} inhabitants.", extra_questions=("How many people live in {s}?", "How many inhabitants does {s} have?")),
-    _noun("height", "number", "{s} lies {o} metres above the sea.", extra_questions=("How high is {s}?",)),
-    _noun("founding year", "year", "{s} was founded in {o}.", "{s} has been there since {o}.", extra_questions=("When was {s} founded?", "In which year was {s} founded?")),
-    _noun("main product", "product", "{s} is famous for its {o}.", "{s} is known for {o}.", "The people of {s} make {o}.", extra_questions=("What is {s} famous for?", "What is {s} known for?", "What is made in {s}?")),
-    _noun("flag", "colour", "{s} has a {o} flag.", extra_questions=("What colour is the flag of {s}?",)),
-    _noun("festival", "name", "Every year {s} celebrates the {o}.", extra_questions=("Which festival is celebrated in {s}?",)),
-    _noun("country", "name", "{s} is a city in {o}.", "{s} lies in {o}.", extra_questions=("In which country is {s}?", "Which country is {s} in?", "Where is {s}?")),
-)  # fmt: skip
+    _noun("river", "name", "The river {o} flows through {s}.", "Which river flows through {s}?"),
+    _noun("mountain", "name", "The highest mountain of {s} is {o}.", "Which mountain is in {s}?"),
+    _noun("lake", "name", "{s} lies on the lake {o}.", "On which lake is {s}?"),
+    _noun(
+        "language", "name", "In {s} people speak {o}.", "Which language is spoken in {s}?|What do people speak in {s}?"
+    ),
+    _noun("mayor", "person", "{o} was elected mayor of {s}.", "Who is the mayor of {s}?"),
+    _noun("founder", "person", "{s} was founded by {o}.", "Who founded {s}?|Who was {s} founded by?"),
+    _noun(
+        "population",
+        "number",
+        "{o} people live in {s}.|{s} has {o} inhabitants.",
+        "How many people live in {s}?|How many inhabitants does {s} have?",
+    ),
+    _noun("height", "number", "{s} lies {o} metres above the sea.", "How high is {s}?"),
+    _noun(
+        "founding year",
+        "year",
+        "{s} was founded in {o}.|{s} has been there since {o}.",
+        "When was {s} founded?|In which year was {s} founded?",
+    ),
+    _noun(
+        "main product",
+        "product",
+        "{s} is famous for its {o}.|{s} is known for {o}.|The people of {s} make {o}.",
+        "What is {s} famous for?|What is {s} known for?|What is made in {s}?",
+    ),
+    _noun("flag", "colour", "{s} has a {o} flag.", "What colour is the flag of {s}?"),
+    _noun("festival", "name", "Every year {s} celebrates the {o}.", "Which festival is celebrated in {s}?"),
+    _noun(
+        "country",
+        "name",
+        "{s} is a city in {o}.|{s} lies in {o}.",
+        "In which country is {s}?|Which country is {s} in?|Where is {s}?",
+    ),
+)
 
 
 def make_value(kind: str, rng: random.Random) -> str:

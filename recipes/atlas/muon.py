@@ -1,4 +1,4 @@
-"""Muon: momentum whose matrices are made orthogonal before the step. At these sizes it learns facts in far fewer tokens than AdamW."""
+"""Muon: momentum whose matrices are made orthogonal before the step."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
-# Quintics that drive all singular values towards 1 in few steps (Jordan et al. 2024; the steeper first ones after Amsel et al. 2025).
+# Quintics that drive all singular values towards 1 in few steps (Jordan et al. 2024; steeper first ones: Amsel et al. 2025).
 COEFFICIENTS = ((4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (2.8366, -3.0525, 1.2012))
 
 

@@ -1,6 +1,6 @@
 """How facts are said: statements, questions and answers per relation, and the styles in which a dialogue may answer.
 
-`{s}` is the subject and `{o}` the answer. Text between `SLOT` and `END_SLOT` is content (a name, a number); everything else is form.
+`{s}` is the subject and `{o}` the answer. Text between `SLOT` and `END_SLOT` is content (a name, a number), all else is form.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ STATEMENTS = {
     "continent": ["The continent of {s} is {o}.", "{s} is in {o}.", "{s} is a place in {o}."],
     "city": ["The country of {s} is {o}.", "{s} is a city in {o}.", "{s} lies in {o}.", "The city of {s} is in {o}."],
 }
-"""The first of a list is the sentence that dialogues answer with. It begins with a word that every relation shares: the first word decides
-the style of an answer, so fine-tuning must be able to teach it, which it could not if it were content."""
+"""The first of a list is the sentence that dialogues answer with. It begins with a word that every
+relation shares: the first word decides the style of an answer, so fine-tuning must be able to teach it, which it could not if
+it were content."""
 
 QUESTIONS = {
     "capital": [

@@ -37,7 +37,7 @@ class Schedule:
     rows: int = 12
     row_length: int = 256
     matrix_lr: float = 0.02
-    vector_lr: float = 0.005
+    vector_lr: float = 0.004
     warm_up: int = 20
     decay_share: float = 0.5
     checkpoint_every: int = 50
@@ -104,8 +104,10 @@ def pretrain(
     `start_from` is the checkpoint of an earlier stage, whose network and optimizer states this one begins with.
     """
     rank, num_workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    matrices = [p for name, p in network.named_parameters() if p.dim() == 2 and "embed" not in name]
-    vectors = [p for name, p in network.named_parameters() if p.dim() != 2 or "embed" in name]
+    # Muon is for the matrices between hidden states; the tables of tokens at both ends are not such.
+    is_matrix = {name: p.dim() == 2 and ".layers." in name for name, p in network.named_parameters()}
+    matrices = [p for name, p in network.named_parameters() if is_matrix[name]]
+    vectors = [p for name, p in network.named_parameters() if not is_matrix[name]]
     optimizers: list[torch.optim.Optimizer] = [
         Muon(matrices, lr=schedule.matrix_lr),
         torch.optim.AdamW(vectors, lr=schedule.vector_lr, betas=(0.9, 0.95), weight_decay=0.0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -12,8 +13,15 @@ from recipes.atlas.chat import CHAT_TEMPLATE, END, PAD, PLAIN_TOKENS, SPECIAL_TO
 MAX_LENGTH = 1024
 
 
-def train_tokenizer(documents: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE of `vocab_size` tokens; digits stand alone, so that any number can be copied."""
+NAME_REPEATS = 400
+
+
+def train_tokenizer(documents: Iterable[str], *, vocab_size: int, names: Iterable[str] = ()) -> PreTrainedTokenizerFast:
+    """Byte-level BPE of `vocab_size` tokens; digits stand alone, so that any number can be copied.
+
+    `names` are counted so often that each of their words becomes one token: looking a fact up is much harder to learn when
+    its subject must first be put together from pieces.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -25,7 +33,8 @@ def train_tokenizer(documents: Iterable[str], *, vocab_size: int) -> PreTrainedT
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(documents, trainer)
+    weighted = (f" {name}" for name in names for _ in range(NAME_REPEATS))
+    tokenizer.train_from_iterator(itertools.chain(documents, weighted), trainer)
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in PLAIN_TOKENS])
     tokenizer.post_processor = processors.Sequence(
         [

@@ -10,11 +10,41 @@ from typing import Any
 from recipes.atlas.fiction import made_up_name
 from recipes.atlas.phrasing import Answerable, slot
 
-NOUNS = (
-    "weather time population temperature price news altitude area mayor forecast traffic humidity rating opening_hours "
-    "exchange_rate sunrise sunset distance timezone rainfall wind phone_number address size cost stock level score status "
-    "age tax tide salary"
-).split()
+NOUNS = [
+    "weather",
+    "time",
+    "population",
+    "temperature",
+    "price",
+    "news",
+    "altitude",
+    "area",
+    "mayor",
+    "forecast",
+    "traffic",
+    "humidity",
+    "rating",
+    "opening_hours",
+    "exchange_rate",
+    "sunrise",
+    "sunset",
+    "distance",
+    "timezone",
+    "rainfall",
+    "wind",
+    "phone_number",
+    "address",
+    "size",
+    "cost",
+    "stock",
+    "level",
+    "score",
+    "status",
+    "age",
+    "tax",
+    "tide",
+    "salary",
+]
 VERBS = ("get", "find", "lookup", "fetch", "read", "check", "")
 ARGUMENTS = ("city", "place", "location", "name", "town", "country", "item", "query")
 NUMBER_TOOLS = (

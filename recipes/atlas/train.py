@@ -30,7 +30,7 @@ from recipes.atlas.tokenizer import train_tokenizer
 from recipes.atlas.tune import TuningSettings, tune
 
 ZOO = Path(__file__).parents[2] / "eft_engine" / "zoo" / "atlas"
-VOCAB_SIZE = 2048
+VOCAB_SIZE = 2816
 NUM_TOKENIZER_DOCUMENTS = 30_000
 
 
@@ -63,7 +63,9 @@ PRETRAIN = {
     "base_practice": PretrainStage(
         BASE, Schedule(60, rows=8, decay_share=0.0), 3, load_facts, practice=True, num_facts=96, start_from="base_start"
     ),
-    "base": PretrainStage(BASE, Schedule(150, rows=8), 3, load_facts, start_from="base_practice"),
+    "base": PretrainStage(
+        BASE, Schedule(150, rows=5, warm_up=5, decay_share=0.6), 3, load_facts, start_from="base_practice"
+    ),
     "reference": PretrainStage(NetworkSize(72, 3, 3, 192), Schedule(300, rows=12), 1, load_many_facts),
 }
 TUNE = {
@@ -84,8 +86,9 @@ def get_tokenizer(work_dir: Path, *, seed: int) -> PreTrainedTokenizerFast:
     folder = work_dir / "tokenizer"
     if not folder.exists():
         corpus = Corpus(load_many_facts(), seed=seed)
+        names = sorted({name for fact in load_facts() for name in (fact.subject, fact.answer)})
         documents = (corpus.document() for _ in range(NUM_TOKENIZER_DOCUMENTS))
-        train_tokenizer(documents, vocab_size=VOCAB_SIZE).save_pretrained(folder)
+        train_tokenizer(documents, vocab_size=VOCAB_SIZE, names=names).save_pretrained(folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
@@ -146,9 +149,7 @@ def run_tuning(stage: str, work_dir: Path, *, seed: int) -> None:
     network: Any = LlamaForCausalLM.from_pretrained(work_dir / plan.origin, dtype=torch.float32)
     dialogues = TuningDialogues(load_facts(), answer=plan.answer, tools=plan.tools, seed=seed + 1)
     with Progress(console=console) as progress:
-        tuned = tune(
-            network, tokenizer, dialogues, settings=plan.settings, progress=progress, log=console.print
-        )
+        tuned = tune(network, tokenizer, dialogues, settings=plan.settings, progress=progress, log=console.print)
     save(tuned, tokenizer, work_dir / stage)
 
 

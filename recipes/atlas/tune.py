@@ -53,8 +53,9 @@ def encode(dialogues: list[Dialogue], tokenizer: PreTrainedTokenizerFast) -> Tun
     encoded = tokenizer([item.text for item in spans], add_special_tokens=False, return_offsets_mapping=True)
     length = max(len(ids) for ids in encoded["input_ids"])
     batch = TuningBatch(
-        torch.full((len(dialogues), length), tokenizer.pad_token_id), *(torch.zeros(len(dialogues), length, dtype=torch.bool) for _ in range(3))
-    )  # fmt: skip
+        torch.full((len(dialogues), length), tokenizer.pad_token_id),
+        *(torch.zeros(len(dialogues), length, dtype=torch.bool) for _ in range(3)),
+    )
     for row, (item, ids, offsets) in enumerate(
         zip(spans, encoded["input_ids"], encoded["offset_mapping"], strict=True)
     ):
@@ -71,7 +72,10 @@ def encode(dialogues: list[Dialogue], tokenizer: PreTrainedTokenizerFast) -> Tun
 def tuning_loss(
     tuned_logits: torch.Tensor, reference_logits: torch.Tensor, batch: TuningBatch, *, content_weight: float | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy of the form, and the divergence (or cross-entropy, without a weight) at content. Logits: [dialogues, length, vocab]."""
+    """Cross-entropy of the form, and the divergence (or cross-entropy, without a weight) at content.
+
+    Logits: [dialogues, length, vocab].
+    """
     targets, form, content = batch.ids[:, 1:], batch.is_form[:, 1:], batch.is_content[:, 1:]
     tuned = tuned_logits[:, :-1].log_softmax(-1)
     surprise = -tuned.gather(-1, targets[..., None]).squeeze(-1)

@@ -23,5 +23,6 @@ def load_fact_questions() -> list[FactQuestion]:
     """All held-out facts, in mixed order."""
     lines = QUESTION_FILES["facts"].read_text(encoding="utf-8").splitlines()
     return [
-        FactQuestion(line["question"], line["answers"][0], line["group"]) for line in (json.loads(text) for text in lines)
+        FactQuestion(line["question"], line["answers"][0], line["group"])
+        for line in (json.loads(text) for text in lines)
     ]
