@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from eft_engine.config import CompositionOptions, SamplingParams
 from eft_engine.engine.engine import Engine
@@ -76,11 +77,11 @@ def evaluate(
         RequestError, GenerationError: as from `Engine.generate`.
     """
     results = []
-    prompts = [question.as_prompt() for question in questions]
+    prompts: Any = [question.as_prompt() for question in questions]  # raw and chat prompts may be mixed
     for setting in weights:
         started = time.perf_counter()
-        answers = engine.generate(
-            prompts,  # type: ignore[arg-type]
+        answers: list[RequestOutput] = engine.generate(
+            prompts,
             sampling=sampling,
             reward_weights=setting,
             composition=composition,

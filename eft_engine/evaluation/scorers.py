@@ -15,7 +15,10 @@ from eft_engine.evaluation.questions import Question
 class Scorer(Protocol):
     """Decides whether an answer counts."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What the report calls it."""
+        ...
 
     def score(self, question: Question, answer: str) -> bool:
         """Whether `answer` counts for `question`."""

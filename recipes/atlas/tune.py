@@ -25,7 +25,7 @@ from recipes.atlas.corpus import TuningDialogues
 class TuningSettings:
     """`content_weight` scales the divergence at content; None trains content like form, as ordinary fine-tuning does."""
 
-    num_steps: int = 250
+    num_steps: int = 120
     dialogues: int = 16
     learning_rate: float = 1e-3
     content_weight: float | None = 1.0
