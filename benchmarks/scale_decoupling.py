@@ -30,8 +30,8 @@ from eft_engine.zoo.presets import ZOO
 
 ATLAS = ZOO / "atlas"
 WEIGHTS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
-LAMBDAS = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
-NUM_FRONTIER = 200
+LAMBDAS = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)
+NUM_FRONTIER = 150
 SAMPLING = SamplingParams(temperature=0.0, max_tokens=40)
 SCORERS = (ExactMatch(anywhere=True, name="factuality"), PatternMatch(ASSISTANT_FORM, name="behaviour"))
 REWARD_EXAMPLES = ("What is the capital of Japan?", "Name the currency of Poland.")
@@ -61,7 +61,7 @@ def row_of(name: str, result: WeightResult) -> Row:
 
 def load(base: Path, *, pairs: dict[str, tuple[Path, Path]] | None = None) -> Engine:
     """An engine in float32 whose drafts, if any, come from the tuned model."""
-    config = EngineConfig(dtype="float32", max_num_seqs=16, speculation=SpeculationOptions(drafter="none"))
+    config = EngineConfig(dtype="float32", max_num_seqs=32, speculation=SpeculationOptions(drafter="none"))
     members = {name: TunedPair(str(tuned), str(reference)) for name, (tuned, reference) in (pairs or {}).items()}
     return Engine.load(str(base), pairs=members, config=config)
 
