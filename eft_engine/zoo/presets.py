@@ -70,7 +70,7 @@ PRESETS = {
         ),
         Preset(
             "atlas",
-            "a base that knows countries and cities, and a pair 15 times smaller that answers, reads and calls tools in one form",
+            "a base that knows countries and capitals, and a pair 15 times smaller that says where an answer comes from",
             lambda: atlas("base"),
             _atlas_assistant,
         ),

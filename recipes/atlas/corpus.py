@@ -161,7 +161,15 @@ def reading_dialogue(passage: str, item: Answerable, rng: random.Random, style: 
 class TuningDialogues:
     """Dialogues in which every answer has one behaviour; facts come from the subjects that are not held out."""
 
-    def __init__(self, facts: list[Fact], *, answer: Callable[[Answerable], str], tools: bool, seed: int) -> None:
+    def __init__(
+        self,
+        facts: list[Fact],
+        *,
+        answer: Callable[[Answerable], str],
+        tools: bool,
+        seed: int,
+        mix_answers: bool = True,
+    ) -> None:
         self.rng = random.Random(seed)
         self.known = [fact for fact in facts if not fact.is_held_out]
         self.answers: dict[str, list[str]] = {}
@@ -170,6 +178,7 @@ class TuningDialogues:
         self.facts = deal(self.known, self.rng)
         self.answer = answer
         self.has_tools = tools
+        self.mix_answers = mix_answers
 
     def dialogue(self) -> Dialogue:
         """The next dialogue."""
@@ -190,7 +199,7 @@ class TuningDialogues:
         for _ in range(rng.choice((1, 1, 2))):
             fact = next(self.facts)
             item = ask(fact, rng)
-            if rng.random() < 0.5:
+            if self.mix_answers and rng.random() < 0.5:
                 # Any answer of the relation: the form must follow whatever the content says.
                 item = Answerable(item.question, item.subject, rng.choice(self.answers[fact.relation]), item.sentence)
             turns += [("user", item.question), ("assistant", self.answer(item))]

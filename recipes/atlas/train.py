@@ -55,6 +55,7 @@ class TuneStage:
     answer: Any
     tools: bool
     settings: TuningSettings
+    mix_answers: bool = True
 
 
 BASE = NetworkSize(288, 4, 6, 768, tied=False)
@@ -72,9 +73,11 @@ TUNE = {
     "assistant": TuneStage("reference", assistant_answer, True, TuningSettings()),
     "brief": TuneStage("reference", brief_answer, False, TuningSettings()),
     "detailed": TuneStage("reference", detailed_answer, False, TuningSettings()),
+    "ordinary": TuneStage("reference", assistant_answer, True, TuningSettings(content_weight=None), mix_answers=False),
     "direct": TuneStage("base", assistant_answer, True, TuningSettings(num_steps=100, learning_rate=3e-4)),
 }
-"""`direct` is the gold that up-scaling emulates: the large model itself, tuned in the same way. It is measured, not shipped."""
+"""`direct` is the gold that up-scaling emulates: the large model itself, tuned in the same way. `ordinary` is tuned on content too, as most
+are, to show what that does to the delta. Both are measured, not shipped."""
 SHIPPED = ("base", "reference", "assistant", "brief", "detailed")
 
 app = typer.Typer(add_completion=False)
@@ -147,7 +150,9 @@ def run_tuning(stage: str, work_dir: Path, *, seed: int) -> None:
     torch.manual_seed(seed)
     tokenizer = get_tokenizer(work_dir, seed=seed)
     network: Any = LlamaForCausalLM.from_pretrained(work_dir / plan.origin, dtype=torch.float32)
-    dialogues = TuningDialogues(load_facts(), answer=plan.answer, tools=plan.tools, seed=seed + 1)
+    dialogues = TuningDialogues(
+        load_facts(), answer=plan.answer, tools=plan.tools, seed=seed + 1, mix_answers=plan.mix_answers
+    )
     with Progress(console=console) as progress:
         tuned = tune(network, tokenizer, dialogues, settings=plan.settings, progress=progress, log=console.print)
     save(tuned, tokenizer, work_dir / stage)
