@@ -33,6 +33,9 @@ def page(result: dict[str, Any]) -> str:
     """Everything that was measured, as Markdown."""
     rows, targets = result["rows"], result["targets"]
     groups = list(next(iter(rows.values()))["groups"])
+    of_chat = (
+        rows["up-scaled, weight 1"]["factuality"]["share"] / rows["base, asked in the chat form"]["factuality"]["share"]
+    )
     lines = [
         "# Scale decoupling on Atlas",
         "",
@@ -41,6 +44,11 @@ def page(result: dict[str, Any]) -> str:
         "",
         "Factuality: the expected answer occurs in the answer. Behaviour: the whole answer is a sentence that ends in its source, "
         "checked by a pattern. No question's fact was seen in fine-tuning, and none of these wordings of it in pre-training.",
+        "",
+        "Read with care: how much the reference knows was chosen, not found. References of 0.3 and 0.6 million weights that read for "
+        "400 steps and more answered 39 to 47 % of samples of these questions; the one shipped stops at 300 steps, so the ratio to the "
+        "tuned small model says how far apart the two scales were put. The set of facts was cut twice while training (1,001, 764, then "
+        "575 facts) to what the base could learn in the time there was. One seed, one run.",
         "",
         "| model | factuality | behaviour |",
         "| --- | --- | --- |",
@@ -53,6 +61,7 @@ def page(result: dict[str, Any]) -> str:
         "| what | aimed at | measured |",
         "| --- | --- | --- |",
         f"| factuality up-scaled / base in plain text | 0.90 | {targets['factuality_of_base']:.2f} |",
+        f"| factuality up-scaled / base in the chat form (its better one) | - | {of_chat:.2f} |",
         f"| factuality up-scaled / tuned small | 2.0 | {targets['factuality_of_tuned_small']:.2f} |",
         f"| behaviour up-scaled / tuned small | 0.95 | {targets['behaviour_of_tuned_small']:.2f} |",
         *(

@@ -76,8 +76,8 @@ TUNE = {
     "ordinary": TuneStage("reference", assistant_answer, True, TuningSettings(content_weight=None), mix_answers=False),
     "direct": TuneStage("base", assistant_answer, True, TuningSettings(num_steps=100, learning_rate=3e-4)),
 }
-"""`direct` is the gold that up-scaling emulates: the large model itself, tuned in the same way. `ordinary` is tuned on content too, as most
-are, to show what that does to the delta. Both are measured, not shipped."""
+"""`direct` is the gold that up-scaling emulates: the large model itself, tuned in the same way. `ordinary` is tuned on content too,
+as most are, to show what that does to the delta. Both are measured, not shipped."""
 SHIPPED = ("base", "reference", "assistant", "brief", "detailed")
 
 app = typer.Typer(add_completion=False)
