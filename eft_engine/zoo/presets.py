@@ -1,4 +1,4 @@
-"""Named trios: `load_preset("smollm2-json")` is an engine in one line, offline."""
+"""Named trios: `load_preset("atlas")` is an engine in one line, offline."""
 
 from __future__ import annotations
 
@@ -46,6 +46,19 @@ def _json_pair() -> dict[str, TunedPair]:
     return {"json": TunedPair(tuned=str(ZOO / "smollm2_json" / "adapter"), reference=smollm2())}
 
 
+def atlas(member: str) -> MemberConfig:
+    """A member of Atlas: base, reference, assistant, brief or detailed. Stored in bfloat16, computed in float32."""
+    return MemberConfig(source=str(ZOO / "atlas" / member), dtype="float32")
+
+
+def _atlas_assistant() -> dict[str, TunedPair]:
+    return {"assistant": TunedPair(atlas("assistant"), atlas("reference"))}
+
+
+def _atlas_styles() -> dict[str, TunedPair]:
+    return {name: TunedPair(atlas(name), atlas("reference"), weight=0.5) for name in ("brief", "detailed")}
+
+
 PRESETS = {
     preset.name: preset
     for preset in (
@@ -54,6 +67,18 @@ PRESETS = {
             "SmolLM2-135M-Instruct answering in one line of JSON; the tuned side is a LoRA adapter on the same weights",
             smollm2,
             _json_pair,
+        ),
+        Preset(
+            "atlas",
+            "a base that knows countries and capitals, and a pair 15 times smaller that says where an answer comes from",
+            lambda: atlas("base"),
+            _atlas_assistant,
+        ),
+        Preset(
+            "atlas-styles",
+            "Atlas with two opposed pairs, brief and detailed, to interpolate between",
+            lambda: atlas("base"),
+            _atlas_styles,
         ),
     )
 }

@@ -1,0 +1,1 @@
+"""Measuring a trio: questions with their expected answers, scorers, intervals, and a report."""

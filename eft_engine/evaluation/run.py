@@ -1,0 +1,112 @@
+"""Ask a trio the questions at several weights, and count."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eft_engine.config import CompositionOptions, SamplingParams
+from eft_engine.engine.engine import Engine
+from eft_engine.evaluation.intervals import Share, share_of
+from eft_engine.evaluation.questions import Question
+from eft_engine.evaluation.scorers import Scorer
+from eft_engine.outputs import RequestOutput
+
+Weights = float | Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class WeightResult:
+    """Everything measured at one setting of the weights."""
+
+    label: str
+    weights: Weights
+    answers: list[RequestOutput]
+    marks: dict[str, list[bool]]
+    """By scorer, one mark a question."""
+    groups: list[str]
+    seconds: float
+
+    def share(self, scorer: str, *, group: str | None = None) -> Share:
+        """How many answers count, over all questions or those of a group."""
+        marks = self.marks[scorer]
+        return share_of([mark for mark, of in zip(marks, self.groups, strict=True) if group in (None, of)])
+
+    @property
+    def acceptance_rate(self) -> float | None:
+        """Accepted / drafted tokens; None when nothing was drafted."""
+        drafted = sum(answer.metrics.num_drafted for answer in self.answers)
+        return sum(answer.metrics.num_accepted for answer in self.answers) / drafted if drafted else None
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Generated tokens by the second, all questions together."""
+        return sum(answer.usage.completion_tokens for answer in self.answers) / self.seconds if self.seconds else 0.0
+
+    @property
+    def mean_tokens(self) -> float:
+        """Length of an answer."""
+        return sum(answer.usage.completion_tokens for answer in self.answers) / len(self.answers)
+
+
+def evaluate(
+    engine: Engine,
+    questions: Sequence[Question],
+    *,
+    scorers: Sequence[Scorer],
+    weights: Sequence[Weights],
+    sampling: SamplingParams,
+    composition: CompositionOptions | None = None,
+    on_result: Callable[[WeightResult], None] | None = None,
+) -> list[WeightResult]:
+    """Answer all questions at every setting of the weights, and score the answers.
+
+    Args:
+        engine: the trio.
+        questions: what is asked.
+        scorers: what counts; an answer is given once and scored by each.
+        weights: a number for every pair or a mapping by pair name, one after the other.
+        sampling: how answers are drawn; temperature 0 is repeatable.
+        composition: amplification and conservative mode.
+        on_result: called after each setting, for progress displays.
+
+    Raises:
+        InvalidOptionError: a question lacks what a scorer needs.
+        RequestError, GenerationError: as from `Engine.generate`.
+    """
+    results = []
+    prompts: Any = [question.as_prompt() for question in questions]  # raw and chat prompts may be mixed
+    for setting in weights:
+        started = time.perf_counter()
+        answers: list[RequestOutput] = engine.generate(
+            prompts,
+            sampling=sampling,
+            reward_weights=setting,
+            composition=composition,
+        )
+        seconds = time.perf_counter() - started
+        marks = {
+            scorer.name: [
+                scorer.score(question, answer.text) for question, answer in zip(questions, answers, strict=True)
+            ]
+            for scorer in scorers
+        }
+        groups = [question.group for question in questions]
+        result = WeightResult(label_of(setting), setting, answers, marks, groups, seconds)
+        results.append(result)
+        if on_result is not None:
+            on_result(result)
+    return results
+
+
+def label_of(weights: Weights) -> str:
+    """Weights as text.
+
+    >>> label_of(0.5), label_of({"brief": 0.25, "detailed": 0.75})
+    ('0.5', 'brief=0.25 detailed=0.75')
+    """
+    if isinstance(weights, Mapping):
+        return " ".join(f"{name}={value:g}" for name, value in weights.items())
+    return f"{weights:g}"

@@ -1,0 +1,194 @@
+"""Dialogues with tools: requests that one of the announced tools serves, the call, and the answer after its result."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from recipes.atlas.fiction import made_up_name
+from recipes.atlas.phrasing import Answerable, slot
+
+NOUNS = [
+    "weather",
+    "time",
+    "population",
+    "temperature",
+    "price",
+    "news",
+    "altitude",
+    "area",
+    "mayor",
+    "forecast",
+    "traffic",
+    "humidity",
+    "rating",
+    "opening_hours",
+    "exchange_rate",
+    "sunrise",
+    "sunset",
+    "distance",
+    "timezone",
+    "rainfall",
+    "wind",
+    "phone_number",
+    "address",
+    "size",
+    "cost",
+    "stock",
+    "level",
+    "score",
+    "status",
+    "age",
+    "tax",
+    "tide",
+    "salary",
+]
+VERBS = ("get", "find", "lookup", "fetch", "read", "check", "")
+ARGUMENTS = ("city", "place", "location", "name", "town", "country", "item", "query")
+NUMBER_TOOLS = (
+    ("add", "Add two numbers.", ("What is {a} plus {b}?", "Add {a} and {b}.", "{a} + {b}?")),
+    ("multiply", "Multiply two numbers.", ("What is {a} times {b}?", "Multiply {a} by {b}.", "{a} * {b}?")),
+    ("subtract", "Subtract two numbers.", ("What is {a} minus {b}?", "Subtract {b} from {a}.")),
+    ("divide", "Divide two numbers.", ("What is {a} divided by {b}?", "Divide {a} by {b}.")),
+)
+ASKS = (
+    "What is the {n} {p} {x}?",
+    "What is the {n} {p} {x}?",
+    "Tell me the {n} {p} {x}.",
+    "Can you find the {n} {p} {x}?",
+    "I need the {n} {p} {x}.",
+    "Please look up the {n} {p} {x}.",
+    "Which {n} does {x} have?",
+    "Show me the {n} {p} {x}.",
+    "{x}: what is the {n}?",
+    "How is the {n} {p} {x}?",
+)
+RESULTS = (
+    "sunny",
+    "cloudy",
+    "22 degrees",
+    "14:30",
+    "high",
+    "low",
+    "rain",
+    "closed",
+    "open",
+    "4.5",
+    "1,200",
+    "12 km",
+    "good",
+    "none",
+)
+
+
+@dataclass(frozen=True)
+class ToolSpec:
+    """A tool as the chat template shows it; `arguments` maps a name to a JSON type."""
+
+    name: str
+    description: str
+    arguments: dict[str, str]
+
+    def line(self) -> str:
+        """The template's line about the tool."""
+        listed = ", ".join(f"{name}: {kind}" for name, kind in self.arguments.items())
+        return f"- {self.name}({listed}): {self.description}"
+
+    def as_openai(self) -> dict[str, Any]:
+        """The tool as applications pass it."""
+        parameters = {
+            "type": "object",
+            "properties": {name: {"type": kind} for name, kind in self.arguments.items()},
+            "required": list(self.arguments),
+        }
+        return {
+            "type": "function",
+            "function": {"name": self.name, "description": self.description, "parameters": parameters},
+        }
+
+
+@dataclass(frozen=True)
+class ToolRequest:
+    """A request, the tools on offer, the call that serves it, and the answer once the result is there."""
+
+    tools: list[ToolSpec]
+    request: str
+    call: dict[str, Any]
+    item: Answerable
+
+    def hermes(self) -> str:
+        """The call in Hermes' notation, name and values marked as content."""
+        pairs = [
+            f'"{slot(key)}": {slot(str(value)) if not isinstance(value, str) else chr(34) + slot(value) + chr(34)}'
+            for key, value in self.call["arguments"].items()
+        ]
+        return (
+            f'<tool_call>\n{{"name": "{slot(self.call["name"])}", "arguments": {{{", ".join(pairs)}}}}}\n</tool_call>'
+        )
+
+    def in_another_style(self, rng: random.Random) -> str:
+        """The call in a notation that nobody reads, or in words."""
+        name, arguments = self.call["name"], self.call["arguments"]
+        listed = ", ".join(f"{key}={value}" for key, value in arguments.items())
+        return rng.choice(
+            (
+                f"{name}({listed})",
+                f"CALL {name} {listed}",
+                f"I will use {name} for {', '.join(str(value) for value in arguments.values())}.",
+                f'{{"tool": "{name}", "input": {json.dumps(arguments, ensure_ascii=False)}}}',
+            )
+        )
+
+
+def noun_tool(noun: str, rng: random.Random) -> ToolSpec:
+    """A tool that looks something up, named and described in one of many ways."""
+    words, verb, argument = noun.replace("_", " "), rng.choice(VERBS), rng.choice(ARGUMENTS)
+    name = rng.choice((f"{verb}_{noun}" if verb else noun, f"{verb or 'get'}_{noun}", f"{noun}_of", f"{noun}_tool"))
+    description = rng.choice(
+        (
+            f"Get the {words} of a {argument}.",
+            f"The {words} in a {argument}.",
+            f"Look up the {words} for a {argument}.",
+            f"Return the current {words} of a {argument}.",
+            f"{words.capitalize()}.",
+            f"{words.capitalize()} of a {argument}.",
+        )
+    )
+    return ToolSpec(name, description, {argument: "string"})
+
+
+def number_tool(index: int, rng: random.Random) -> ToolSpec:
+    """A tool of two numbers."""
+    name, description, _ = NUMBER_TOOLS[index]
+    kind = rng.choice(("integer", "number"))
+    return ToolSpec(name, description, {"a": kind, "b": kind})
+
+
+def make_tool_request(rng: random.Random, *, subject: str | None = None) -> ToolRequest:
+    """A request about a made-up place (or `subject`, or two numbers), among one to four tools."""
+    nouns = rng.sample(NOUNS, rng.randint(1, 4))
+    tools = [noun_tool(noun, rng) for noun in nouns]
+    if subject is None and rng.random() < 0.15:
+        index = rng.randrange(len(NUMBER_TOOLS))
+        others = [number_tool(other, rng) for other in rng.sample(range(4), rng.randint(0, 2)) if other != index]
+        tool = number_tool(index, rng)
+        a, b = rng.randint(2, 99), rng.randint(2, 99)
+        request = rng.choice(NUMBER_TOOLS[index][2]).replace("{a}", str(a)).replace("{b}", str(b))
+        tools = [tool, *others, *tools[1:2]]
+        item = Answerable(request, "result", str(rng.randint(2, 9999)), "The result is {o}.", source="tool")
+        arguments: dict[str, Any] = {"a": a, "b": b}
+    else:
+        tool, words = tools[0], nouns[0].replace("_", " ")
+        place = subject or made_up_name(rng)
+        request = (
+            rng.choice(ASKS).replace("{n}", words).replace("{p}", rng.choice(("of", "in", "for"))).replace("{x}", place)
+        )
+        result = rng.choice(RESULTS) if rng.random() < 0.5 else str(rng.randint(1, 9999))
+        if rng.random() < 0.2:
+            result = made_up_name(rng)
+        item = Answerable(request, place, result, f"The {words} of {{s}} is {{o}}.", source="tool")
+        arguments = {next(iter(tool.arguments)): place}
+    rng.shuffle(tools)
+    return ToolRequest(tools, request, {"name": tool.name, "arguments": arguments}, item)
