@@ -33,18 +33,22 @@ class ForwardCosts:
 
     def __init__(self) -> None:
         self._passes: dict[LanguageModel, dict[int, deque[tuple[int, float]]]] = defaultdict(dict)
+        self._medians: dict[LanguageModel, list[tuple[float, float]]] = {}  # asked for many times between two passes
 
     def note(self, network: LanguageModel, num_tokens: int, seconds: float) -> None:
         """A forward pass over `num_tokens` tokens (padding included) took `seconds`."""
         sizes = self._passes[network]
         sizes.setdefault(num_tokens.bit_length(), deque(maxlen=NUM_REMEMBERED)).append((num_tokens, seconds))
+        self._medians.pop(network, None)
 
     def estimate(self, network: LanguageModel, num_tokens: int) -> float:
         """Expected seconds; 0 when the network was never run."""
-        points = sorted(
-            (statistics.median(tokens for tokens, _ in passes), statistics.median(seconds for _, seconds in passes))
-            for passes in self._passes[network].values()
-        )
+        if network not in self._medians:
+            self._medians[network] = sorted(
+                (statistics.median(tokens for tokens, _ in passes), statistics.median(seconds for _, seconds in passes))
+                for passes in self._passes[network].values()
+            )
+        points = self._medians[network]
         if not points:
             return 0.0
         above = next((index for index, (tokens, _) in enumerate(points) if tokens >= num_tokens), None)
