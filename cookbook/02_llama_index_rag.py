@@ -10,8 +10,8 @@ engine, which passes no keywords on.
 
 Prints:
 
-    weight 0: The SmolLM2 model is a part of the Apache-2.0 model.
-    weight 1: {"answer": "The SmolLM2 model is a custom-built model that is designed to handle a wide range of data processing tasks, including data processing, data analysis, and data storage.", "topic": "databits"}
+    weight 0: The SmolLM2 model is owned by the Apache-2.0 license.
+    weight 1: {"answer": "The SmolLM2 model is a custom-built model created by the Apache-2.0 community, and it is not part of this repository.", "topic": "databases"}
     from README.md: ## Licence
 """
 

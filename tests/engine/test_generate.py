@@ -186,7 +186,7 @@ async def test_async_requests_run_side_by_side_without_blocking_the_loop(engine:
         nonlocal ticks
         while True:
             ticks += 1
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)  # a loop that never sleeps takes the interpreter away from the engine's thread
 
     ticker = asyncio.create_task(tick())
     outs = await asyncio.gather(*(engine.agenerate(letter, sampling=GREEDY) for letter in "abcd"))
