@@ -62,7 +62,7 @@ class Evaluation:
                 span = slice(rows.start, rows.stop)
                 top_p = torch.full((len(rows),), sequence.request.composition.conservative_top_p or 1.0)
                 scores[span] = keep_tuned_outside_nucleus(
-                    scores[span], self.logprobs[span, member], top_p.to(scores.device)
+                    scores[span], self.logprobs[span, member], upload(top_p, scores.device)
                 )
         return scores
 
