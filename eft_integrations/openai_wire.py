@@ -206,8 +206,8 @@ def usage_form(usages: Sequence[Usage]) -> dict[str, Any]:
 
 
 def logprobs_form(tokens: Iterable[TokenLogprobs]) -> dict[str, Any]:
-    """Log-probabilities of all tokens of an answer."""
-    return {"content": [logprob_form(token) for token in tokens]}
+    """Log-probabilities of all tokens of an answer, or of a piece of it."""
+    return {"content": [logprob_form(token) for token in tokens], "refusal": None}
 
 
 def completion_form(result: ChatResult, model_name: str) -> dict[str, Any]:

@@ -86,7 +86,7 @@ RANGES: dict[type[Options], dict[str, Range]] = {
         "dtype": ([None, "auto", "float32", "bfloat16", "float16"], ["int3", "half", 16]),
         "device": ([None, "cpu"], [0]),
         "device_map": ([None, "auto", {"": 0}], [3]),
-        "quantization_config": ([None, object()], []),
+        "quantization_config": ([None, ...], []),
         "trust_remote_code": ([True, False], ["perhaps"]),
         "tensor_parallel": ([True, False], ["perhaps", None]),
     },

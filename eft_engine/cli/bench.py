@@ -46,14 +46,9 @@ class BenchResult:
     mean_acceptance_length: float
 
 
+@options.takes_trio
 def bench(
-    base: options.Base = None,
-    tuned: options.Tuned = None,
-    reference: options.Reference = None,
-    pair: options.Pairs = None,
-    preset: options.Preset = None,
-    dtype: options.Dtype = "auto",
-    device: options.Device = "auto",
+    choice: options.TrioChoice,
     weight: options.Weight = None,
     batch_size: Annotated[list[int] | None, typer.Option(min=1, help="Requests together; repeat. [1 and 4]")] = None,
     drafter: Annotated[list[str] | None, typer.Option(help=f"{', '.join(DRAFTERS)}; repeat for several. [all]")] = None,
@@ -64,9 +59,6 @@ def bench(
     as_json: options.Json = False,
 ) -> None:
     """Measure a trio: tokens per second, time to first token and acceptance; the last line is JSON."""
-    choice = options.choose_trio(
-        base=base, tuned=tuned, reference=reference, pairs=pair, preset=preset, dtype=dtype, device=device
-    )
     drafters, sizes = drafter or list(DRAFTERS), batch_size or [1, 4]
     _check_drafters(drafters)
     if plot is not None:

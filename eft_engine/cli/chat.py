@@ -81,14 +81,9 @@ class ChatSession:
         return "".join(pieces)
 
 
+@options.takes_trio
 def chat(
-    base: options.Base = None,
-    tuned: options.Tuned = None,
-    reference: options.Reference = None,
-    pair: options.Pairs = None,
-    preset: options.Preset = None,
-    dtype: options.Dtype = "auto",
-    device: options.Device = "auto",
+    choice: options.TrioChoice,
     weight: options.Weight = None,
     max_tokens: MaxTokens = 512,
     temperature: Temperature = 0.7,
@@ -97,9 +92,6 @@ def chat(
     system: options.System = None,
 ) -> None:
     """Chat in the terminal; `/weight chat=0.5` turns the dial, `/help` lists the commands."""
-    choice = options.choose_trio(
-        base=base, tuned=tuned, reference=reference, pairs=pair, preset=preset, dtype=dtype, device=device
-    )
     weights = options.parse_weights(weight)
     sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
     with options.load_engine(choice) as engine:

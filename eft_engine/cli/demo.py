@@ -61,9 +61,7 @@ def demo(
             options.print_json({"atlas": atlas_summary})
         return
     questions = load_held_out_questions()[:num_questions]
-    choice = options.choose_trio(
-        base=None, tuned=None, reference=None, pairs=None, preset="smollm2-json", dtype="auto", device=device
-    )
+    choice = options.choose_trio(preset="smollm2-json", device=device)
     started = time.perf_counter()
     with options.load_engine(choice) as engine:
         loaded_s = time.perf_counter() - started

@@ -24,17 +24,12 @@ from eft_engine.evaluation.scorers import ExactMatch, Judge, PatternMatch, Schem
 SCORERS = ("exact", "contains", "regex", "schema", "judge")
 
 
+@options.takes_trio
 def evaluate(
     questions: Annotated[
         Path, typer.Argument(help="JSON Lines: question (or messages, or prompt), answers, pattern, group.")
     ],
-    base: options.Base = None,
-    tuned: options.Tuned = None,
-    reference: options.Reference = None,
-    pair: options.Pairs = None,
-    preset: options.Preset = None,
-    dtype: options.Dtype = "auto",
-    device: options.Device = "auto",
+    choice: options.TrioChoice,
     weight: Annotated[
         list[str] | None,
         typer.Option(
@@ -68,9 +63,6 @@ def evaluate(
         make_scorer(name, pattern=pattern, schema=schema, judge=judge, criterion=criterion)
         for name in dict.fromkeys(scorer or default_scorers(pattern=pattern, schema=schema, judge=judge))
     ]
-    choice = options.choose_trio(
-        base=base, tuned=tuned, reference=reference, pairs=pair, preset=preset, dtype=dtype, device=device
-    )
     with options.load_engine(choice) as engine, Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"answering {len(asked)} questions", total=len(settings))
 

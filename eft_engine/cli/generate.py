@@ -16,15 +16,10 @@ TopP = Annotated[float, typer.Option("--top-p", help="Sample from the smallest s
 Seed = Annotated[int | None, typer.Option("--seed", help="Same seed, same text.")]
 
 
+@options.takes_trio
 def generate(
     prompt: Annotated[str, typer.Argument(help="The prompt; - reads standard input.")],
-    base: options.Base = None,
-    tuned: options.Tuned = None,
-    reference: options.Reference = None,
-    pair: options.Pairs = None,
-    preset: options.Preset = None,
-    dtype: options.Dtype = "auto",
-    device: options.Device = "auto",
+    choice: options.TrioChoice,
     weight: options.Weight = None,
     max_tokens: MaxTokens = 256,
     temperature: Temperature = 0.0,
@@ -36,9 +31,6 @@ def generate(
     as_json: options.Json = False,
 ) -> None:
     """Answer one prompt, streaming."""
-    choice = options.choose_trio(
-        base=base, tuned=tuned, reference=reference, pairs=pair, preset=preset, dtype=dtype, device=device
-    )
     weights = options.parse_weights(weight)
     sampling = SamplingParams(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=tuple(stop or ())

@@ -8,22 +8,14 @@ from eft_engine.cli import trio_options as options
 from eft_engine.outputs import TrioReport
 
 
+@options.takes_trio
 def inspect(
-    base: options.Base = None,
-    tuned: options.Tuned = None,
-    reference: options.Reference = None,
-    pair: options.Pairs = None,
-    preset: options.Preset = None,
-    dtype: options.Dtype = "auto",
-    device: options.Device = "auto",
+    choice: options.TrioChoice,
     as_json: options.Json = False,
 ) -> None:
     """Show parameters, bytes, shared weights and the vocabulary proof of a trio, without loading weights."""
     from eft_engine.models.planning import plan_trio
 
-    choice = options.choose_trio(
-        base=base, tuned=tuned, reference=reference, pairs=pair, preset=preset, dtype=dtype, device=device
-    )
     report = plan_trio(choice.base, choice.pairs, choice.config).report()
     if as_json:
         options.print_json(report)

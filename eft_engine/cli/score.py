@@ -11,25 +11,17 @@ from eft_engine.cli import trio_options as options
 from eft_engine.outputs import ScoreOutput
 
 
+@options.takes_trio
 def score(
     prompt: Annotated[str, typer.Argument(help="The prompt; - reads standard input.")],
     completion: Annotated[str, typer.Argument(help="The completion to score.")],
-    base: options.Base = None,
-    tuned: options.Tuned = None,
-    reference: options.Reference = None,
-    pair: options.Pairs = None,
-    preset: options.Preset = None,
-    dtype: options.Dtype = "auto",
-    device: options.Device = "auto",
+    choice: options.TrioChoice,
     weight: options.Weight = None,
     system: options.System = None,
     raw: options.Raw = False,
     as_json: options.Json = False,
 ) -> None:
     """Score a completion: log-probabilities per member, and the implicit reward tuned - reference."""
-    choice = options.choose_trio(
-        base=base, tuned=tuned, reference=reference, pairs=pair, preset=preset, dtype=dtype, device=device
-    )
     weights = options.parse_weights(weight)
     asked = options.as_prompt(prompt, raw=raw, system=system)
     with options.load_engine(choice) as engine:

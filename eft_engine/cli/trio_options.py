@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -54,15 +56,33 @@ class TrioChoice:
     config: EngineConfig
 
 
+def takes_trio(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that name a trio, in place of its parameter `choice`."""
+    own = [each for each in inspect.signature(command, eval_str=True).parameters.values() if each.name != "choice"]
+    trio = inspect.signature(choose_trio, eval_str=True).parameters
+    before = [each for each in own if each.default is each.empty]
+    after = [each for each in own if each.default is not each.empty]
+
+    @functools.wraps(command)
+    def with_choice(**given: Any) -> None:
+        choice = choose_trio(**{name: given.pop(name) for name in trio})
+        command(choice=choice, **given)
+
+    parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*before, *trio.values(), *after)]
+    with_choice.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_choice.__annotations__ = {each.name: each.annotation for each in parameters}
+    return with_choice
+
+
 def choose_trio(
     *,
-    base: str | None,
-    tuned: str | None,
-    reference: str | None,
-    pairs: Sequence[str] | None,
-    preset: str | None,
-    dtype: str,
-    device: str,
+    base: Base = None,
+    tuned: Tuned = None,
+    reference: Reference = None,
+    pair: Pairs = None,
+    preset: Preset = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
 ) -> TrioChoice:
     """What the options mean.
 
@@ -70,7 +90,7 @@ def choose_trio(
         InvalidOptionError: they contradict each other or are incomplete.
     """
     config = EngineConfig(dtype=dtype, device=device)
-    named = any((base, tuned, reference, pairs))
+    named = any((base, tuned, reference, pair))
     if not named or preset:
         if named:
             raise InvalidOptionError("--preset names a whole trio; do not combine it with --base, --tuned, ...")
@@ -85,7 +105,7 @@ def choose_trio(
     chosen: dict[str, TunedPair] = {}
     if tuned is not None and reference is not None:
         chosen[SINGLE_PAIR] = TunedPair(tuned, reference)
-    for text in pairs or []:
+    for text in pair or []:
         name, _, models = text.partition("=")
         tuned_source, _, reference_source = models.partition(",")
         if not (name and tuned_source and reference_source):

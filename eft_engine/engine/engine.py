@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import queue
-import threading
-import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from types import TracebackType
@@ -24,20 +21,19 @@ from eft_engine.config import (
     SpeculationOptions,
     TunedPair,
 )
+from eft_engine.engine.events import AsyncEvents, BlockingEvents
 from eft_engine.engine.metrics import EngineTotals
 from eft_engine.engine.prefix_cache import PrefixCache
-from eft_engine.engine.routing import Route, plan_route, resolve_weights
+from eft_engine.engine.requests import RequestMaker, check_single, is_batch
+from eft_engine.engine.routing import resolve_weights
 from eft_engine.engine.scheduler import Scheduler
-from eft_engine.engine.sequence import Event, GenerationSequence, Request, ScoringSequence, Sequence
 from eft_engine.engine.step import Stepper
 from eft_engine.engine.worker import EngineWorker
-from eft_engine.errors import ContextOverflowError, EFTError, EmptyPromptError, InvalidOptionError
+from eft_engine.errors import InvalidOptionError
 from eft_engine.models.loading import Trio, follow_trio, load_trio, trio_from_models
-from eft_engine.models.planning import TrioPlan, member_names, plan_trio
+from eft_engine.models.planning import TrioPlan, plan_trio
 from eft_engine.models.process_group import current_rank
 from eft_engine.outputs import EngineStats, GenerationDelta, NetworkStats, RequestOutput, ScoreOutput, TrioReport
-from eft_engine.text.grammar import GrammarCompiler
-from eft_engine.text.prompt import PromptTokenizers, RenderedPrompt, render_prompt
 from eft_engine.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
@@ -67,20 +63,9 @@ class Engine:
         self._trio = trio
         self._weights = dict(weights)
         self._plan = plan
-        members = list(trio.members.values())
-        self._tokenizer = members[0].tokenizer
-        self._tokenizers = PromptTokenizers(
-            base=members[0].tokenizer,
-            tuned=members[1 if len(members) > 1 else 0].tokenizer,
-            reference=members[2 if len(members) > 1 else 0].tokenizer,
-        )
-        self._tokenizer_lock = threading.Lock()
-        self._eos_token_ids = frozenset().union(*(network.eos_token_ids for network in trio.networks))
-        self._grammars = GrammarCompiler(
-            self._tokenizer, width=trio.vocabulary.width, eos_token_ids=self._eos_token_ids
-        )
         self._totals = EngineTotals()
-        stepper = Stepper(trio.vocabulary, self._tokenizer, device=trio.networks[0].device, totals=self._totals)
+        self._requests = RequestMaker(trio, self._weights, config, self._totals)
+        stepper = Stepper(trio.vocabulary, self.tokenizer, device=trio.networks[0].device, totals=self._totals)
         drafts_adaptively = config.speculation.drafter != "none" and config.speculation.adaptive
         if drafts_adaptively or config.max_kv_cache_bytes is not None:  # a first pass also shows what a position takes
             stepper.calibrate(trio.networks)
@@ -216,12 +201,12 @@ class Engine:
     @property
     def tokenizer(self) -> Tokenizer:
         """The base's tokenizer."""
-        return self._tokenizer
+        return self._requests.tokenizers.base
 
     @property
     def chat_template(self) -> str | None:
         """Text of the template that messages go through by default, the first tuned model's; None when it has none."""
-        return _template_text(self._tokenizers.tuned)
+        return _template_text(self._requests.tokenizers.tuned)
 
     def chat_template_of(self, pair: str) -> str | None:
         """Text of the template of a pair's tuned model; None when it has none.
@@ -240,8 +225,7 @@ class Engine:
 
     def token_ids(self, text: str) -> list[int]:
         """A text as tokens, without special ones. May be called from any thread, unlike the tokenizer itself."""
-        with self._tokenizer_lock:
-            return list(self._tokenizer.encode(text, add_special_tokens=False))
+        return self._requests.token_ids(text)
 
     def count_prompt_tokens(self, prompt: Prompt, *, prompt_options: PromptOptions | None = None) -> int:
         """Tokens of the longest rendering of a prompt, as `Usage.prompt_tokens` will report them.
@@ -249,7 +233,7 @@ class Engine:
         Raises:
             RequestError: the prompt is empty or malformed.
         """
-        rendered = self._render(prompt, prompt_options or PromptOptions())
+        rendered = self._requests.render(prompt, prompt_options or PromptOptions())
         return max(len(rendered.base), len(rendered.tuned), len(rendered.reference))
 
     def report(self) -> TrioReport:
@@ -344,14 +328,14 @@ class Engine:
             QueueFullError: more requests than `max_queued_requests` would wait; nothing of the call was queued.
         """
         batch = is_batch(prompt)
-        prepared = self._prepare_all(
+        prepared = self._requests.generations(
             prompt if batch else [prompt], sampling, reward_weights, composition, speculation, prompt_options, batch
         )
-        streams = [_BlockingEvents(self._worker) for _ in prepared]
+        streams = [BlockingEvents(self._worker) for _ in prepared]
         sequences = [make(events.put) for make, events in zip(prepared, streams, strict=True)]
         self._worker.submit(sequences)
         try:
-            outputs = [_last(events.deltas(sequence)) for events, sequence in zip(streams, sequences, strict=True)]
+            outputs = [events.output(sequence) for events, sequence in zip(streams, sequences, strict=True)]
         finally:
             for sequence in sequences:
                 self._worker.cancel(sequence)
@@ -371,9 +355,11 @@ class Engine:
 
         The request is checked and submitted at once; closing the iterator cancels it.
         """
-        _check_single(prompt)
-        (make,) = self._prepare_all([prompt], sampling, reward_weights, composition, speculation, prompt_options, False)
-        events = _BlockingEvents(self._worker)
+        check_single(prompt)
+        (make,) = self._requests.generations(
+            [prompt], sampling, reward_weights, composition, speculation, prompt_options, False
+        )
+        events = BlockingEvents(self._worker)
         sequence = make(events.put)
         self._worker.submit([sequence])
         return events.deltas(sequence)
@@ -391,7 +377,7 @@ class Engine:
         """`generate` for an event loop: waits without blocking it. Cancelling the task cancels the requests."""
         batch = is_batch(prompt)
         prepared = await asyncio.to_thread(
-            self._prepare_all,
+            self._requests.generations,
             prompt if batch else [prompt],
             sampling,
             reward_weights,
@@ -400,13 +386,11 @@ class Engine:
             prompt_options,
             batch,
         )
-        streams = [_AsyncEvents(self._worker) for _ in prepared]
+        streams = [AsyncEvents(self._worker) for _ in prepared]
         sequences = [make(events.put) for make, events in zip(prepared, streams, strict=True)]
         self._worker.submit(sequences)
         try:
-            outputs = [
-                await _alast(events.deltas(sequence)) for events, sequence in zip(streams, sequences, strict=True)
-            ]
+            outputs = [await events.output(sequence) for events, sequence in zip(streams, sequences, strict=True)]
         finally:
             for sequence in sequences:
                 self._worker.cancel(sequence)
@@ -423,11 +407,18 @@ class Engine:
         prompt_options: PromptOptions | None = None,
     ) -> AsyncIterator[GenerationDelta]:
         """`stream` for an event loop. Closing the iterator or cancelling the task cancels the request."""
-        _check_single(prompt)
+        check_single(prompt)
         (make,) = await asyncio.to_thread(
-            self._prepare_all, [prompt], sampling, reward_weights, composition, speculation, prompt_options, False
+            self._requests.generations,
+            [prompt],
+            sampling,
+            reward_weights,
+            composition,
+            speculation,
+            prompt_options,
+            False,
         )
-        events = _AsyncEvents(self._worker)
+        events = AsyncEvents(self._worker)
         sequence = make(events.put)
         self._worker.submit([sequence])
         async for delta in events.deltas(sequence):
@@ -451,8 +442,8 @@ class Engine:
         Raises:
             RequestError: as for `generate`; also for a completion without tokens or one that does not fit the context.
         """
-        events = _BlockingEvents(self._worker)
-        sequence = self._prepare_score(prompt, completion, reward_weights, composition, prompt_options, events.put)
+        events = BlockingEvents(self._worker)
+        sequence = self._requests.scoring(prompt, completion, reward_weights, composition, prompt_options, events.put)
         self._worker.submit([sequence])
         return cast(ScoreOutput, events.take())
 
@@ -466,9 +457,9 @@ class Engine:
         prompt_options: PromptOptions | None = None,
     ) -> ScoreOutput:
         """`score` for an event loop."""
-        events = _AsyncEvents(self._worker)
+        events = AsyncEvents(self._worker)
         sequence = await asyncio.to_thread(
-            self._prepare_score, prompt, completion, reward_weights, composition, prompt_options, events.put
+            self._requests.scoring, prompt, completion, reward_weights, composition, prompt_options, events.put
         )
         self._worker.submit([sequence])
         return cast(ScoreOutput, await events.take())
@@ -489,154 +480,10 @@ class Engine:
     ) -> None:
         self.close()
 
-    # ---- from arguments to sequences -----------------------------------------------------------------------------------
-
-    def _prepare_all(
-        self,
-        prompts: Seq[Prompt],
-        sampling: Any,
-        reward_weights: Any,
-        composition: Any,
-        speculation: Any,
-        prompt_options: Any,
-        batch: bool,
-    ) -> list[Callable[[Callable[[Event], None]], Sequence]]:
-        """Check every request before any of them is submitted; each result makes its sequence once its caller is known."""
-        count = len(prompts)
-        columns = (
-            prompts,
-            _per_request(sampling, SamplingParams(), count, "sampling", batch=batch),
-            _per_request(reward_weights, None, count, "reward_weights", batch=batch),
-            _per_request(composition, CompositionOptions(), count, "composition", batch=batch),
-            _per_request(speculation, self.config.speculation, count, "speculation", batch=batch),
-            _per_request(prompt_options, PromptOptions(), count, "prompt_options", batch=batch),
-        )
-        return [self._prepare(*row) for row in zip(*columns, strict=True)]
-
-    def _prepare(
-        self,
-        prompt: Prompt,
-        sampling: SamplingParams,
-        reward_weights: RewardWeights,
-        composition: CompositionOptions,
-        speculation: SpeculationOptions,
-        prompt_options: PromptOptions,
-    ) -> Callable[[Callable[[Event], None]], Sequence]:
-        weights = resolve_weights(reward_weights, self._weights)
-        rendered = self._render(prompt, prompt_options)
-        route = plan_route(self._trio, rendered, weights, composition)
-        room = self._room(route)
-        tokenizer = self._tokenizer
-        grammar = self._grammars.compile(sampling.grammar) if sampling.grammar is not None else None
-
-        def make(emit: Callable[[Event], None]) -> Sequence:
-            return GenerationSequence(
-                self._request(route, weights, composition, emit),
-                sampling=sampling,
-                speculation=speculation,
-                prompt_ids=rendered.base,
-                max_new_tokens=min(sampling.max_tokens, room),
-                eos_token_ids=self._eos_token_ids,
-                tokenizer=tokenizer,
-                grammar=grammar,
-            )
-
-        return make
-
-    def _prepare_score(
-        self,
-        prompt: Prompt,
-        completion: str,
-        reward_weights: RewardWeights,
-        composition: CompositionOptions | None,
-        prompt_options: PromptOptions | None,
-        emit: Callable[[Event], None],
-    ) -> Sequence:
-        composition = composition or CompositionOptions()
-        weights = resolve_weights(reward_weights, self._weights)
-        rendered = self._render(prompt, prompt_options or PromptOptions())
-        with self._tokenizer_lock:
-            completion_ids = tuple(self._tokenizer.encode(completion, add_special_tokens=False))
-        if not completion_ids:
-            raise EmptyPromptError(f"the completion {completion!r} has no tokens, so there is nothing to score")
-        route = plan_route(self._trio, rendered, weights, composition, run_all=True)
-        room = self._room(route)
-        if len(completion_ids) > room:
-            longest = max(len(stream.prompt_ids) for stream in route.streams)
-            raise ContextOverflowError(
-                f"prompt ({longest} tokens) and completion ({len(completion_ids)} tokens) do not fit the context of "
-                f"{longest + room} tokens",
-                prompt_len=longest + len(completion_ids),
-                context_len=longest + room,
-            )
-        return ScoringSequence(self._request(route, weights, composition, emit), completion_ids=completion_ids)
-
-    def _render(self, prompt: Prompt, options: PromptOptions) -> RenderedPrompt:
-        with self._tokenizer_lock:
-            return render_prompt(prompt, options, self._tokenizers)
-
-    def _room(self, route: Route) -> int:
-        """Tokens that can follow the prompt; the tightest stream decides."""
-        rooms: list[int] = []
-        for stream in route.streams:
-            context_len = min(stream.network.context_len, self.config.max_context_len or stream.network.context_len)
-            prompt_len = len(stream.prompt_ids)
-            if prompt_len >= context_len:
-                raise ContextOverflowError(
-                    f"the prompt has {prompt_len} tokens and the context holds {context_len}, so there is no room for an "
-                    "answer; shorten the prompt",
-                    prompt_len=prompt_len,
-                    context_len=context_len,
-                )
-            rooms.append(context_len - prompt_len)
-        return min(rooms)
-
-    def _request(
-        self,
-        route: Route,
-        weights: Mapping[str, float],
-        composition: CompositionOptions,
-        emit: Callable[[Event], None],
-    ) -> Request:
-        names = tuple(member_names(self._weights))
-        return Request(f"eft-{uuid.uuid4().hex}", route, weights, composition, names, emit, self._totals)
-
-
-def is_batch(prompt: Any) -> bool:
-    """Whether this is a list of prompts and not one prompt: its items are strings or lists of messages."""
-    return isinstance(prompt, list | tuple) and all(isinstance(item, str | list | tuple) for item in prompt)
-
 
 def _template_text(tokenizer: Tokenizer) -> str | None:
     template = tokenizer.chat_template
     return template.get("default") if isinstance(template, dict) else template
-
-
-def _check_single(prompt: Any) -> None:
-    if prompt and is_batch(prompt):
-        raise InvalidOptionError(
-            f"a stream answers one prompt, got a list of {len(prompt)}; open one stream per prompt",
-            option="prompt",
-            value=prompt,
-        )
-
-
-def _per_request(value: Any, default: Any, count: int, name: str, *, batch: bool) -> list[Any]:
-    if batch and isinstance(value, list | tuple):
-        if len(value) != count:
-            raise InvalidOptionError(
-                f"{name} has {len(value)} entries for {count} prompts; give one per prompt, or one for all",
-                option=name,
-                value=value,
-            )
-        values = list(value)
-    else:
-        values = [value] * count
-    values = [default if own is None else own for own in values]
-    for own in values:
-        if default is not None and not isinstance(own, type(default)):
-            raise InvalidOptionError(f"{name} must be a {type(default).__name__}, got {own!r}", option=name, value=own)
-    return values
 
 
 def _check_pair_names(pairs: Mapping[str, Any]) -> None:
@@ -645,73 +492,3 @@ def _check_pair_names(pairs: Mapping[str, Any]) -> None:
             raise InvalidOptionError(
                 f"a pair's name must not be empty or contain a dot, got {name!r}", option="pairs", value=name
             )
-
-
-class _BlockingEvents:
-    """Events of one sequence for a caller that waits in its own thread."""
-
-    def __init__(self, worker: EngineWorker) -> None:
-        self._worker = worker
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self.put = self._events.put
-
-    def take(self) -> GenerationDelta | ScoreOutput:
-        event = self._events.get()
-        if isinstance(event, EFTError):
-            raise event
-        return event
-
-    def deltas(self, sequence: Sequence) -> Iterator[GenerationDelta]:
-        try:
-            while True:
-                delta = cast(GenerationDelta, self.take())
-                yield delta
-                if delta.output is not None:
-                    return
-        finally:
-            self._worker.cancel(sequence)
-
-
-class _AsyncEvents:
-    """Events of one sequence for a caller in an event loop."""
-
-    def __init__(self, worker: EngineWorker) -> None:
-        self._worker = worker
-        self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
-
-    def put(self, event: Event) -> None:
-        if not self._loop.is_closed():  # a loop that is gone has nobody left to tell
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
-
-    async def take(self) -> GenerationDelta | ScoreOutput:
-        event = await self._events.get()
-        if isinstance(event, EFTError):
-            raise event
-        return event
-
-    async def deltas(self, sequence: Sequence) -> AsyncIterator[GenerationDelta]:
-        try:
-            while True:
-                delta = cast(GenerationDelta, await self.take())
-                yield delta
-                if delta.output is not None:
-                    return
-        finally:
-            self._worker.cancel(sequence)
-
-
-def _last(deltas: Iterator[GenerationDelta]) -> RequestOutput:
-    output = None
-    for delta in deltas:
-        output = delta.output
-    assert output is not None, "a stream ends with its output"
-    return output
-
-
-async def _alast(deltas: AsyncIterator[GenerationDelta]) -> RequestOutput:
-    output = None
-    async for delta in deltas:
-        output = delta.output
-    assert output is not None, "a stream ends with its output"
-    return output

@@ -10,7 +10,7 @@ from typing import Any
 from eft_integrations.backend import ChatDelta, ChatRequest, ChatResult
 from eft_integrations.openai_wire import (
     call_delta_form,
-    logprob_form,
+    logprobs_form,
     message_form,
     to_messages,
     to_response_schema,
@@ -76,13 +76,10 @@ async def chat_reply(answering: Answering) -> dict[str, Any]:
 
 
 def _choice(index: int, result: ChatResult) -> dict[str, Any]:
-    logprobs = None
-    if result.logprobs is not None:
-        logprobs = {"content": [logprob_form(token) for token in result.logprobs], "refusal": None}
     return {
         "index": index,
         "message": message_form(result),
-        "logprobs": logprobs,
+        "logprobs": None if result.logprobs is None else logprobs_form(result.logprobs),
         "finish_reason": result.finish_reason,
     }
 
@@ -121,5 +118,9 @@ def _piece(
     index: int, delta: dict[str, Any], *, logprobs: ChatDelta | None = None, finish_reason: str | None = None
 ) -> dict[str, Any]:
     tokens = logprobs.logprobs if logprobs is not None else ()
-    listed = {"content": [logprob_form(token) for token in tokens], "refusal": None} if tokens else None
-    return {"index": index, "delta": delta, "logprobs": listed, "finish_reason": finish_reason}
+    return {
+        "index": index,
+        "delta": delta,
+        "logprobs": logprobs_form(tokens) if tokens else None,
+        "finish_reason": finish_reason,
+    }

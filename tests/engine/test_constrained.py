@@ -81,7 +81,7 @@ def test_random_schemas_are_obeyed_and_closed_or_refused(engine: Engine) -> None
     while len(schemas) < NUM_SCHEMAS:
         schema = random_schema(chance)
         try:
-            engine._grammars.compile(JsonSchema(json_schema=schema))
+            engine._requests._grammars.compile(JsonSchema(json_schema=schema))
         except InvalidGrammarError:
             continue
         schemas.append(schema)

@@ -23,7 +23,7 @@ ADAPTERS = pytest.mark.parametrize("adapter", [EFTChatModel, EFTLLM])
         ({}, "name the large model"),
         ({"base": "a", "tuned": "b"}, "belong together"),
         ({"preset": "smollm2-json", "base": "a"}, "preset names a whole trio"),
-        ({"engine": object(), "base": "a"}, "one of"),
+        ({"engine": ..., "base": "a"}, "one of"),
         ({"base": "a", "pairs": {"x": 3}}, "must be a TunedPair"),
         ({"base": "a", "temprature": 1.0}, "temprature"),
         ({"base": "a", "engine_config": {"max_num_seq": 3}}, "max_num_seqs"),

@@ -158,7 +158,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast, *, hidden_size: int, seed: in
 def rendered(engine: Engine, learned: Learned) -> list[int]:
     """Prompt ids as the adapter makes them."""
     asked = _Asked.of(learned.request, engine)
-    return list(engine._render(asked.prompt, asked.options["prompt_options"]).tuned)
+    return list(engine._requests.render(asked.prompt, asked.options["prompt_options"]).tuned)
 
 
 @dataclass

@@ -1,0 +1,203 @@
+"""From the arguments of a call to sequences: what is missing is filled in, everything is checked, prompts become token ids."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Seq
+from typing import Any
+
+from eft_engine.config import (
+    CompositionOptions,
+    EngineConfig,
+    Prompt,
+    PromptOptions,
+    RewardWeights,
+    SamplingParams,
+    SpeculationOptions,
+)
+from eft_engine.engine.metrics import EngineTotals
+from eft_engine.engine.routing import Route, plan_route, resolve_weights
+from eft_engine.engine.sequence import Event, GenerationSequence, Request, ScoringSequence, Sequence
+from eft_engine.errors import ContextOverflowError, EmptyPromptError, InvalidOptionError
+from eft_engine.models.loading import Trio
+from eft_engine.models.planning import member_names
+from eft_engine.text.grammar import GrammarCompiler
+from eft_engine.text.prompt import PromptTokenizers, RenderedPrompt, render_prompt
+
+MakeSequence = Callable[[Callable[[Event], None]], Sequence]
+"""A checked request; it becomes a sequence once it is known who is told about its events."""
+
+
+class RequestMaker:
+    """Makes the sequences of one engine. May be used from any thread: tokenizers, which may not, are behind a lock."""
+
+    def __init__(self, trio: Trio, weights: Mapping[str, float], config: EngineConfig, totals: EngineTotals) -> None:
+        members = list(trio.members.values())
+        self.tokenizers = PromptTokenizers(
+            base=members[0].tokenizer,
+            tuned=members[1 if len(members) > 1 else 0].tokenizer,
+            reference=members[2 if len(members) > 1 else 0].tokenizer,
+        )
+        self._trio = trio
+        self._weights = weights
+        self._config = config
+        self._totals = totals
+        self._tokenizer_lock = threading.Lock()
+        self._eos_token_ids = frozenset().union(*(network.eos_token_ids for network in trio.networks))
+        self._grammars = GrammarCompiler(
+            self.tokenizers.base, width=trio.vocabulary.width, eos_token_ids=self._eos_token_ids
+        )
+
+    def token_ids(self, text: str) -> list[int]:
+        """A text as tokens of the base's tokenizer, without special ones."""
+        with self._tokenizer_lock:
+            return list(self.tokenizers.base.encode(text, add_special_tokens=False))
+
+    def render(self, prompt: Prompt, options: PromptOptions) -> RenderedPrompt:
+        """A prompt as tokens, for every member.
+
+        Raises:
+            RequestError: the prompt is empty or malformed.
+        """
+        with self._tokenizer_lock:
+            return render_prompt(prompt, options, self.tokenizers)
+
+    def generations(
+        self,
+        prompts: Seq[Prompt],
+        sampling: Any,
+        reward_weights: Any,
+        composition: Any,
+        speculation: Any,
+        prompt_options: Any,
+        batch: bool,
+    ) -> list[MakeSequence]:
+        """Check every request before any of them is submitted; arguments and errors as for `Engine.generate`."""
+        count = len(prompts)
+        columns = (
+            prompts,
+            _per_request(sampling, SamplingParams(), count, "sampling", batch=batch),
+            _per_request(reward_weights, None, count, "reward_weights", batch=batch),
+            _per_request(composition, CompositionOptions(), count, "composition", batch=batch),
+            _per_request(speculation, self._config.speculation, count, "speculation", batch=batch),
+            _per_request(prompt_options, PromptOptions(), count, "prompt_options", batch=batch),
+        )
+        return [self._generation(*row) for row in zip(*columns, strict=True)]
+
+    def _generation(
+        self,
+        prompt: Prompt,
+        sampling: SamplingParams,
+        reward_weights: RewardWeights,
+        composition: CompositionOptions,
+        speculation: SpeculationOptions,
+        prompt_options: PromptOptions,
+    ) -> MakeSequence:
+        weights = resolve_weights(reward_weights, self._weights)
+        rendered = self.render(prompt, prompt_options)
+        route = plan_route(self._trio, rendered, weights, composition)
+        room = self._room(route)
+        grammar = self._grammars.compile(sampling.grammar) if sampling.grammar is not None else None
+
+        def make(emit: Callable[[Event], None]) -> Sequence:
+            return GenerationSequence(
+                self._request(route, weights, composition, emit),
+                sampling=sampling,
+                speculation=speculation,
+                prompt_ids=rendered.base,
+                max_new_tokens=min(sampling.max_tokens, room),
+                eos_token_ids=self._eos_token_ids,
+                tokenizer=self.tokenizers.base,
+                grammar=grammar,
+            )
+
+        return make
+
+    def scoring(
+        self,
+        prompt: Prompt,
+        completion: str,
+        reward_weights: RewardWeights,
+        composition: CompositionOptions | None,
+        prompt_options: PromptOptions | None,
+        emit: Callable[[Event], None],
+    ) -> Sequence:
+        """The sequence that scores `completion`; arguments and errors as for `Engine.score`."""
+        composition = composition or CompositionOptions()
+        weights = resolve_weights(reward_weights, self._weights)
+        rendered = self.render(prompt, prompt_options or PromptOptions())
+        completion_ids = tuple(self.token_ids(completion))
+        if not completion_ids:
+            raise EmptyPromptError(f"the completion {completion!r} has no tokens, so there is nothing to score")
+        route = plan_route(self._trio, rendered, weights, composition, run_all=True)
+        room = self._room(route)
+        if len(completion_ids) > room:
+            longest = max(len(stream.prompt_ids) for stream in route.streams)
+            raise ContextOverflowError(
+                f"prompt ({longest} tokens) and completion ({len(completion_ids)} tokens) do not fit the context of "
+                f"{longest + room} tokens",
+                prompt_len=longest + len(completion_ids),
+                context_len=longest + room,
+            )
+        return ScoringSequence(self._request(route, weights, composition, emit), completion_ids=completion_ids)
+
+    def _room(self, route: Route) -> int:
+        """Tokens that can follow the prompt; the tightest stream decides."""
+        rooms: list[int] = []
+        for stream in route.streams:
+            context_len = min(stream.network.context_len, self._config.max_context_len or stream.network.context_len)
+            prompt_len = len(stream.prompt_ids)
+            if prompt_len >= context_len:
+                raise ContextOverflowError(
+                    f"the prompt has {prompt_len} tokens and the context holds {context_len}, so there is no room for an "
+                    "answer; shorten the prompt",
+                    prompt_len=prompt_len,
+                    context_len=context_len,
+                )
+            rooms.append(context_len - prompt_len)
+        return min(rooms)
+
+    def _request(
+        self,
+        route: Route,
+        weights: Mapping[str, float],
+        composition: CompositionOptions,
+        emit: Callable[[Event], None],
+    ) -> Request:
+        names = tuple(member_names(self._weights))
+        return Request(f"eft-{uuid.uuid4().hex}", route, weights, composition, names, emit, self._totals)
+
+
+def is_batch(prompt: Any) -> bool:
+    """Whether this is a list of prompts and not one prompt: its items are strings or lists of messages."""
+    return isinstance(prompt, list | tuple) and all(isinstance(item, str | list | tuple) for item in prompt)
+
+
+def check_single(prompt: Any) -> None:
+    """Raise InvalidOptionError for a list of prompts."""
+    if prompt and is_batch(prompt):
+        raise InvalidOptionError(
+            f"a stream answers one prompt, got a list of {len(prompt)}; open one stream per prompt",
+            option="prompt",
+            value=prompt,
+        )
+
+
+def _per_request(value: Any, default: Any, count: int, name: str, *, batch: bool) -> list[Any]:
+    if batch and isinstance(value, list | tuple):
+        if len(value) != count:
+            raise InvalidOptionError(
+                f"{name} has {len(value)} entries for {count} prompts; give one per prompt, or one for all",
+                option=name,
+                value=value,
+            )
+        values = list(value)
+    else:
+        values = [value] * count
+    values = [default if own is None else own for own in values]
+    for own in values:
+        if default is not None and not isinstance(own, type(default)):
+            raise InvalidOptionError(f"{name} must be a {type(default).__name__}, got {own!r}", option=name, value=own)
+    return values
