@@ -53,9 +53,10 @@ def _layers(network: LanguageModel) -> list[Any]:
 def arithmetic_seconds(network: LanguageModel, num_rows: int, repetitions: int) -> float:
     """The larger of multiplying at the rate of a square product and of reading the weights at the rate of a sum."""
     num_weights = sum(layer.weight.numel() for layer in _layers(network))
-    square = torch.randn(1024, 1024)
+    dtype = _layers(network)[0].weight.dtype
+    square = torch.randn(1024, 1024, dtype=dtype)
     per_product = median_seconds(lambda: square @ square, repetitions) / 1024**3
-    memory = torch.ones(2**26)
+    memory = torch.ones(2**26, dtype=dtype)
     per_value = median_seconds(memory.sum, repetitions) / memory.numel()
     return max(num_weights * num_rows * per_product, num_weights * per_value)
 
@@ -64,7 +65,8 @@ def arithmetic_seconds(network: LanguageModel, num_rows: int, repetitions: int) 
 def products_seconds(network: LanguageModel, num_rows: int, repetitions: int) -> float:
     """Every linear layer once."""
     layers = _layers(network)
-    inputs = {layer.in_features: torch.randn(num_rows, layer.in_features) for layer in layers}
+    dtype = layers[0].weight.dtype
+    inputs = {layer.in_features: torch.randn(num_rows, layer.in_features, dtype=dtype) for layer in layers}
     return median_seconds(lambda: [layer(inputs[layer.in_features]) for layer in layers], repetitions)
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from benchmarks.report import finish
 from benchmarks.rounds import CpuTime, clock, count_cpu_time
-from benchmarks.smollm2 import NO_DRAFTS, QUESTIONS, separate_trio, shared_engine
+from benchmarks.smollm2 import NO_DRAFTS, QUESTIONS, Dtype, separate_trio, shared_engine
 from eft_engine import Engine, SamplingParams
 
 
@@ -32,18 +32,21 @@ def main(
     rounds: Annotated[int, typer.Option(help="Repetitions; medians of their ratios are reported.")] = 3,
     max_tokens: Annotated[int, typer.Option(help="Tokens per request.")] = 32,
     weight: Annotated[float, typer.Option(help="Reward weight.")] = 0.5,
+    dtype: Dtype = "float32",
     cpu_time: CpuTime = False,
 ) -> None:
     """Compare, for the trio on one set of weights and for three separate networks."""
     if cpu_time:
         count_cpu_time()
-    table = Table(title=f"8 requests, {max_tokens} tokens each, weight {weight:g}, medians of {rounds} rounds")
+    table = Table(title=f"8 requests, {max_tokens} tokens each, weight {weight:g}, {dtype}, medians of {rounds} rounds")
     for heading in ("trio", "one by one tokens/s", "batch of 8 tokens/s", "ratio"):
         table.add_column(heading, justify="right")
-    result: dict[str, object] = {"rounds": rounds, "max_tokens": max_tokens, "weight": weight, "cpu_time": cpu_time}
+    conditions = {"rounds": rounds, "max_tokens": max_tokens, "weight": weight, "dtype": dtype, "cpu_time": cpu_time}
+    result: dict[str, object] = {**conditions}
+    config = NO_DRAFTS.model_copy(update={"dtype": dtype})
     for name, make in (
-        ("shared", lambda: shared_engine(NO_DRAFTS)),
-        ("separate", lambda: separate_trio().engine(NO_DRAFTS)),
+        ("shared", lambda: shared_engine(config)),
+        ("separate", lambda: separate_trio(dtype).engine(config)),
     ):
         with make() as engine:
             throughput(engine, together=True, max_tokens=4, weight=weight)  # warm up

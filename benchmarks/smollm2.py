@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, logging
 
@@ -24,6 +25,10 @@ QUESTIONS = [
 ]
 
 
+Dtype = Annotated[
+    str, typer.Option("--dtype", help="float32, or bfloat16 where the processor has products of it (avx512_bf16, amx).")
+]
+
 NO_DRAFTS = EngineConfig(speculation=SpeculationOptions(drafter="none"), max_warm_prefixes=0)
 """Plain decoding, every prompt read from the start."""
 
@@ -36,7 +41,7 @@ def shared_engine(config: EngineConfig | None = None) -> Engine:
 
 @dataclass(frozen=True)
 class SeparateTrio:
-    """Three models with weights of their own, float32: what a trio costs when nothing can be shared."""
+    """Three models with weights of their own: what a trio costs when nothing can be shared."""
 
     base: Any
     tuned: Any
@@ -49,7 +54,7 @@ class SeparateTrio:
         return Engine.from_models(self.base, tokenizer=self.tokenizer, pairs=pairs, config=config)
 
 
-def separate_trio() -> SeparateTrio:
+def separate_trio(dtype: str = "float32") -> SeparateTrio:
     """SmolLM2 three times; the adapter is merged into the tuned copy."""
     logging.disable_progress_bar()
     source = smollm2()
@@ -59,7 +64,7 @@ def separate_trio() -> SeparateTrio:
             source.source,
             gguf_file=source.gguf_file,
             quantization_config=GgufConfig(dequantize=True),
-            dtype=torch.float32,
+            dtype=getattr(torch, dtype),
         ).eval()
 
     tuned = PeftModel.from_pretrained(load(), str(ZOO / "smollm2_json" / "adapter")).merge_and_unload().eval()

@@ -23,7 +23,7 @@ from benchmarks.imposed import impose, small_model
 from benchmarks.naive import naive_loop, transformers_generate
 from benchmarks.report import finish
 from benchmarks.rounds import CpuTime, clock, count_cpu_time, measure, medians_of_ratios, run_engine, show
-from benchmarks.smollm2 import QUESTIONS, SeparateTrio, separate_trio, shared_engine
+from benchmarks.smollm2 import QUESTIONS, Dtype, SeparateTrio, separate_trio, shared_engine
 from benchmarks.texts import ARTICLE
 from eft_engine import Engine, EngineConfig, SamplingParams, SpeculationOptions
 
@@ -122,6 +122,7 @@ def batch(
     max_tokens: MaxTokens = 32,
     size: Annotated[int, typer.Option(help="Requests; half of them at weight 0.5, half at 1.")] = 16,
     sample: Annotated[int, typer.Option(min=1, help="One by one, only every n-th request; the sum is scaled up.")] = 1,
+    dtype: Dtype = "float32",
     cpu_time: CpuTime = False,
 ) -> None:
     """Requests together (drafting as it pays) against one after another without drafting, next to what the processor allows."""
@@ -145,14 +146,14 @@ def batch(
         return seconds * size / len(chosen)
 
     name = f"{size} together"
-    with shared_engine(EngineConfig(max_warm_prefixes=0, max_num_seqs=size)) as engine:
+    with shared_engine(EngineConfig(max_warm_prefixes=0, max_num_seqs=size, dtype=dtype)) as engine:
         times = measure({"one by one": lambda: alone(engine), name: lambda: together(engine)}, rounds)
         adapter = engine._trio.members["json.tuned"].adapter
         # At weight 1 base and reference, which are one network here, cancel out, and only the tuned row runs.
         limits = batch_limits(engine, [[None, adapter] if weight < 1.0 else [adapter] for weight in weights])
-    result = show(f"{size} requests of {max_tokens} tokens, weights 0.5 and 1", times, size * max_tokens, "one by one")
+    result = show(f"{size} requests of {max_tokens} tokens, weights 0.5 and 1, {dtype}", times, size * max_tokens, "one by one")
     Console().print("limits: " + ", ".join(f"{kind} {limit:.1f}x" for kind, limit in limits.items()))
-    finish("speculation_batch", {**result, "limits": limits, "sample": sample, "cpu_time": cpu_time})
+    finish("speculation_batch", {**result, "limits": limits, "sample": sample, "dtype": dtype, "cpu_time": cpu_time})
 
 
 @app.command()
