@@ -29,7 +29,11 @@ from eft_integrations.langchain import EFTChatModel
 
 TRIO: dict[str, Any] = {"preset": "atlas"}
 if "--real" in sys.argv:
-    TRIO = {"base": "meta-llama/Llama-3.1-8B", "tuned": "meta-llama/Llama-3.2-1B-Instruct", "reference": "meta-llama/Llama-3.2-1B"}
+    TRIO = {
+        "base": "meta-llama/Llama-3.1-8B",
+        "tuned": "meta-llama/Llama-3.2-1B-Instruct",
+        "reference": "meta-llama/Llama-3.2-1B",
+    }
 
 PASSAGES = [
     "Torvel is a town. The mayor of Torvel is Clara Fennor. Torvel is famous for its honey.",
