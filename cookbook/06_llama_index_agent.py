@@ -5,24 +5,30 @@ Atlas, offline. `--real` takes SmolLM2 (not run here).
 
 Prints:
 
+    What is the population of Torvel? (weight 0)
+      call: get_population({'city': 'Isnor'}) -> unknown
+      answer: The rainfall of The population of Fitre is 621. Source: context.
+    What is the population of Torvel? (weight 1)
+      call: get_population({'city': 'Isnor'}) -> unknown
+      answer: The rainfall of The rainfall of Enril is 1200. Source: tool.
+    Tell me the weather in Belgar. (weight 0)
+      call: get_population({'city': 'Isnor'}) -> unknown
+      answer: The rainfall of The population of Velost is 622. Source: context.
+    Tell me the weather in Belgar. (weight 1)
+      call: get_population({'city': 'Isnor'}) -> unknown
+      answer: The rainfall of The rainfall of Enril is 1200. Source: tool.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Any
 
 from llama_index.core.agent.workflow import FunctionAgent, ToolCallResult
 from llama_index.core.tools import FunctionTool
 
 from eft_integrations import weights
 from eft_integrations.llama_index import EFTLLM
-
-TRIO: dict[str, Any] = {"preset": "atlas"}
-if "--real" in sys.argv:
-    family = "HuggingFaceTB/SmolLM2"
-    TRIO = {"base": f"{family}-1.7B", "tuned": f"{family}-360M-Instruct", "reference": f"{family}-360M"}
 
 
 def get_population(city: str) -> str:
@@ -37,7 +43,15 @@ def get_weather(city: str) -> str:
 
 async def main() -> None:
     """Ask both questions, at both weights."""
-    llm = EFTLLM(**TRIO, temperature=0.0, max_tokens=64)
+    llm = EFTLLM(preset="atlas", temperature=0.0, max_tokens=64)
+    if "--real" in sys.argv:
+        llm = EFTLLM(
+            base="HuggingFaceTB/SmolLM2-1.7B",
+            tuned="HuggingFaceTB/SmolLM2-360M-Instruct",
+            reference="HuggingFaceTB/SmolLM2-360M",
+            temperature=0.0,
+            max_tokens=64,
+        )
     await asyncio.to_thread(llm.load)
     # The description is all that a model sees of a tool; without it LlamaIndex would put the Python signature there too.
     tools = [FunctionTool.from_defaults(tool, description=tool.__doc__) for tool in (get_population, get_weather)]

@@ -6,6 +6,10 @@ API, `eft serve` among them), `hugging-face` needs `pip install langchain-huggin
 
 Prints:
 
+    invoke: The capital of Norway is Oslo. Source: memory.
+    stream: The currency of Japan is the Yen. Source: memory.
+    batch: ['The continent of Chile is South America. Source: memory.', 'The continent of Kenya is Africa. Source: memory.']
+    tokens: 12
 """
 
 from __future__ import annotations

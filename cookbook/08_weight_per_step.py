@@ -6,6 +6,12 @@ with two opposed pairs, `brief` and `detailed`, offline. `--real` takes Qwen2.5 
 
 Prints:
 
+    Oslo: This is about Norway. The currency of Norway is the Krone. So the answer is Krone.
+    Nairobi: This is about Kenya. The currency of Kenya is the Shilling. So the answer is Shilling.
+    Lima: This is about Peru. The currency of Peru is the Sol. So the answer is Sol.
+    the last step ran at {'brief': 0.0, 'detailed': 1.0}
+    {'brief': 1.0, 'detailed': 0.0}: It is South America.
+    {'brief': 0.0, 'detailed': 1.0}: This is about Chile. The continent of Chile is South America. So the answer is South America.
 """
 
 from __future__ import annotations

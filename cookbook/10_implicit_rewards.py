@@ -6,6 +6,16 @@ answers the tuned model would rather have given, whoever wrote them. Nothing is 
 
 Prints:
 
+    reward of each token: The(+0.4) capital(+0.0) of(+0.0) Norway(+0.0) is(-0.0) Oslo(+0.0) .(+0.0) Source(+1.2) :(+0.0) memory(+0.7) .(+0.0)
+
+      base  reward  answer
+      -2.3    +2.2  The capital of Norway is Oslo. Source: memory.
+     -13.3    +2.2  The capital of Norway is Lima. Source: memory.
+      -0.7    +0.4  The capital of Norway is Oslo.
+      -9.6    -3.5  Oslo
+      -2.6    -4.9  It is Oslo.
+
+    true against false, same form: base +11.1, reward +0.0
 """
 
 from __future__ import annotations

@@ -7,6 +7,11 @@ smolagents), behind the model's name (LlamaIndex). Models: Atlas, offline. `--re
 
 Prints:
 
+    openai, weight 0: The capital of Norway is Oslo.
+    openai, weight 1: The capital of Norway is Oslo. Source: memory.
+    openai, streamed: The capital of Norway is Oslo. Source: memory.
+    smolagents: The capital of Norway is Oslo. Source: memory.
+    LlamaIndex: The capital of Norway is Oslo. Source: memory.
 """
 
 from __future__ import annotations
@@ -62,7 +67,7 @@ with serving(*FLAGS) as url:
     stream = client.chat.completions.create(
         model="eft", messages=[{"role": "user", "content": QUESTION}], temperature=0, stream=True
     )
-    print("openai, streamed:", "|".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices))
+    print("openai, streamed:", "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices))
 
     model = OpenAIServerModel("eft", api_base=url, api_key="none", temperature=0, extra_body={"eft_reward_weights": 1})
     print("smolagents:", model.generate([{"role": "user", "content": [{"type": "text", "text": QUESTION}]}]).content)
