@@ -7,14 +7,13 @@ Models: Atlas, offline. `--real` takes SmolLM2 (not run here). Look at the inter
 Prints:
 
     weight 0: right 87.5% [64.0%, 96.5%], in form 6.2% [1.1%, 28.3%]
+    weight 0.1: right 87.5% [64.0%, 96.5%], in form 100.0% [80.6%, 100.0%]
     weight 0.25: right 87.5% [64.0%, 96.5%], in form 100.0% [80.6%, 100.0%]
     weight 0.5: right 87.5% [64.0%, 96.5%], in form 93.8% [71.7%, 98.9%]
-    weight 0.75: right 87.5% [64.0%, 96.5%], in form 93.8% [71.7%, 98.9%]
     weight 1: right 87.5% [64.0%, 96.5%], in form 93.8% [71.7%, 98.9%]
-    weight 1.5: right 87.5% [64.0%, 96.5%], in form 93.8% [71.7%, 98.9%]
     weight 2: right 87.5% [64.0%, 96.5%], in form 93.8% [71.7%, 98.9%]
-    weight 3: right 87.5% [64.0%, 96.5%], in form 93.8% [71.7%, 98.9%]
-    take weight 0.25
+    weight 4: right 87.5% [64.0%, 96.5%], in form 93.8% [71.7%, 98.9%]
+    take weight 0.1
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from eft_engine.evaluation.questions import Question
 from eft_engine.evaluation.run import WeightResult, evaluate
 from eft_engine.evaluation.scorers import ExactMatch, PatternMatch
 
-WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+WEIGHTS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 FORM = r"[^\n]+ [^\n]+\. Source: memory\."
 if "--real" in sys.argv:
     family = "HuggingFaceTB/SmolLM2"
