@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from typing import Any
 
 from llama_index.core.agent.workflow import FunctionAgent, ToolCallResult
 from llama_index.core.tools import FunctionTool
@@ -54,7 +55,9 @@ async def main() -> None:
         )
     await asyncio.to_thread(llm.load)
     # The description is all that a model sees of a tool; without it LlamaIndex would put the Python signature there too.
-    tools = [FunctionTool.from_defaults(tool, description=tool.__doc__) for tool in (get_population, get_weather)]
+    tools: list[Any] = [
+        FunctionTool.from_defaults(tool, description=tool.__doc__) for tool in (get_population, get_weather)
+    ]
     agent = FunctionAgent(tools=tools, llm=llm)
     for question in ("What is the population of Torvel?", "Tell me the weather in Belgar."):
         for weight in (0.0, 1.0):

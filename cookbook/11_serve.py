@@ -36,7 +36,7 @@ if "--real" in sys.argv:
 @contextlib.contextmanager
 def serving(*flags: str) -> Iterator[str]:
     """Run `eft serve` as a process on a free port; gives the address of its API."""
-    command = [Path(sys.executable).with_name("eft"), "serve", *flags, "--name", "eft", "--port", "0"]
+    command = [str(Path(sys.executable).with_name("eft")), "serve", *flags, "--name", "eft", "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         log = []
