@@ -55,16 +55,9 @@ def with_block(source: str, lines: list[str]) -> str:
     Raises:
         ValueError: the header has no block.
 
-    >>> print(with_block('\"\"\"Title.\n\nPrints:\n\n\"\"\"\n', ["one", "", "two"]))
-    \"\"\"Title.
-    <BLANKLINE>
-    Prints:
-    <BLANKLINE>
-        one
-    <BLANKLINE>
-        two
-    \"\"\"
-    <BLANKLINE>
+    >>> renewed = with_block('\"\"\"Title.\n\nPrints:\n\n\"\"\"\n', ["one", "", "two"])
+    >>> promised(renewed)
+    ['one', '', 'two']
     """
     escaped = [line.replace("\\", "\\\\").replace('"""', '\\"\\"\\"') for line in lines]
     block = "".join(f"    {line}\n" if line else "\n" for line in escaped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,6 +118,11 @@ def _atlas_trio() -> dict[str, Any]:
 
 
 # ---- headers and README ----------------------------------------------------------------------------------------------------
+
+
+def test_examples_of_the_renewing_command_hold() -> None:
+    result = doctest.testmod(renew)
+    assert (result.failed, result.attempted) == (0, 3)
 
 
 def test_a_renewed_block_is_read_back_as_it_was_printed() -> None:
