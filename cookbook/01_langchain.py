@@ -1,8 +1,8 @@
 """A retrieval chain and an agent with a tool in LangChain, each step at its own weight: python cookbook/01_langchain.py
 
 You learn to put `EFTChatModel` where another chat model stood, and to turn the dial per call: the chain answers once as the base
-alone and once in the tuned pair's form (one line of JSON); the agent runs as the base. All of them share one engine. Models: SmolLM2-135M-Instruct with the JSON adapter, offline; for real work name your
-own, `EFTChatModel(base="Qwen/Qwen2.5-7B-Instruct", tuned="./my-adapter", reference="Qwen/Qwen2.5-0.5B-Instruct")`.
+alone and once in the tuned pair's form (one line of JSON); the agent runs as the base. All of them share one engine. Models:
+SmolLM2-135M-Instruct with the JSON adapter, offline. `--real` takes Qwen2.5-7B with a pair of 0.5B (not run here).
 
 Prints:
 
@@ -14,6 +14,7 @@ Prints:
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 from langchain.agents import create_agent
@@ -38,6 +39,14 @@ def retrieve(question: str) -> str:
 
 
 llm = EFTChatModel(preset="smollm2-json", temperature=0.0, max_tokens=80)
+if "--real" in sys.argv:
+    llm = EFTChatModel(
+        base="Qwen/Qwen2.5-7B",
+        tuned="Qwen/Qwen2.5-0.5B-Instruct",
+        reference="Qwen/Qwen2.5-0.5B",
+        temperature=0.0,
+        max_tokens=80,
+    )
 prompt = ChatPromptTemplate.from_template("{context}\n\nUse the text above. {question}")
 chain = {"context": retrieve, "question": RunnablePassthrough()} | prompt | llm
 

@@ -6,7 +6,7 @@
 
 Everything is local: a small embedder (all-MiniLM-L6-v2), a vector store (FAISS), and the embedded trio. One LLM object serves all
 weights: at 0 the base answers alone, at 1 in the tuned pair's form, one line of JSON. `weights(...)` reaches it through the query
-engine, which passes no keywords on.
+engine, which passes no keywords on. `--real` takes Llama 3 (not run here).
 
 Prints:
 
@@ -17,6 +17,7 @@ Prints:
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,14 @@ index = VectorStoreIndex(
 )
 
 llm = EFTLLM(preset="smollm2-json", temperature=0.0, max_tokens=48)
+if "--real" in sys.argv:
+    llm = EFTLLM(
+        base="meta-llama/Llama-3.1-8B",
+        tuned="meta-llama/Llama-3.2-1B-Instruct",
+        reference="meta-llama/Llama-3.2-1B",
+        temperature=0.0,
+        max_tokens=48,
+    )
 template = PromptTemplate("{context_str}\n\nUse the text above. {query_str}")
 engine = index.as_query_engine(llm=llm, similarity_top_k=1, text_qa_template=template)
 

@@ -1,69 +1,156 @@
-"""The cookbook's files run, and print what their headers promise.
-
-A file's docstring ends with a block `Prints:` whose indented lines must appear in what the file prints, in that order.
-"""
+"""The cookbook's scripts run and print what their headers promise; their variants for real models run too, up to the weights."""
 
 from __future__ import annotations
 
-import ast
-import contextlib
-import io
-import re
-import runpy
+import doctest
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import transformers
 
-COOKBOOK = Path(__file__).parents[1] / "cookbook"
+from cookbook import renew
+from eft_engine import Engine, TunedPair
+from eft_engine.zoo.presets import atlas
+from eft_integrations import backend
+from tests.integrations.server.serving import running
 
-
-def promised(source: str) -> list[str]:
-    """Lines of the header's block."""
-    header = ast.get_docstring(ast.parse(source)) or ""
-    block = re.search(r"^Prints:\n\n((?:    .+\n?)+)", header, flags=re.MULTILINE)
-    return [line.strip() for line in block[1].splitlines()] if block else []
-
-
-def missing(lines: list[str], printed: str) -> list[str]:
-    """Promised lines that did not come, or not in their order."""
-    rest = iter([line.strip() for line in printed.splitlines()])
-    return [line for line in lines if line.strip() not in rest]
+SCRIPTS = renew.scripts()
+NEED_SMOLLM2 = {"01_langchain.py", "02_llama_index_rag.py"}
+MAX_LINES = 100
+"""Without the output in the header."""
+HUB = ("Qwen/", "meta-llama/", "HuggingFaceTB/")
 
 
-RECIPES = {
-    path.name: lines
-    for path in sorted(COOKBOOK.glob("[0-9][0-9]_*.py"))
-    if (lines := promised(path.read_text(encoding="utf-8")))
-}
+def test_every_script_has_a_header_that_says_models_and_output() -> None:
+    assert len(SCRIPTS) == 11
+    for name, source in SCRIPTS.items():
+        output = renew.promised(source)
+        assert output, name
+        header = source.partition('\n"""\n')[0]
+        assert f"python cookbook/{name}" in header, name
+        assert "--real" in header, name
+        assert "not run here" in header, name
+        assert len(source.splitlines()) - len(output) <= MAX_LINES, name
 
 
-def test_headers_are_read_and_lines_compared_in_order() -> None:
-    assert promised('"""Title.\n\nText.\n\nPrints:\n\n    one\n    two\n"""') == ["one", "two"]
-    assert promised('"""Title."""') == []
-    assert missing(["one", "two"], "one\nmore\ntwo\n") == []
-    assert missing(["one", "two"], "two\none\n") == ["two"]
-    assert "02_llama_index_rag.py" in RECIPES
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.smollm2] if name in NEED_SMOLLM2 else []) for name in SCRIPTS]
+)
+def test_script_prints_what_its_header_promises(name: str) -> None:
+    assert renew.run(name) == renew.promised(SCRIPTS[name])
 
 
-@pytest.mark.smollm2
-@pytest.mark.parametrize("name", RECIPES)
-def test_file_prints_what_its_header_promises(name: str) -> None:
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        runpy.run_path(str(COOKBOOK / name), run_name="__main__")
-    assert missing(RECIPES[name], printed.getvalue()) == [], printed.getvalue()
+# ---- real models: the same scripts with `--real`, Atlas in place of what a hub would give ----------------------------------
+
+
+def stand_in(source: str) -> str:
+    """A folder of Atlas for a hub id: by its size and by whether it is tuned. Anything else as it is."""
+    if not source.startswith(HUB):
+        return source
+    if source.endswith("-Instruct"):
+        return atlas("assistant").source
+    is_large = any(size in source for size in ("-7B", "-8B", "-1.7B"))
+    return atlas("base" if is_large else "reference").source
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Sources that were asked for, hub ids among them; what is loaded is Atlas, by an engine of the test's own."""
+    ids: list[str] = []
+    shared: dict[str, backend.EngineBackend] = {}
+    monkeypatch.setattr(backend, "_SHARED", shared)
+
+    def local(source: str) -> str:
+        ids.append(source)
+        return stand_in(source)
+
+    load, popen = Engine.load, subprocess.Popen
+
+    def load_atlas(base: str, *, pairs: dict[str, TunedPair], **options: Any) -> Engine:
+        local_pairs = {
+            name: TunedPair(local(pair.tuned.source), local(pair.reference.source)) for name, pair in pairs.items()
+        }
+        return load(local(base), pairs=local_pairs, **options)
+
+    monkeypatch.setattr(Engine, "load", load_atlas)
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda command, **options: popen([local(str(part)) for part in command], **options)
+    )
+    for auto in (transformers.AutoModelForCausalLM, transformers.AutoTokenizer):
+        pretrained = auto.from_pretrained
+        monkeypatch.setattr(
+            auto, "from_pretrained", lambda source, _real=pretrained, **o: _real(local(str(source)), **o)
+        )
+    yield ids
+    for loaded in shared.values():
+        loaded.close()
+
+
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "02_llama_index_rag.py"])
+def test_variant_for_real_models_runs(name: str, asked: list[str]) -> None:
+    assert renew.run(name, "--real")
+    hub = {source for source in asked if source.startswith(HUB)}
+    assert len({source.partition("/")[0] for source in hub}) == 1, "one family"
+    assert {stand_in(source) for source in hub} >= {atlas("base").source, atlas("reference").source}
+
+
+# ---- swapping the model ----------------------------------------------------------------------------------------------------
+
+
+def test_the_chain_of_another_provider_gives_the_same_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Engine.load(**_atlas_trio()) as engine, running({"gpt-4.1-mini": backend.backend_of(engine)}) as url:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{url}/v1")
+        monkeypatch.setenv("OPENAI_API_KEY", "none")
+        assert renew.run("07_swap_the_model.py", "openai") == renew.promised(SCRIPTS["07_swap_the_model.py"])
+
+
+def test_the_chain_ran_with_a_hub_model_before(asked: list[str]) -> None:
+    pytest.importorskip("langchain_huggingface")
+    assert renew.run("07_swap_the_model.py", "hugging-face")
+
+
+def _atlas_trio() -> dict[str, Any]:
+    pair = TunedPair(atlas("assistant"), atlas("reference"))
+    return {"base": atlas("base"), "pairs": {"assistant": pair}}
+
+
+# ---- headers and README ----------------------------------------------------------------------------------------------------
+
+
+def test_examples_of_the_renewing_command_hold() -> None:
+    result = doctest.testmod(renew)
+    assert (result.failed, result.attempted) == (0, 3)
+
+
+def test_a_renewed_block_is_read_back_as_it_was_printed() -> None:
+    source = '"""Title.\n\nText.\n\nPrints:\n\n    old\n      lines\n"""\n\nprint("Prints:")\n'
+    assert renew.promised(source) == ["old", "  lines"]
+    lines = ["new", "", '  a \\n and a """', "last"]
+    renewed = renew.with_block(source, lines)
+    assert renew.promised(renewed) == lines
+    assert renewed.endswith('"""\n\nprint("Prints:")\n')
+    assert renew.promised('"""Title."""') is None
+    with pytest.raises(ValueError, match="Prints"):
+        renew.with_block('"""Title."""', lines)
 
 
 def test_readme_shows_code_and_output_of_the_cookbook() -> None:
-    readme = (COOKBOOK.parent / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n((?:(?!```).)*)```\n\n```text\n(.*?)```", readme, flags=re.DOTALL)
-    shown = [(code, output) for code, output in blocks if "eft_integrations" in code]
-    assert shown
-    for code, output in shown:
-        sources = {name: (COOKBOOK / name).read_text(encoding="utf-8") for name in RECIPES}
-        fitting = [
-            name
-            for name, source in sources.items()
-            if not missing([line for line in code.splitlines() if line], source)
-        ]
-        assert [RECIPES[name] for name in fitting] == [output.splitlines()]
+    readme = (Path(renew.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    shown = [code for code, _ in renew.SHOWN.findall(readme) if "eft_integrations" in code]
+    assert len(shown) == 2
+    assert [len(renew.sources_of(code, SCRIPTS)) for code in shown] == [1, 1]
+    assert renew.with_outputs(readme, SCRIPTS) == readme
+
+
+def test_readme_lists_every_script() -> None:
+    readme = renew.README.read_text(encoding="utf-8")
+    assert [name for name in SCRIPTS if f"cookbook/{name}" not in readme] == []
+
+
+def test_outputs_in_the_readme_are_renewed_by_the_code_above_them() -> None:
+    sources = {"01_a.py": '"""A.\n\nPrints:\n\n    new\n"""\nx = 1\nprint(x)\n', "02_b.py": '"""B."""\ny = 2\n'}
+    readme = "```python\nprint(x)\n```\n\n```text\nold\n```\n\n```python\ny = 2\n```\n\n```text\nkept\n```\n"
+    assert renew.with_outputs(readme, sources) == readme.replace("old", "new")

@@ -171,6 +171,14 @@ def test_package_contracts_and_text_import_without_torch() -> None:
     assert ran.stdout == "[]\n"
 
 
+def test_the_command_line_imports_torch_only_when_it_computes() -> None:
+    code = (
+        "import sys, eft_engine.cli; print(sorted({'torch', 'transformers', 'numpy', 'matplotlib'} & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ran.stdout == "[]\n"
+
+
 def test_asking_for_the_engine_imports_torch() -> None:
     code = "import sys, eft_engine; eft_engine.Engine; print('torch' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -61,16 +62,12 @@ def show_atlas(*, num_questions: int, device: str, out: Console | None) -> dict[
     Returns:
         What was measured, by column.
     """
-    from eft_engine.engine.engine import Engine
-
     questions = load_fact_questions()[:num_questions]
     columns = [Column(name, []) for name in COLUMNS]
     started = time.perf_counter()
-    preset, config = find_preset("atlas"), EngineConfig(device=device)
-    with (
-        Engine.load(preset.base(), pairs=preset.pairs(), config=config) as trio,
-        Engine.load(atlas("assistant"), pairs={}, config=config) as small,
-    ):
+    with contextlib.ExitStack() as held:
+        with (out or Console(quiet=True)).status("loading Atlas"):
+            trio, small = _load(device, held)
         load_s = time.perf_counter() - started
         asked = ((small, None), (trio, 0.0), (trio, 1.0))
         first_answer_s: float | None = None
@@ -94,6 +91,17 @@ def show_atlas(*, num_questions: int, device: str, out: Console | None) -> dict[
             for column in columns
         },
     }
+
+
+def _load(device: str, held: contextlib.ExitStack) -> tuple[Any, Any]:
+    """The trio and the tuned model alone; `held` closes them, and gives torch its threads back."""
+    from eft_engine.engine.engine import Engine
+    from eft_engine.engine.openmp import num_threads
+
+    held.enter_context(num_threads(1))  # networks this small lose more by sharing work than a second thread saves
+    preset, config = find_preset("atlas"), EngineConfig(device=device)
+    trio = held.enter_context(Engine.load(preset.base(), pairs=preset.pairs(), config=config))
+    return trio, held.enter_context(Engine.load(atlas("assistant"), pairs={}, config=config))
 
 
 def _batches(num_questions: int) -> list[tuple[int, int]]:

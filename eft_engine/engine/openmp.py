@@ -8,10 +8,11 @@ runs out of work, gives its pool back. The next parallel region of that thread m
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -28,6 +29,17 @@ def release_workers() -> None:
     pause = _pause_function()
     if pause is not None:
         pause(_PAUSE_SOFT)
+
+
+@contextlib.contextmanager
+def num_threads(number: int) -> Iterator[None]:
+    """Inside, torch computes with this many threads: in the calling thread, and in threads that begin to compute there."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @functools.cache

@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eft_engine.config import CompositionOptions, SamplingParams
-from eft_engine.engine.engine import Engine
 from eft_engine.evaluation.intervals import Share, share_of
 from eft_engine.evaluation.questions import Question
 from eft_engine.evaluation.scorers import Scorer
 from eft_engine.outputs import RequestOutput
+
+if TYPE_CHECKING:
+    from eft_engine.engine.engine import Engine
 
 Weights = float | Mapping[str, float]
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel
 
 from eft_engine.errors import CorruptWeightsError, UnsafeWeightsError, UnsupportedAdapterError
@@ -52,6 +51,8 @@ class AdapterSwitch:
         return name
 
     def _hook_new_layers(self) -> None:
+        from peft.tuners.lora import LoraLayer  # takes a while to import, and most trios have no adapter
+
         self.remove_hooks()
         for module in self._model.modules():
             if isinstance(module, LoraLayer):

@@ -6,10 +6,13 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from eft_engine.config import EngineConfig, MemberConfig, TunedPair
-from eft_engine.engine.engine import Engine
 from eft_engine.errors import InvalidOptionError, ModelNotFoundError
+
+if TYPE_CHECKING:
+    from eft_engine.engine.engine import Engine
 
 ZOO = Path(__file__).parent
 DEFAULT_PRESET = "smollm2-json"
@@ -99,5 +102,7 @@ def find_preset(name: str) -> Preset:
 
 def load_preset(name: str = DEFAULT_PRESET, *, config: EngineConfig | None = None) -> Engine:
     """Load a preset's trio. Errors: as for `find_preset` and `Engine.load`."""
+    from eft_engine.engine.engine import Engine
+
     preset = find_preset(name)
     return Engine.load(preset.base(), pairs=preset.pairs(), config=config)

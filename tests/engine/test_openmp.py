@@ -58,3 +58,23 @@ def test_runtime_without_the_function_is_left_alone(monkeypatch: pytest.MonkeyPa
         release_workers()
     finally:
         openmp._pause_function.cache_clear()
+
+
+def test_a_limit_of_threads_holds_inside_and_in_threads_begun_there() -> None:
+    before = torch.get_num_threads()
+    seen: list[int] = []
+
+    def compute() -> None:
+        torch.ones(4, 4).sum()
+        seen.append(torch.get_num_threads())
+
+    with openmp.num_threads(before + 2):
+        assert torch.get_num_threads() == before + 2
+        thread = threading.Thread(target=compute)
+        thread.start()
+        thread.join()
+    assert seen == [before + 2]
+    assert torch.get_num_threads() == before
+    with pytest.raises(KeyError), openmp.num_threads(before + 1):
+        raise KeyError
+    assert torch.get_num_threads() == before
