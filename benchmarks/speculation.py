@@ -151,7 +151,9 @@ def batch(
         adapter = engine._trio.members["json.tuned"].adapter
         # At weight 1 base and reference, which are one network here, cancel out, and only the tuned row runs.
         limits = batch_limits(engine, [[None, adapter] if weight < 1.0 else [adapter] for weight in weights])
-    result = show(f"{size} requests of {max_tokens} tokens, weights 0.5 and 1, {dtype}", times, size * max_tokens, "one by one")
+    result = show(
+        f"{size} requests of {max_tokens} tokens, weights 0.5 and 1, {dtype}", times, size * max_tokens, "one by one"
+    )
     Console().print("limits: " + ", ".join(f"{kind} {limit:.1f}x" for kind, limit in limits.items()))
     finish("speculation_batch", {**result, "limits": limits, "sample": sample, "dtype": dtype, "cpu_time": cpu_time})
 
