@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from eft_integrations import backend
 from tests.integrations.server.serving import running
 
 SCRIPTS = renew.scripts()
+TRAINS = "03_up_scale_your_own.py"
 NEED_SMOLLM2 = {"01_langchain.py", "02_llama_index_rag.py"}
 MAX_LINES = 100
 """Without the output in the header."""
@@ -37,10 +39,28 @@ def test_every_script_has_a_header_that_says_models_and_output() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.smollm2] if name in NEED_SMOLLM2 else []) for name in SCRIPTS]
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.smollm2] if name in NEED_SMOLLM2 else [])
+        for name in SCRIPTS
+        if name != TRAINS
+    ],
 )
 def test_script_prints_what_its_header_promises(name: str) -> None:
     assert renew.run(name) == renew.promised(SCRIPTS[name])
+
+
+def test_script_that_trains_counts_what_its_header_promises() -> None:
+    def counts(lines: list[str]) -> list[tuple[str, int, int]]:
+        found = [re.match(r"(.+): (\d+) of 14 right, (\d+) with the behaviour", line) for line in lines]
+        return [(match[1], int(match[2]), int(match[3])) for match in found if match is not None]
+
+    promised = counts(renew.promised(SCRIPTS[TRAINS]) or [])
+    printed = counts(renew.run(TRAINS))
+    assert [name for name, *_ in printed] == [name for name, *_ in promised] == ["tuned small", "base", "up-scaled"]
+    for (_, *now), (_, *then) in zip(printed, promised, strict=True):
+        # Rounding differs among processors, and training carries it on: an answer or two may fall the other way.
+        assert max(abs(a - b) for a, b in zip(now, then, strict=True)) <= 2
 
 
 # ---- real models: the same scripts with `--real`, Atlas in place of what a hub would give ----------------------------------
