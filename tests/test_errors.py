@@ -39,6 +39,7 @@ PARENTS: dict[str, str] = {
     "EngineStepError": "GenerationError",
     "StepOutOfMemoryError": "EngineStepError",
     "TensorParallelError": "EFTError",
+    "RemoteServerError": "EFTError",
     "EngineClosedError": "EFTError",
 }
 CLASSES = {

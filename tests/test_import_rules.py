@@ -37,7 +37,7 @@ ALLOWED_LIBRARIES: dict[str, set[str]] = {
     "zoo": set(),
     "cli": {"typer", "rich", "matplotlib"},
 }
-ADAPTERS_NEED = {"backend", "messages", "openai_wire", "tool_calls", "trio_model", "weights"}
+ADAPTERS_NEED = {"backend", "messages", "openai_wire", "remote", "tool_calls", "trio_model", "weights"}
 """What a file of eft_integrations may import from its neighbours; besides, a folder's files may import one another."""
 
 
