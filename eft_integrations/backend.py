@@ -18,7 +18,17 @@ from typing import Any, Literal, Protocol
 from weakref import WeakKeyDictionary
 
 from eft_engine import errors
-from eft_engine.config import ChatTemplate, EngineConfig, JsonSchema, Lark, PromptOptions, SamplingParams, TunedPair
+from eft_engine.config import (
+    ChatTemplate,
+    EngineConfig,
+    JsonSchema,
+    Lark,
+    MemberConfig,
+    PromptOptions,
+    SamplingParams,
+    SpeculationOptions,
+    TunedPair,
+)
 from eft_engine.errors import InvalidOptionError
 from eft_engine.outputs import (
     EngineStats,
@@ -27,6 +37,7 @@ from eft_engine.outputs import (
     RequestOutput,
     TokenLogprobs,
     TopToken,
+    TrioReport,
     Usage,
 )
 from eft_integrations.messages import InvalidToolCall, Message, Tool, ToolCall, close_schema, merge_turns
@@ -56,16 +67,20 @@ __all__ = [
     "GenerationDelta",
     "JsonSchema",
     "Lark",
+    "MemberConfig",
     "RequestMetrics",
     "RequestOutput",
     "SamplingParams",
     "ScriptedBackend",
+    "SpeculationOptions",
     "TokenLogprobs",
     "TopToken",
+    "TrioReport",
     "TunedPair",
     "Usage",
     "backend_of",
     "errors",
+    "report_on_trio",
     "shared_backend",
 ]
 
@@ -281,8 +296,8 @@ def _last(results: Sequence[ChatResult | None]) -> ChatResult:
 class Asked:
     """A request in the engine's terms.
 
-    `prompt` is a text or the messages as mappings, `options` are the engine's keywords; `reads_calls` says whether the answer may hold
-    calls, which are written as `template` shows them.
+    `prompt` is a text or the messages as mappings, `options` are the engine's keywords; `reads_calls` says whether the answer
+    may hold calls, which are written as `template` shows them.
     """
 
     prompt: str | list[dict[str, Any]]
@@ -518,6 +533,18 @@ def shared_backend(
         if key not in _SHARED:
             _SHARED[key] = EngineBackend(load, model_name=preset or str(base), identity=key)
         return _SHARED[key]
+
+
+def report_on_trio(base: str, pairs: Mapping[str, TunedPair], config: EngineConfig) -> TrioReport:
+    """What is known of a trio before any weight is read: its members, and the proof that they share their vocabulary.
+
+    Raises:
+        LoadError: a member is missing, unreadable or of an unsupported kind.
+        VocabularyMismatchError: the members do not mean the same token by the same id.
+    """
+    from eft_engine import inspect_trio
+
+    return inspect_trio(base, pairs, config)
 
 
 def _pairs(tuned: str | None, reference: str | None, pairs: Mapping[str, Any] | None) -> dict[str, TunedPair]:

@@ -1,8 +1,8 @@
 """A `ChatBackend` over HTTP: a trio that vLLM serves, on other machines, behind the seam that all adapters talk to.
 
-The server renders prompts and counts tokens; grammars of tool calls and schemas are written here, and answers read here, by the same code
-that does it for an engine in this process. So an adapter behaves the same on one machine and on a cluster. The server is one that
-`eft serve --engine vllm` started (docs/vllm.md).
+The server renders prompts and counts tokens; grammars of tool calls and schemas are written here, and answers read here, by
+the same code that does it for an engine in this process. So an adapter behaves the same on one machine and on a cluster. The
+server is one that `eft serve --engine vllm` started (docs/vllm.md).
 """
 
 from __future__ import annotations
@@ -63,13 +63,19 @@ class RemoteBackend:
         base_url: address of the server's API, with its version: "http://host:8000/v1".
         served_name: the name of the model there; None: the first that the server lists.
         api_key: what the server wants to be sent, if it wants one.
-        connect_timeout_s: longest wait for a connection; answers may take as long as they take (adapters have timeouts of their own).
+        connect_timeout_s: longest wait for a connection; answers may take as long as they take (adapters have timeouts of
+        their own).
 
     Nothing is sent before something is asked. May be used from any thread and event loop.
     """
 
     def __init__(
-        self, base_url: str, *, served_name: str | None = None, api_key: str | None = None, connect_timeout_s: float = 10.0
+        self,
+        base_url: str,
+        *,
+        served_name: str | None = None,
+        api_key: str | None = None,
+        connect_timeout_s: float = 10.0,
     ) -> None:
         self._url = base_url.rstrip("/")
         self._root = self._url.removesuffix("/v1")
@@ -180,9 +186,7 @@ class RemoteBackend:
         """See `ChatBackend`. The request is checked and sent now, not when the first piece is asked for."""
         call = self._call(request)
         with _reaching(self._url):
-            response = self._client.send(
-                self._client.build_request("POST", call.url, json=call.body), stream=True
-            )
+            response = self._client.send(self._client.build_request("POST", call.url, json=call.body), stream=True)
             if response.status_code != 200:
                 response.read()
                 self._fail(response, request)
@@ -385,7 +389,9 @@ class _Call:
 
 
 def _prompt_fields(asked: Asked, request: ChatRequest) -> dict[str, Any]:
-    """A text, or messages with what the chat template reads. Tools are shown to the model; calls are constrained by our own grammar."""
+    """A text, or messages with what the chat template reads. Tools are shown to the model; calls are constrained by our own
+    grammar.
+    """
     if request.prompt is not None:
         return {"prompt": request.prompt}
     variables = dict(asked.options["prompt_options"].template_variables)
@@ -416,7 +422,8 @@ def _as_text(arguments: Any) -> str:
 
 def _sampling_fields(sampling: SamplingParams, *, is_text: bool) -> dict[str, Any]:
     same = (
-        "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "ignore_eos",
+        "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
+        "ignore_eos",
     )  # fmt: skip
     fields: dict[str, Any] = {name: getattr(sampling, name) for name in same}
     fields |= {"stop": list(sampling.stop), "stop_token_ids": list(sampling.stop_token_ids)}
@@ -524,9 +531,9 @@ SAMPLE = re.compile(r"^vllm:(\w+?)(?:\{[^}]*\})? ([-+.\deE]+)$", re.MULTILINE)
 
 
 def _stats(exposition: str) -> EngineStats:
-    """vLLM's metrics in our words.
+    """The metrics of vLLM in our words.
 
-    >>> _stats('vllm:num_requests_running{engine="0"} 2.0\\nvllm:prompt_tokens_total{engine="0"} 7.0').prompt_tokens
+    >>> _stats('vllm:prompt_tokens_total{engine="0"} 7.0').prompt_tokens
     7
     """
     totals: dict[str, float] = {}

@@ -38,7 +38,8 @@ class TrioModel(BaseModel):
     """Fields and behaviour of a host's model class that answers with a trio; mixed into the host's own base class.
 
     Name the trio by `preset`, by `base` with `tuned` and `reference`, by `base` with `pairs`, or hand over an `engine` or a
-    `backend`; or give the `base_url` of a server that vLLM runs (docs/vllm.md). The engine is loaded when it is first needed and shared by all models of the process that name the same trio.
+    `backend`; or give the `base_url` of a server that vLLM runs (docs/vllm.md). The engine is loaded when it is first needed
+    and shared by all models of the process that name the same trio.
     """
 
     base: str | None = Field(default=None, description="the large model: hub id, folder or .gguf file")

@@ -24,7 +24,8 @@ def inspect(
     device: options.Device = "auto",
     as_json: options.Json = False,
     plan: Annotated[
-        bool, typer.Option("--plan", help="How much of it fits on GPUs under vLLM (docs/vllm.md): also without GPUs here.")
+        bool,
+        typer.Option("--plan", help="How much of it fits on GPUs under vLLM (docs/vllm.md): also without GPUs here."),
     ] = False,
     gpu_gib: Annotated[float, typer.Option(help="With --plan: memory of one GPU, GiB.")] = 80.0,
     context: Annotated[int, typer.Option(help="With --plan: tokens of a request, prompt and answer.")] = 8192,
@@ -94,7 +95,10 @@ def _show_capacity(plan: TrioPlan, *, gpu_bytes: int, context_len: int, as_json:
         members.add_column(heading, justify="left" if heading == "member" else "right")
     for size in sizes:
         members.add_row(
-            size.name, f"{size.num_parameters / 1e6:,.1f} M", _mib(size.weight_bytes), _mib(size.cache_bytes(context_len))
+            size.name,
+            f"{size.num_parameters / 1e6:,.1f} M",
+            _mib(size.weight_bytes),
+            _mib(size.cache_bytes(context_len)),
         )
     for heading in ("GPUs", "weights per GPU", "caches per GPU", f"requests of {context_len} tokens at a time"):
         groups.add_column(heading, justify="right")

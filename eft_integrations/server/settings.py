@@ -74,7 +74,9 @@ class ServerSettings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="address to listen on; other than loopback needs a key")
     port: int = Field(default=8000, ge=0, le=65535)
     api_key: SecretStr | None = Field(default=None, description="what clients must send; several, separated by commas")
-    upstream_api_key: SecretStr | None = Field(default=None, description="what servers of compositions with url are sent")
+    upstream_api_key: SecretStr | None = Field(
+        default=None, description="what servers of compositions with url are sent"
+    )
     compositions: list[CompositionSettings] = Field(default_factory=list)
     engine: EngineConfig = Field(default_factory=lambda: EngineConfig(max_queued_requests=256))
     default_max_tokens: int = Field(default=1024, ge=1, description="for chat and responses that do not say")

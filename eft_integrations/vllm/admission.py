@@ -1,8 +1,8 @@
 """Bad weights end as an error of their request: the classes by which vLLM's front end checks a request's extra arguments.
 
-vLLM checks requests with the custom logits processors that a model is started with, named "module:Class". These classes process
-nothing; they carry the pairs in their name, so that every process that vLLM starts makes the same class of the same text and nothing is
-kept on the side.
+vLLM checks requests with the custom logits processors that a model is started with, named "module:Class". These classes
+process nothing; they carry the pairs in their name, so that every process that vLLM starts makes the same class of the same
+text and nothing is kept on the side.
 """
 
 from __future__ import annotations

@@ -66,16 +66,16 @@ def _choose_cpu_worker(vllm_config: VllmConfig) -> None:
 def _refuse_unsupported(vllm_config: VllmConfig) -> None:
     parallel, model = vllm_config.parallel_config, vllm_config.model_config
     speculative = vllm_config.speculative_config
+    stacks = "a trio is several stacks of layers, not one; split it with --tensor-parallel-size, over several nodes too"
+    merge = "merge the adapter into its reference model and give the merged model as tuned"
+    load_format = vllm_config.load_config.load_format
     refused = {
-        "pipeline parallelism (a trio is several stacks of layers, not one); split it with --tensor-parallel-size, over several "
-        "nodes too": parallel.pipeline_parallel_size > 1,
+        f"pipeline parallelism ({stacks})": parallel.pipeline_parallel_size > 1,
         "prefill context parallelism": parallel.prefill_context_parallel_size > 1,
-        "dual-batch overlap (--enable-dbo)": bool(getattr(parallel, "use_ubatching", False)),
-        "LoRA (--enable-lora); merge the adapter into its reference model and give the merged model as tuned": vllm_config.lora_config
-        is not None,
-        "prompt embeddings (each member has its own)": bool(model.enable_prompt_embeds),
-        f"load format {vllm_config.load_config.load_format!r}; trios are read from safetensors": vllm_config.load_config.load_format
-        not in LOAD_FORMATS,
+        "dual-batch overlap (--enable-dbo)": parallel.use_ubatching,
+        f"LoRA (--enable-lora); {merge}": vllm_config.lora_config is not None,
+        "prompt embeddings (each member has its own)": model.enable_prompt_embeds,
+        f"load format {load_format!r}; trios are read from safetensors": load_format not in LOAD_FORMATS,
         "pooling (--runner pooling)": model.runner_type != "generate",
     }
     for what, found in refused.items():
@@ -97,13 +97,16 @@ def _check_members(trio: ModelConfig) -> None:
         for kind in ("is_multimodal_model", "is_encoder_decoder", "is_hybrid", "is_attention_free", "uses_mrope"):
             if getattr(config, kind, False):
                 raise ValueError(
-                    f"EFTForCausalLM: {config.model} ({key}) is of a kind that trios do not support ({kind}); every member must be a "
-                    "decoder of text with attention layers (save the language model of a multimodal checkpoint by itself)"
+                    f"EFTForCausalLM: {config.model} ({key}) is of a kind that trios do not support ({kind}); every "
+                    "member must be a decoder of text with attention layers (save the language model of a multimodal "
+                    "checkpoint by itself)"
                 )
     sizes = {key: config.get_vocab_size() for key, config in configs.items()}
     if max(sizes.values()) > 1.25 * min(sizes.values()):
         raise ValueError(f"EFTForCausalLM: the members' vocabularies cannot be the same: {sizes}")
-    trio.hf_config.eft_eos_token_ids = sorted({token for config in configs.values() for token in _eos_token_ids(config)})
+    trio.hf_config.eft_eos_token_ids = sorted(
+        {token for config in configs.values() for token in _eos_token_ids(config)}
+    )
     _limit_length(trio, {key: config.max_model_len for key, config in configs.items()})
 
 
@@ -120,7 +123,7 @@ def _limit_length(trio: Any, lengths: dict[str, int]) -> None:
         return
     if trio.original_max_model_len not in (None, -1):
         raise ValueError(
-            f"EFTForCausalLM: --max-model-len {trio.max_model_len} is more than the members allow: {lengths}; leave it out, or give "
-            f"{shortest}"
+            f"EFTForCausalLM: --max-model-len {trio.max_model_len} is more than the members allow: {lengths}; leave it "
+            f"out, or give {shortest}"
         )
     trio.max_model_len = shortest

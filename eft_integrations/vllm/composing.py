@@ -1,7 +1,7 @@
 """The tensor functions of the composition inside vLLM: weights that travel as columns, and logits that become one row.
 
-vLLM gathers rows of one tensor of hidden states, in many places, and asks the model for the logits of those rows. So the weights stand
-in the rows themselves, behind the hidden states of all members: whatever gathers rows gathers their weights.
+vLLM gathers rows of one tensor of hidden states, in many places, and asks the model for the logits of those rows. So the
+weights stand in the rows themselves, behind the hidden states of all members: whatever gathers rows gathers their weights.
 """
 
 from __future__ import annotations
@@ -40,11 +40,12 @@ def columns_to_weights(columns: Tensor) -> Tensor:
 
 
 def compose_logits(base: Tensor, pairs: Iterable[tuple[Tensor, Tensor]], weights: Tensor) -> Tensor:
-    """base + sum of weight * (tuned - reference), up to a constant per row (softmax does not see it).
+    """The sum base + sum of weight * (tuned - reference), up to a constant per row (softmax does not see it).
 
     Args:
         base: [rows, vocab] logits, float32; it is overwritten with the result.
-        pairs: tuned and reference logits of each pair, [rows, their vocab]; read one pair at a time. A vocabulary that ends earlier than
+        pairs: tuned and reference logits of each pair, [rows, their vocab]; read one pair at a time. A vocabulary that ends
+        earlier than
             the base's leaves the base's further ids impossible: no member but the base knows them.
         weights: [rows, pairs].
 

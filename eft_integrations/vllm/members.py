@@ -1,4 +1,6 @@
-"""Each member of the trio as vLLM's own model: any family that vLLM has, with its own configuration, layers, caches and quantisation."""
+"""Each member of the trio as vLLM's own model: any family that vLLM has, with its own configuration, layers, caches and
+quantisation.
+"""
 
 from __future__ import annotations
 
@@ -61,8 +63,8 @@ def member_configs(trio: ModelConfig, *, max_model_len: int | None) -> Iterator[
 def build_member(vllm_config: VllmConfig, model_config: ModelConfig, *, prefix: str) -> nn.Module:
     """The member's model, without weights.
 
-    Its layers are known to vLLM by names that begin with `prefix`, so each has its own key/value cache, and what is compiled for one member
-    is never taken for another.
+    Its layers are known to vLLM by names that begin with `prefix`, so each has its own key/value cache, and what is compiled
+    for one member is never taken for another.
     """
     model_config = copy.copy(model_config)
     model_config.is_submodel_config = True  # a part of a configuration that has been checked as a whole
@@ -75,7 +77,8 @@ def build_member(vllm_config: VllmConfig, model_config: ModelConfig, *, prefix: 
         quant_config=VllmConfig.get_quantization_config(model_config, vllm_config.load_config),
     )
     with set_model_tag(f"eft_{prefix}"):
-        return initialize_model(vllm_config=config, model_config=model_config, prefix=prefix)
+        member: nn.Module = initialize_model(vllm_config=config, model_config=model_config, prefix=prefix)
+    return member
 
 
 def prepare_head(member: nn.Module, *, skip_gather: bool) -> bool:

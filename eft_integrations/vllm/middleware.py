@@ -1,8 +1,9 @@
 """Names and weights of `eft serve` on vLLM's own server: an ASGI middleware that puts them where vLLM keeps what it does not know.
 
-Weights of a request may stand, as for `eft serve` and in the same order of precedence, in the body (`eft_reward_weights`), in the header
-`X-EFT-Reward-Weights`, or behind the model's name (`name@chat=0.5`); a composition's own weights belong to its name. All of it becomes
-`vllm_xargs`. `/v1/models` says which pairs a name has. The tokens that end a text are those of all members, as in the engine.
+Weights of a request may stand, as for `eft serve` and in the same order of precedence, in the body (`eft_reward_weights`), in
+the header `X-EFT-Reward-Weights`, or behind the model's name (`name@chat=0.5`); a composition's own weights belong to its
+name. All of it becomes `vllm_xargs`. `/v1/models` says which pairs a name has. The tokens that end a text are those of all
+members, as in the engine.
 """
 
 from __future__ import annotations
@@ -180,4 +181,3 @@ class _Answer:
         headers = [(name, value) for name, value in self._start["headers"] if name.lower() != b"content-length"]
         await self._send({**self._start, "headers": [*headers, (b"content-length", str(len(body)).encode())]})
         await self._send({"type": "http.response.body", "body": body})
-

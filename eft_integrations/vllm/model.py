@@ -1,14 +1,14 @@
 """The architecture `EFTForCausalLM`: every token goes through all members, and the logits of its row are composed.
 
-The model's hidden states are those of the base, of each pair's tuned and reference model, and the bits of the row's weights, side by
-side: [tokens, hidden sizes + weight columns]. See `composing`.
+The model's hidden states are those of the base, of each pair's tuned and reference model, and the bits of the row's weights,
+side by side: [tokens, hidden sizes + weight columns]. See `composing`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,10 @@ class EFTForCausalLM(nn.Module):
         self.dtype = trio.dtype
         configs = dict(member_configs(trio, max_model_len=trio.max_model_len))
         self.members = nn.ModuleDict(
-            {key: build_member(vllm_config, config, prefix=maybe_prefix(prefix, key)) for key, config in configs.items()}
+            {
+                key: build_member(vllm_config, config, prefix=maybe_prefix(prefix, key))
+                for key, config in configs.items()
+            }
         )
         self.vocab_sizes = {key: config.get_vocab_size() for key, config in configs.items()}
         self.vocab_size = self.vocab_sizes[BASE]
@@ -51,7 +54,8 @@ class EFTForCausalLM(nn.Module):
         self._width = sum(self._widths) + num_weight_columns(len(self.options.pairs), self.dtype)
         own = torch.tensor([list(self.options.weights.values())], dtype=torch.float32)
         self.register_buffer("own_weights", own, persistent=False)  # [1, pairs]
-        # Members with one vocabulary lie on the ranks in the same parts: these are composed, and one row is gathered instead of all members'.
+        # Members with one vocabulary lie on the ranks in the same parts: these are composed, and one row is gathered instead
+        # of all members'.
         same = len(set(self.vocab_sizes.values())) == 1
         obeying = [prepare_head(member, skip_gather=same) for member in self.members.values()]
         self.composes_parts = same and all(obeying)
@@ -73,23 +77,24 @@ class EFTForCausalLM(nn.Module):
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Hand each checkpoint to its member; the names of all parameters that were loaded."""
-        small = set(self.members) - {BASE}
-
-        def member_of(item: tuple[str, Tensor]) -> str:
-            first = item[0].partition(".")[0]
-            return first if first in small else BASE
-
         loaded: set[str] = set()
-        for key, items in groupby(weights, member_of):
-            own = items if key == BASE else ((name.partition(".")[2], tensor) for name, tensor in items)
-            loaded |= {f"members.{key}.{name}" for name in self.members[key].load_weights(own) or ()}
+        for key, items in groupby(weights, self._member_of):
+            names = self._member(key).load_weights(_own_names(items, key)) or ()
+            loaded |= {f"members.{key}.{name}" for name in names}
         return loaded
+
+    def _member_of(self, item: tuple[str, Tensor]) -> str:
+        first = item[0].partition(".")[0]
+        return first if first != BASE and first in self.members else BASE
+
+    def _member(self, key: str) -> Any:
+        return self.members[key]
 
     # ---- forward -----------------------------------------------------------------------------------------------------
 
     def embed_input_ids(self, input_ids: Tensor) -> Tensor:
         """The base's embeddings (vLLM's protocol asks for it; the members embed by themselves)."""
-        return self.members[BASE].embed_input_ids(input_ids)
+        return cast(Tensor, self._member(BASE).embed_input_ids(input_ids))
 
     def forward(
         self,
@@ -113,12 +118,14 @@ class EFTForCausalLM(nn.Module):
         """
         assert inputs_embeds is None, "prompt embeddings are refused at the start"
         num_tokens = input_ids.shape[0]
-        weights = self.own_weights.expand(num_tokens, -1) if eft_weights is None else eft_weights[:num_tokens]
+        weights = (
+            cast(Tensor, self.own_weights).expand(num_tokens, -1) if eft_weights is None else eft_weights[:num_tokens]
+        )
         joined = torch.empty((num_tokens, self._width), dtype=self.dtype, device=input_ids.device)
-        parts = joined.split([*self._widths, self._width - sum(self._widths)], dim=1)
+        parts = torch.split(joined, [*self._widths, self._width - sum(self._widths)], dim=1)
         for key, part in zip(self.members, parts, strict=False):
             # Copied at once: the memory of a CUDA graph's result is used again by the graphs that run after it.
-            part.copy_(self.members[key](self._known_ids(key, input_ids), positions))
+            part.copy_(self._member(key)(self._known_ids(key, input_ids), positions))
         parts[-1].copy_(weights_to_columns(weights, self.dtype))
         return joined
 
@@ -142,7 +149,7 @@ class EFTForCausalLM(nn.Module):
         return None if logits is None else logits[:, : self.vocab_size]
 
     def compute_logits_local(self, hidden_states: Tensor) -> Tensor:
-        """This rank's part of the composed logits, padded as vLLM pads the vocabulary: [rows, padded vocab / ranks], float32."""
+        """The rank's part of the composed logits, padded as vLLM pads the vocabulary: [rows, padded vocab / ranks], float32."""
         assert self.composes_parts, "refused when the model was made"
         logits = self._compose(hidden_states)
         return self._mask(logits, start=get_tensor_model_parallel_rank() * logits.shape[1])
@@ -153,9 +160,9 @@ class EFTForCausalLM(nn.Module):
         return None if logits is None else self._mask(logits, start=0)
 
     def _compose(self, hidden_states: Tensor) -> Any:
-        parts = hidden_states.split([*self._widths, self._width - sum(self._widths)], dim=1)
+        parts = torch.split(hidden_states, [*self._widths, self._width - sum(self._widths)], dim=1)
         rows = {key: part.contiguous() for key, part in zip(self.members, parts, strict=False)}
-        base = self.members[BASE].compute_logits(rows[BASE])
+        base = self._member(BASE).compute_logits(rows[BASE])
         small = self._logits_of_pairs(rows)
         if base is None:  # another rank composes, but this one has to take part in gathering for it
             for _ in small:
@@ -168,8 +175,8 @@ class EFTForCausalLM(nn.Module):
         for index in range(len(self.options.pairs)):
             tuned, reference = f"tuned_{index}", f"reference_{index}"
             yield (
-                self.members[tuned].compute_logits(rows[tuned]),
-                self.members[reference].compute_logits(rows[reference]),
+                self._member(tuned).compute_logits(rows[tuned]),
+                self._member(reference).compute_logits(rows[reference]),
             )
 
     def _mask(self, logits: Tensor, *, start: int) -> Tensor:
@@ -187,3 +194,9 @@ class EFTForCausalLM(nn.Module):
         from eft_integrations.vllm.model_state import EFTModelState
 
         return EFTModelState
+
+
+def _own_names(items: Iterable[tuple[str, Tensor]], key: str) -> Iterator[tuple[str, Tensor]]:
+    """Tensors under the names of their own checkpoint."""
+    prefix = "" if key == BASE else f"{key}."
+    return ((name.removeprefix(prefix), tensor) for name, tensor in items)

@@ -1,12 +1,11 @@
 """The weights of a request: where vLLM's requests carry them, how they are written, and what is refused.
 
-The front end checks them, so that a mistake ends as an error of its request. A worker reads them again with `effective_weights`, which
-cannot fail: an exception in a worker would end all requests.
+The front end checks them, so that a mistake ends as an error of its request. A worker reads them again with
+`effective_weights`, which cannot fail: an exception in a worker would end all requests.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,8 +22,8 @@ def read_weights(extra_args: Mapping[str, Any] | None, own: Mapping[str, float])
     """Weights of all pairs, in their order, for a request with these extra arguments.
 
     Args:
-        extra_args: `KEY` may be a number for all pairs, a list with one number per pair, a text ("chat=0.5,json=1", or a number), or, where
-            Python calls vLLM, a mapping. Without it the pairs keep their own weights.
+        extra_args: `KEY` may be a number for all pairs, a list with one number per pair, a text ("chat=0.5,json=1", or a
+            number), or, where Python calls vLLM, a mapping. Without it the pairs keep their own weights.
         own: the pairs' own weights, by name.
 
     Raises:
@@ -71,7 +70,7 @@ def _by_pair(value: Any, own: Mapping[str, float]) -> Sequence[Any]:
 def effective_weights(extra_args: Mapping[str, Any] | None, own: Mapping[str, float]) -> tuple[float, ...]:
     """`read_weights` for workers: what the front end should have refused becomes the pairs' own weights.
 
-    >>> effective_weights({"eft_weights": [math.nan]}, {"chat": 1.0})
+    >>> effective_weights({"eft_weights": [float("nan")]}, {"chat": 1.0})
     (1.0,)
     """
     try:

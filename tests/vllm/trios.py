@@ -1,4 +1,6 @@
-"""Small random trios on disk, in shapes that vLLM's attention on a CPU has, and the loop over transformers models that judges vLLM."""
+"""Small random trios on disk, in shapes that vLLM's attention on a CPU has, and the loop over transformers models that judges
+vLLM.
+"""
 
 from __future__ import annotations
 
