@@ -48,6 +48,13 @@ class MemberSize:
         """Bytes of the weights."""
         return self.num_parameters * self.element_bytes
 
+    def can_be_split(self, num_gpus: int) -> bool:
+        """Whether every GPU gets whole heads."""
+        kv_heads = {layers.num_kv_heads for layers in self.layers}
+        return self.num_heads % num_gpus == 0 and all(
+            heads % num_gpus == 0 or num_gpus % heads == 0 for heads in kv_heads
+        )
+
     def cache_bytes(self, num_tokens: int, num_gpus: int = 1) -> int:
         """Keys and values of a text of `num_tokens` on each GPU."""
         return sum(
@@ -110,8 +117,10 @@ def trio_sizes(plan: TrioPlan) -> list[MemberSize]:
 
 
 def splits(members: Sequence[MemberSize], *, up_to: int = 16) -> list[int]:
-    """Numbers of GPUs that all members can be split over: each must divide the attention heads of every member."""
-    return [number for number in range(1, up_to + 1) if all(member.num_heads % number == 0 for member in members)]
+    """Numbers of GPUs that all members can be split over: each divides the attention heads of every member, and the key/value heads
+    too, or is a multiple of them.
+    """
+    return [number for number in range(1, up_to + 1) if all(member.can_be_split(number) for member in members)]
 
 
 def capacity(

@@ -9,7 +9,7 @@ from tests.vllm.trios import Asked
 
 
 def answers(llm: Any, requests: Sequence[Asked], **sampling: Any) -> list[Any]:
-    """vLLM's outputs of greedy requests that run together."""
+    """Outputs of greedy requests that run together."""
     from vllm import SamplingParams
 
     parameters = [
@@ -28,7 +28,7 @@ def token_ids(llm: Any, requests: Sequence[Asked]) -> list[list[int]]:
 
 
 def counters(llm: Any) -> dict[str, int]:
-    """vLLM's own counters, by name."""
+    """The counters of vLLM, by name."""
     found: dict[str, int] = {}
     for metric in llm.get_metrics():
         if hasattr(metric, "value"):

@@ -15,7 +15,7 @@ def trio(tmp_path_factory: pytest.TempPathFactory) -> TrioFolders:
 
 
 def configure(trio: TrioFolders, overrides: dict[str, Any] | None = None, **options: Any) -> Any:
-    """vLLM's whole configuration of a trio; nothing is loaded."""
+    """The whole configuration of a trio; nothing is loaded."""
     from vllm.engine.arg_utils import EngineArgs
     from vllm.plugins import load_general_plugins
 
@@ -38,7 +38,6 @@ def test_plain_trio_is_configured(trio: TrioFolders) -> None:
         ({"enable_lora": True}, "LoRA"),
         ({"enable_prompt_embeds": True}, "prompt embeddings"),
         ({"load_format": "sharded_state"}, "load format"),
-        ({"speculative_config": {"method": "suffix", "num_speculative_tokens": 2}}, "speculative decoding by 'suffix'"),
         ({"max_model_len": CONTEXT_LEN + 1}, "max"),
     ],
 )
@@ -63,13 +62,13 @@ def test_wrong_pairs_are_refused(trio: TrioFolders, eft: Any, message: str) -> N
 
 
 def test_eagle_is_refused() -> None:
-    """vLLM reads the head of a drafter before it asks us, so the check is asked by itself."""
+    """The head of a drafter is read before vLLM asks us, so the check is asked by itself."""
     from types import SimpleNamespace
 
     from eft_integrations.vllm import checks
 
     fine = {"pipeline_parallel_size": 1, "prefill_context_parallel_size": 1, "use_ubatching": False}
-    for method in ("eagle", "eagle3", "mtp", "medusa", "dflash"):
+    for method in ("eagle", "eagle3", "mtp", "medusa", "dflash", "suffix"):
         config = SimpleNamespace(
             parallel_config=SimpleNamespace(**fine),
             model_config=SimpleNamespace(enable_prompt_embeds=False, runner_type="generate"),
