@@ -52,9 +52,9 @@ class TrioModel(BaseModel):
     engine_config: dict[str, Any] = Field(default_factory=dict, description="fields of EngineConfig")
     base_url: str | None = Field(default=None, description='a server that holds the trio: "http://host:8000/v1"')
     served_name: str | None = Field(default=None, description="its name on that server; None: the server's first")
-    api_key: SecretStr | None = Field(default=None, exclude=True, description="what that server wants to be sent")
-    engine: Any = Field(default=None, exclude=True, repr=False, description="an engine that is already loaded")
-    backend: Any = Field(default=None, exclude=True, repr=False, description="any ChatBackend")
+    api_key: SecretStr | None = Field(
+        default=None, exclude=True, description="what the server of base_url wants to be sent; no use otherwise"
+    )
 
     reward_weights: RewardWeights | None = Field(
         default=None, description="for every pair, or by pair; None: their own"
@@ -87,8 +87,8 @@ class TrioModel(BaseModel):
             raise ValueError(
                 "give one of: engine, backend, base_url, or the names of a trio (preset, base, tuned, reference, pairs)"
             )
-        if self.base_url is None and (self.served_name is not None or self.api_key is not None):
-            raise ValueError("served_name and api_key belong to base_url, the address of a server")
+        if self.base_url is None and self.served_name is not None:
+            raise ValueError("served_name belongs to base_url, the address of a server")
         if self.backend is not None:
             self._backend = self.backend
         elif self.engine is not None:

@@ -59,9 +59,6 @@ class EFTChatModel(TrioModel, BaseChatModel):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", protected_namespaces=())
 
-    api_key: Any = Field(
-        default=None, exclude=True, repr=False, description="accepted for compatibility; nothing is sent"
-    )
     max_retries: int | None = Field(default=None, description="accepted for compatibility; local calls are not retried")
     streaming: bool = Field(default=False, description="invoke streams inside, so that callbacks see tokens")
 
