@@ -55,6 +55,8 @@ class TrioModel(BaseModel):
     api_key: SecretStr | None = Field(
         default=None, exclude=True, description="what the server of base_url wants to be sent; no use otherwise"
     )
+    engine: Any = Field(default=None, exclude=True, repr=False, description="an engine that is already loaded")
+    backend: Any = Field(default=None, exclude=True, repr=False, description="any ChatBackend")
 
     reward_weights: RewardWeights | None = Field(
         default=None, description="for every pair, or by pair; None: their own"
