@@ -20,10 +20,14 @@ def trio(tmp_path_factory: pytest.TempPathFactory) -> TrioFolders:
 
 
 @pytest.fixture
-def state(trio: TrioFolders) -> Any:
-    """The state of a model with two pairs."""
+def state(trio: TrioFolders, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The state of a model with two pairs; without pinned memory, as vLLM has it on a CPU."""
+    from vllm.v1.worker.cpu import buffer_utils as on_a_cpu
+    from vllm.v1.worker.gpu import buffer_utils
+
     from eft_integrations.vllm.model_state import EFTModelState
 
+    monkeypatch.setattr(buffer_utils, "UvaBuffer", on_a_cpu.UvaBuffer)
     config = configure(trio, max_num_seqs=4, max_num_batched_tokens=32)
     model = SimpleNamespace(options=SimpleNamespace(weights=OWN), own_weights=torch.tensor([list(OWN.values())]))
     return EFTModelState(config, model, None, torch.device("cpu"))

@@ -92,6 +92,5 @@ def test_trio_is_no_longer_than_its_shortest_member(trio: TrioFolders, tmp_path:
     pairs = {"chat": {"tuned": str(short), "reference": str(reference)}}
     config = configure(trio, {"architectures": ["EFTForCausalLM"], "eft": {"pairs": pairs}})
     assert config.model_config.max_model_len == 128
-    assert config.scheduler_config.max_model_len == 128
     with pytest.raises(Exception, match="more than the members allow"):
         configure(trio, {"architectures": ["EFTForCausalLM"], "eft": {"pairs": pairs}}, max_model_len=256)
