@@ -7,9 +7,11 @@ STAMP := $(VENV)/.installed
 # Agent frameworks whose requirements contradict the project's own (openai 3) or everybody's (CrewAI) have environments of their own.
 CLIENTS := .venv-clients
 CREWAI := .venv-crewai
+# vLLM pins torch, transformers and most of what it needs.
+VLLM := .venv-vllm
 RUNNERS := httpx pytest pytest-asyncio pytest-timeout
 
-.PHONY: help venv demo test test-clients lint clean
+.PHONY: help venv demo test test-clients test-vllm lint clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -45,10 +47,20 @@ test-clients: venv $(CLIENTS)/.installed $(CREWAI)/.installed  ## client librari
 	$(CLIENTS)/bin/python -m pytest --confcutdir=tests/clients tests/clients
 	$(CREWAI)/bin/python -m pytest --confcutdir=tests/clients tests/clients
 
+$(VLLM)/.installed: pyproject.toml constraints-vllm.txt
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check "torch==$$(sed -n 's/^torch==//p' constraints-vllm.txt)"
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-vllm.txt
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+test-vllm: $(VLLM)/.installed  ## trios inside vLLM (on a CPU, in an environment of its own)
+	$(VLLM)/bin/python -m pytest --confcutdir=tests/vllm tests/vllm
+
 lint: venv  ## ruff (format and rules) and strict typing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 clean:  ## remove the environment and everything built
-	rm -rf $(VENV) $(CLIENTS) $(CREWAI) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(CLIENTS) $(CREWAI) $(VLLM) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -41,6 +41,7 @@ from eft_engine.outputs import (
 
 if TYPE_CHECKING:
     from eft_engine.engine.engine import Engine, LoadedPair
+    from eft_engine.models.planning import inspect_trio
     from eft_engine.zoo.presets import load_preset
 
 __version__ = "0.1.0"
@@ -71,6 +72,7 @@ __all__ = [
     "Usage",
     "Verbatim",
     "errors",
+    "inspect_trio",
     "load_preset",
 ]
 
@@ -81,6 +83,10 @@ def __getattr__(name: str) -> Any:
         from eft_engine.engine import engine
 
         return getattr(engine, name)
+    if name == "inspect_trio":
+        from eft_engine.models.planning import inspect_trio
+
+        return inspect_trio
     if name == "load_preset":
         from eft_engine.zoo.presets import load_preset
 

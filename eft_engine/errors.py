@@ -26,6 +26,7 @@
     │   └── EngineStepError           something went wrong in a step; the cause is chained
     │       └── StepOutOfMemoryError  the request does not fit even when it runs alone
     ├── TensorParallelError           a process that holds part of a network is lost or failed
+    ├── RemoteServerError             a server that holds the models cannot be reached, or failed
     └── EngineClosedError             the engine was closed
 
 Numbers that a caller may act on are fields, never only words in the message.
@@ -235,6 +236,14 @@ class TensorParallelError(EFTError):
     def __init__(self, message: str, *, rank: int) -> None:
         super().__init__(message)
         self.rank = rank
+
+
+class RemoteServerError(EFTError):
+    """A server that holds the models cannot be reached, refused us, or failed. `status` is what it answered, None if it did not."""
+
+    def __init__(self, message: str, *, status: int | None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class EngineClosedError(EFTError):

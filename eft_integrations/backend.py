@@ -18,9 +18,28 @@ from typing import Any, Literal, Protocol
 from weakref import WeakKeyDictionary
 
 from eft_engine import errors
-from eft_engine.config import ChatTemplate, EngineConfig, JsonSchema, Lark, PromptOptions, SamplingParams, TunedPair
+from eft_engine.config import (
+    ChatTemplate,
+    EngineConfig,
+    JsonSchema,
+    Lark,
+    MemberConfig,
+    PromptOptions,
+    SamplingParams,
+    SpeculationOptions,
+    TunedPair,
+)
 from eft_engine.errors import InvalidOptionError
-from eft_engine.outputs import EngineStats, GenerationDelta, RequestOutput, TokenLogprobs, Usage
+from eft_engine.outputs import (
+    EngineStats,
+    GenerationDelta,
+    RequestMetrics,
+    RequestOutput,
+    TokenLogprobs,
+    TopToken,
+    TrioReport,
+    Usage,
+)
 from eft_integrations.messages import InvalidToolCall, Message, Tool, ToolCall, close_schema, merge_turns
 from eft_integrations.tool_calls import (
     CallDelta,
@@ -36,6 +55,8 @@ from eft_integrations.tool_calls import (
 __all__ = [
     "DEFAULT_MAX_TOKENS",
     "SAMPLING_FIELDS",
+    "AnswerReader",
+    "Asked",
     "ChatBackend",
     "ChatDelta",
     "ChatRequest",
@@ -43,12 +64,23 @@ __all__ = [
     "EngineBackend",
     "EngineConfig",
     "EngineStats",
+    "GenerationDelta",
+    "JsonSchema",
+    "Lark",
+    "MemberConfig",
+    "RequestMetrics",
+    "RequestOutput",
+    "SamplingParams",
     "ScriptedBackend",
+    "SpeculationOptions",
     "TokenLogprobs",
+    "TopToken",
+    "TrioReport",
     "TunedPair",
     "Usage",
     "backend_of",
     "errors",
+    "report_on_trio",
     "shared_backend",
 ]
 
@@ -199,7 +231,7 @@ class EngineBackend:
 
     def count_prompt_tokens(self, request: ChatRequest) -> int:
         """See `ChatBackend`."""
-        asked = _Asked.of(request, self.engine)
+        asked = Asked.of_engine(request, self.engine)
         return int(self.engine.count_prompt_tokens(asked.prompt, prompt_options=asked.options["prompt_options"]))
 
     def template_of(self, pair: str) -> str | None:
@@ -223,9 +255,9 @@ class EngineBackend:
 
     def stream(self, request: ChatRequest) -> Iterator[ChatDelta]:
         """See `ChatBackend`. The request is checked and submitted now, not when the first piece is asked for."""
-        asked = _Asked.of(request, self.engine)
+        asked = Asked.of_engine(request, self.engine)
         deltas = self.engine.stream(asked.prompt, **asked.options)
-        return _read(deltas, _AnswerReader(asked))
+        return _read(deltas, AnswerReader(asked))
 
     async def achat(self, request: ChatRequest) -> ChatResult:
         """See `ChatBackend`."""
@@ -235,8 +267,8 @@ class EngineBackend:
         """See `ChatBackend`."""
         if self._engine is None:
             await asyncio.to_thread(lambda: self.engine)
-        asked = _Asked.of(request, self.engine)
-        reader = _AnswerReader(asked)
+        asked = Asked.of_engine(request, self.engine)
+        reader = AnswerReader(asked)
         deltas = self.engine.astream(asked.prompt, **asked.options)
         try:
             async for delta in deltas:
@@ -246,7 +278,7 @@ class EngineBackend:
             await deltas.aclose()
 
 
-def _read(deltas: Any, reader: _AnswerReader) -> Iterator[ChatDelta]:
+def _read(deltas: Any, reader: AnswerReader) -> Iterator[ChatDelta]:
     try:
         for delta in deltas:
             yield from reader.feed(delta)
@@ -261,8 +293,12 @@ def _last(results: Sequence[ChatResult | None]) -> ChatResult:
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """A request in the engine's terms."""
+class Asked:
+    """A request in the engine's terms.
+
+    `prompt` is a text or the messages as mappings, `options` are the engine's keywords; `reads_calls` says whether the answer
+    may hold calls, which are written as `template` shows them.
+    """
 
     prompt: str | list[dict[str, Any]]
     options: dict[str, Any]
@@ -270,10 +306,21 @@ class _Asked:
     template: str | None
 
     @classmethod
-    def of(cls, request: ChatRequest, engine: Any) -> _Asked:
+    def of_engine(cls, request: ChatRequest, engine: Any) -> Asked:
+        """A request to an engine."""
+        added = {token.content for token in engine.tokenizer.added_tokens_decoder.values()}
+        return cls.of(request, chat_template=engine.chat_template, added_tokens=added)
+
+    @classmethod
+    def of(cls, request: ChatRequest, *, chat_template: str | None, added_tokens: set[str]) -> Asked:
+        """A request to a model with this chat template, whose tokenizer writes `added_tokens` as one token each.
+
+        Raises:
+            InvalidOptionError: a sampling field is unknown or out of range.
+        """
         if request.prompt is not None:
             return cls._of_text(request, request.prompt)
-        template: str | None = request.chat_template or engine.chat_template
+        template: str | None = request.chat_template or chat_template
         tools = request.tools if request.tool_choice.mode != "none" else ()
         variables: dict[str, Any] = dict(request.template_variables)
         messages: Sequence[Message] = merge_turns(request.messages)
@@ -284,7 +331,7 @@ class _Asked:
             messages = merge_turns(announce(messages, tools, notation_of(template)))
         if request.documents:
             messages = _with_documents(messages, request.documents, template, variables)
-        sampling = SamplingParams(**request.sampling, grammar=_grammar(request, tools, engine, template))
+        sampling = SamplingParams(**request.sampling, grammar=_grammar(request, tools, added_tokens, template))
         return cls(
             prompt=[_as_mapping(message) for message in messages],
             options={
@@ -299,7 +346,7 @@ class _Asked:
         )
 
     @classmethod
-    def _of_text(cls, request: ChatRequest, prompt: str) -> _Asked:
+    def _of_text(cls, request: ChatRequest, prompt: str) -> Asked:
         """A raw text: no template, no tools."""
         schema = request.response_schema
         grammar = None if schema is None else JsonSchema(json_schema=close_schema(schema))
@@ -331,9 +378,8 @@ def _with_documents(
 
 
 def _grammar(
-    request: ChatRequest, tools: Sequence[Tool], engine: Any, template: str | None
+    request: ChatRequest, tools: Sequence[Tool], added: set[str], template: str | None
 ) -> JsonSchema | Lark | None:
-    added = {token.content for token in engine.tokenizer.added_tokens_decoder.values()}
     calls = call_grammar(
         tools, request.tool_choice, notation_of(template), added, response_schema=request.response_schema
     )
@@ -366,10 +412,10 @@ def _object(call: ToolCall) -> Any:
         return call.arguments
 
 
-class _AnswerReader:
+class AnswerReader:
     """Turns an engine's deltas into a backend's, and gathers the result."""
 
-    def __init__(self, asked: _Asked) -> None:
+    def __init__(self, asked: Asked) -> None:
         self._reader = ToolCallReader(notation_of(asked.template)) if asked.reads_calls else None
         self._text: list[str] = []
         self._calls: list[ToolCall] = []
@@ -487,6 +533,18 @@ def shared_backend(
         if key not in _SHARED:
             _SHARED[key] = EngineBackend(load, model_name=preset or str(base), identity=key)
         return _SHARED[key]
+
+
+def report_on_trio(base: str, pairs: Mapping[str, TunedPair], config: EngineConfig) -> TrioReport:
+    """What is known of a trio before any weight is read: its members, and the proof that they share their vocabulary.
+
+    Raises:
+        LoadError: a member is missing, unreadable or of an unsupported kind.
+        VocabularyMismatchError: the members do not mean the same token by the same id.
+    """
+    from eft_engine import inspect_trio
+
+    return inspect_trio(base, pairs, config)
 
 
 def _pairs(tuned: str | None, reference: str | None, pairs: Mapping[str, Any] | None) -> dict[str, TunedPair]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Self
 
-from pydantic import BaseModel, Field, PrivateAttr
+from pydantic import BaseModel, Field, PrivateAttr, SecretStr
 
 from eft_integrations.backend import (
     SAMPLING_FIELDS,
@@ -19,6 +19,7 @@ from eft_integrations.backend import (
     shared_backend,
 )
 from eft_integrations.messages import Message, Tool
+from eft_integrations.remote import remote_backend
 from eft_integrations.tool_calls import ToolChoice
 from eft_integrations.weights import parse_alias
 
@@ -37,7 +38,8 @@ class TrioModel(BaseModel):
     """Fields and behaviour of a host's model class that answers with a trio; mixed into the host's own base class.
 
     Name the trio by `preset`, by `base` with `tuned` and `reference`, by `base` with `pairs`, or hand over an `engine` or a
-    `backend`. The engine is loaded when it is first needed and shared by all models of the process that name the same trio.
+    `backend`; or give the `base_url` of a server that vLLM runs (docs/vllm.md). The engine is loaded when it is first needed
+    and shared by all models of the process that name the same trio.
     """
 
     base: str | None = Field(default=None, description="the large model: hub id, folder or .gguf file")
@@ -48,6 +50,11 @@ class TrioModel(BaseModel):
     pairs: dict[str, Any] | None = Field(default=None, description="pairs by name: (tuned, reference)")
     preset: str | None = Field(default=None, description="a trio that ships with the package")
     engine_config: dict[str, Any] = Field(default_factory=dict, description="fields of EngineConfig")
+    base_url: str | None = Field(default=None, description='a server that holds the trio: "http://host:8000/v1"')
+    served_name: str | None = Field(default=None, description="its name on that server; None: the server's first")
+    api_key: SecretStr | None = Field(
+        default=None, exclude=True, description="what the server of base_url wants to be sent; no use otherwise"
+    )
     engine: Any = Field(default=None, exclude=True, repr=False, description="an engine that is already loaded")
     backend: Any = Field(default=None, exclude=True, repr=False, description="any ChatBackend")
 
@@ -78,14 +85,19 @@ class TrioModel(BaseModel):
         """Choose the backend: before validators of the host's class, which may ask it."""
         super().model_post_init(context)
         named = any(getattr(self, name) for name in NAMES_OF_TRIO)
-        if sum((self.engine is not None, self.backend is not None, named)) > 1:
+        if sum((self.engine is not None, self.backend is not None, self.base_url is not None, named)) > 1:
             raise ValueError(
-                "give one of: engine, backend, or the names of a trio (preset, base, tuned, reference, pairs)"
+                "give one of: engine, backend, base_url, or the names of a trio (preset, base, tuned, reference, pairs)"
             )
+        if self.base_url is None and self.served_name is not None:
+            raise ValueError("served_name belongs to base_url, the address of a server")
         if self.backend is not None:
             self._backend = self.backend
         elif self.engine is not None:
             self._backend = backend_of(self.engine)
+        elif self.base_url is not None:
+            key = None if self.api_key is None else self.api_key.get_secret_value()
+            self._backend = remote_backend(self.base_url, served_name=self.served_name, api_key=key)
         else:
             names = {name: getattr(self, name) for name in NAMES_OF_TRIO}
             self._backend = shared_backend(**names, engine_config=self.engine_config)

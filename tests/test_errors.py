@@ -39,6 +39,7 @@ PARENTS: dict[str, str] = {
     "EngineStepError": "GenerationError",
     "StepOutOfMemoryError": "EngineStepError",
     "TensorParallelError": "EFTError",
+    "RemoteServerError": "EFTError",
     "EngineClosedError": "EFTError",
 }
 CLASSES = {
@@ -59,6 +60,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "NonFiniteLogitsError": {"position": 4},
     "KVCacheBudgetError": {"needed_bytes": 20, "max_bytes": 10},
     "TensorParallelError": {"rank": 1},
+    "RemoteServerError": {"status": 503},
 }
 
 

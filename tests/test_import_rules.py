@@ -37,8 +37,10 @@ ALLOWED_LIBRARIES: dict[str, set[str]] = {
     "zoo": set(),
     "cli": {"typer", "rich", "matplotlib"},
 }
-ADAPTERS_NEED = {"backend", "messages", "openai_wire", "tool_calls", "trio_model", "weights"}
+ADAPTERS_NEED = {"backend", "messages", "openai_wire", "remote", "tool_calls", "trio_model", "weights"}
 """What a file of eft_integrations may import from its neighbours; besides, a folder's files may import one another."""
+SERVER_NEEDS = "vllm.launch"
+"""And `eft serve` starts vLLM."""
 
 
 def imported(source: str) -> list[str]:
@@ -76,6 +78,7 @@ def integration_violations(place: tuple[str, ...], source: str) -> list[str]:
             allowed = place == ("backend.py",) and (first in eft_engine.__all__ or first in CONTRACTS)
         elif top == "eft_integrations":
             allowed = first in ADAPTERS_NEED or (len(place) > 1 and first == place[0] != "agents")
+            allowed = allowed or (place[0] == "server" and rest.startswith(SERVER_NEEDS))
         else:
             allowed = top != ""
         if not allowed:
@@ -151,6 +154,9 @@ def test_rule_finds_a_violation(part: str, source: str, found: list[str]) -> Non
         (("backend.py",), "import eft_engine.engine.engine", ["eft_engine.engine.engine"]),
         (("backend.py",), "from eft_engine import Engine", []),
         (("server", "app.py"), "from eft_integrations.server.protocol import ChatRequest", []),
+        (("server", "command.py"), "from eft_integrations.vllm.launch import Command", []),
+        (("server", "app.py"), "from eft_integrations.vllm.model import M", ["eft_integrations.vllm.model.M"]),
+        (("vllm", "model.py"), "from eft_integrations.server.app import a", ["eft_integrations.server.app.a"]),
         (("langchain.py",), "from eft_integrations.backend import ChatBackend\nimport langchain_core", []),
     ],
 )

@@ -35,6 +35,7 @@ PUBLIC_NAMES = [
     "Usage",
     "Verbatim",
     "errors",
+    "inspect_trio",
     "load_preset",
 ]
 CALL = ["sampling", "reward_weights", "composition", "speculation", "prompt_options"]

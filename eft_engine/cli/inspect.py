@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 from rich.table import Table
 
 from eft_engine.cli import trio_options as options
 from eft_engine.outputs import TrioReport
+
+if TYPE_CHECKING:
+    from eft_engine.models.planning import TrioPlan
 
 
 @options.takes_trio
 def inspect(
     choice: options.TrioChoice,
     as_json: options.Json = False,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="How much of it fits on GPUs under vLLM (docs/vllm.md): also without GPUs here."),
+    ] = False,
+    gpu_gib: Annotated[float, typer.Option(help="With --plan: memory of one GPU, GiB.")] = 80.0,
+    context: Annotated[int, typer.Option(help="With --plan: tokens of a request, prompt and answer.")] = 8192,
 ) -> None:
     """Show parameters, bytes, shared weights and the vocabulary proof of a trio, without loading weights."""
     from eft_engine.models.planning import plan_trio
 
-    report = plan_trio(choice.base, choice.pairs, choice.config).report()
+    planned = plan_trio(choice.base, choice.pairs, choice.config)
+    if plan:
+        _show_capacity(planned, gpu_bytes=int(gpu_gib * 2**30), context_len=context, as_json=as_json)
+        return
+    report = planned.report()
     if as_json:
         options.print_json(report)
         return
@@ -51,6 +67,39 @@ def _members(report: TrioReport) -> Table:
             member.dtype,
         )
     return table
+
+
+def _show_capacity(plan: TrioPlan, *, gpu_bytes: int, context_len: int, as_json: bool) -> None:
+    """Bytes of every member, and the requests that fit on 1, 2, 4, ... GPUs."""
+    from eft_engine.models.sizing import capacity, splits, trio_sizes
+
+    sizes = trio_sizes(plan)
+    found = [
+        capacity(sizes, num_gpus=number, gpu_bytes=gpu_bytes, context_len=context_len)
+        for number in splits(sizes)
+        if number & (number - 1) == 0
+    ]
+    if as_json:
+        options.print_json({"members": sizes, "capacity": found})
+        return
+    members, groups = Table(), Table()
+    for heading in ("member", "parameters", "weights", f"cache of {context_len} tokens"):
+        members.add_column(heading, justify="left" if heading == "member" else "right")
+    for size in sizes:
+        members.add_row(
+            size.name,
+            f"{size.num_parameters / 1e6:,.1f} M",
+            _mib(size.weight_bytes),
+            _mib(size.cache_bytes(context_len)),
+        )
+    for heading in ("GPUs", "weights per GPU", "caches per GPU", f"requests of {context_len} tokens at a time"):
+        groups.add_column(heading, justify="right")
+    for group in found:
+        fits = f"{group.num_requests:,}" if group.cache_bytes else "the weights do not fit"
+        groups.add_row(str(group.num_gpus), _mib(group.weight_bytes), _mib(group.cache_bytes), fits)
+    out = options.console()
+    out.print(members)
+    out.print(groups)
 
 
 def _mib(num_bytes: int) -> str:

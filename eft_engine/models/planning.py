@@ -155,6 +155,13 @@ def plan_trio(base: str | MemberConfig, pairs: Mapping[str, TunedPair], config: 
     return TrioPlan(by_name, members, vocabulary)
 
 
+def inspect_trio(
+    base: str | MemberConfig, pairs: Mapping[str, TunedPair], config: EngineConfig | None = None
+) -> TrioReport:
+    """What `Engine.load` would load, without loading weights. Errors: as `plan_trio`."""
+    return plan_trio(base, pairs, config or EngineConfig()).report()
+
+
 def _network_key(member: ResolvedMember, config: EngineConfig) -> tuple[Any, ...]:
     """Members with equal keys share one set of weights."""
     own = member.config

@@ -31,7 +31,7 @@ from langchain_core.utils.function_calling import convert_to_json_schema, conver
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import ConfigDict, Field, PrivateAttr
 
-from eft_integrations.backend import ChatDelta, ChatRequest, ChatResult, EngineBackend, errors
+from eft_integrations.backend import ChatDelta, ChatRequest, ChatResult, errors
 from eft_integrations.langchain import convert
 from eft_integrations.trio_model import (
     FIELDS_OF_SAMPLING,
@@ -59,9 +59,6 @@ class EFTChatModel(TrioModel, BaseChatModel):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", protected_namespaces=())
 
-    api_key: Any = Field(
-        default=None, exclude=True, repr=False, description="accepted for compatibility; nothing is sent"
-    )
     max_retries: int | None = Field(default=None, description="accepted for compatibility; local calls are not retried")
     streaming: bool = Field(default=False, description="invoke streams inside, so that callbacks see tokens")
 
@@ -107,7 +104,7 @@ class EFTChatModel(TrioModel, BaseChatModel):
             tool_call_streaming=True,
             structured_output=True,
         )
-        if not isinstance(self._backend, EngineBackend) or self._backend.is_loaded:
+        if getattr(self._backend, "is_loaded", True):
             profile["max_input_tokens"] = self._backend.context_len
         return profile
 

@@ -39,7 +39,7 @@ from pydantic import BaseModel, ConfigDict
 from pydantic_core import from_json
 
 from eft_integrations import openai_wire
-from eft_integrations.backend import DEFAULT_MAX_TOKENS, ChatDelta, ChatRequest, ChatResult, EngineBackend
+from eft_integrations.backend import DEFAULT_MAX_TOKENS, ChatDelta, ChatRequest, ChatResult
 from eft_integrations.llama_index import convert
 from eft_integrations.llama_index.structured import PartialObjects, response_format, whole_object
 from eft_integrations.trio_model import TrioModel, astream_within, stream_within
@@ -91,7 +91,7 @@ class EFTLLM(TrioModel, FunctionCallingLLM):
         _ = self._backend.context_len
 
     async def _aload(self) -> None:
-        if isinstance(self._backend, EngineBackend) and not self._backend.is_loaded:
+        if not getattr(self._backend, "is_loaded", True):
             await asyncio.to_thread(self.load)
 
     def token_ids(self, text: str) -> list[int]:

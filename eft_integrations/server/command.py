@@ -1,18 +1,45 @@
-"""`eft serve`: the command. The `eft` application finds it by its entry point, so that the engine knows nothing of the server."""
+"""`eft serve`: the command, for our own engine or vLLM's. The `eft` application finds it by its entry point, so that the
+engine knows nothing of the server.
+"""
 
 from __future__ import annotations
 
+import enum
 import logging
+import os
+import shlex
+import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from eft_integrations.server.settings import ServerSettings
+
+
+class EngineKind(enum.StrEnum):
+    """Who runs the models."""
+
+    eft = "eft"
+    vllm = "vllm"
 
 
 def serve(
     config: Annotated[
-        Path | None, typer.Option("--config", envvar="EFT_SERVE_CONFIG", help="TOML file; see docs/server.md.")
+        Path | None,
+        typer.Option("--config", envvar="EFT_SERVE_CONFIG", help="TOML, JSON or YAML file; see docs/server.md."),
     ] = None,
+    engine_kind: Annotated[
+        EngineKind, typer.Option("--engine", help="eft: our own, in this process; vllm: vLLM's server (docs/vllm.md).")
+    ] = EngineKind.eft,
+    vllm_args: Annotated[
+        str | None,
+        typer.Option(help="With --engine vllm: further arguments of vLLM.", metavar="'--tensor-parallel-size 4'"),
+    ] = None,
+    print_only: Annotated[
+        bool, typer.Option("--print", help="With --engine vllm: print the command, do not run it.")
+    ] = False,
     host: Annotated[str | None, typer.Option(help="Address to listen on; wider than loopback needs a key.")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.")] = None,
     name: Annotated[str, typer.Option(help="What requests call the composition that the next options make.")] = "eft",
@@ -64,9 +91,18 @@ def serve(
         drain_timeout_s=drain_timeout_s,
         api_key=None if api_key_file is None else _read_keys(api_key_file),
         force_usage=force_usage,
+        vllm_args=None if vllm_args is None else shlex.split(vllm_args),
     )
+    if engine_kind is EngineKind.vllm:
+        _serve_with_vllm(settings, run=not print_only)
+        return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    compositions = load_compositions(settings.served, settings.engine)
+    upstream = settings.upstream_api_key
+    compositions = load_compositions(
+        settings.served,
+        settings.engine,
+        upstream_api_key=None if upstream is None else upstream.get_secret_value(),
+    )
     try:
         uvicorn.run(
             create_app(compositions, settings),
@@ -77,6 +113,28 @@ def serve(
         )
     finally:
         Compositions(compositions).close()
+
+
+def _serve_with_vllm(settings: ServerSettings, *, run: bool) -> None:
+    """Print vLLM's command and become it.
+
+    Raises:
+        InvalidOptionError: something that vLLM cannot do, or it is not installed here.
+    """
+    from eft_integrations.backend import errors
+    from eft_integrations.server.vllm_engine import vllm_command
+    from eft_integrations.vllm.launch import INSTALL
+
+    command = vllm_command(settings)
+    typer.echo(str(command))
+    if not run:
+        return
+    program = shutil.which(command.arguments[0])
+    if program is None:
+        raise errors.InvalidOptionError(
+            f"vLLM is not installed here: {INSTALL}, or run the printed command where it is", option="engine"
+        )
+    os.execve(program, list(command.arguments), {**os.environ, **command.environment})
 
 
 def composition(

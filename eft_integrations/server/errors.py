@@ -40,6 +40,7 @@ KINDS: dict[type[Exception], Kind] = {
     errors.QueueFullError: Kind(429, "rate_limit_error", "rate_limit_exceeded"),
     errors.StepOutOfMemoryError: Kind(503, SERVER, "out_of_memory"),
     errors.EngineClosedError: Kind(503, SERVER, "shutting_down"),
+    errors.RemoteServerError: Kind(502, SERVER, "upstream_failed"),
     errors.GenerationError: Kind(500, SERVER, "generation_failed"),
     errors.EFTError: Kind(500, SERVER),
 }

@@ -4,28 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from eft_integrations.backend import EngineBackend, EngineConfig, TunedPair, errors, shared_backend
+from eft_integrations.backend import ChatBackend, EngineBackend, EngineConfig, TunedPair, errors, shared_backend
+from eft_integrations.remote import remote_backend
 from eft_integrations.server.compositions import Composition
 from eft_integrations.server.settings import CompositionSettings
 
 
-def load_compositions(settings: Sequence[CompositionSettings], config: EngineConfig) -> list[Composition]:
-    """Load the engines, now, and name what they serve.
+def load_compositions(
+    settings: Sequence[CompositionSettings], config: EngineConfig, *, upstream_api_key: str | None = None
+) -> list[Composition]:
+    """Load the engines, now, and name what they serve. Compositions of other servers are asked for what they have.
 
     Raises:
         InvalidOptionError: compositions over one base call different models by one pair name.
         LoadError: a member cannot be loaded.
+        RemoteServerError: another server cannot be reached, or serves no trio.
     """
     backends: dict[tuple[str | None, str | None], EngineBackend] = {}
+    compositions = []
     for own in settings:
+        if own.url is not None:
+            remote = remote_backend(own.url, served_name=own.served_name, api_key=upstream_api_key)
+            compositions.append(_composition(own, remote))
+            continue
         place = (own.preset, own.base)
         if place not in backends:
-            together = [other for other in settings if (other.preset, other.base) == place]
+            together = [other for other in settings if other.url is None and (other.preset, other.base) == place]
             pairs = merged_pairs(together)
             backends[place] = shared_backend(
                 preset=own.preset, base=own.base, pairs=pairs or None, engine_config=config
             )
-    return [_composition(own, backends[own.preset, own.base]) for own in settings]
+        compositions.append(_composition(own, backends[place]))
+    return compositions
 
 
 def merged_pairs(compositions: Sequence[CompositionSettings]) -> dict[str, TunedPair]:
@@ -48,9 +58,9 @@ def merged_pairs(compositions: Sequence[CompositionSettings]) -> dict[str, Tuned
     return merged
 
 
-def _composition(settings: CompositionSettings, backend: EngineBackend) -> Composition:
+def _composition(settings: CompositionSettings, backend: ChatBackend) -> Composition:
     own: Mapping[str, float] = {name: pair.weight for name, pair in settings.tuned_pairs().items()}
-    if settings.preset is not None:
+    if settings.base is None:
         own = backend.weights
     if unknown := sorted(set(settings.weights) - set(own)):
         raise errors.InvalidOptionError(
@@ -60,7 +70,8 @@ def _composition(settings: CompositionSettings, backend: EngineBackend) -> Compo
         )
     first = next(iter(own), None)
     template = None
-    if first is not None and first != next(iter(backend.weights)):  # the engine's own is that of its first pair
-        template = backend.template_of(first)
-    backend.engine  # noqa: B018 - loaded before the server listens
+    if isinstance(backend, EngineBackend):
+        backend.engine  # noqa: B018 - loaded before the server listens
+        if first is not None and first != next(iter(backend.weights)):  # the engine's own is that of its first pair
+            template = backend.template_of(first)
     return Composition(settings.name, backend, {**own, **settings.weights}, chat_template=template)

@@ -1,4 +1,4 @@
-"""What `eft serve` can be told, by flags, by environment (`EFT_SERVE_...`), and by a TOML file, in this order of precedence."""
+"""What `eft serve` can be told, by flags, by environment (`EFT_SERVE_...`), and by a file (TOML, JSON or YAML), in this order."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
+    JsonConfigSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
+    YamlConfigSettingsSource,
 )
+from yaml import YAMLError
 
 from eft_integrations.backend import EngineConfig, TunedPair, errors
 
@@ -21,7 +24,7 @@ DEFAULT_PRESET = "smollm2-json"
 
 
 class CompositionSettings(BaseModel):
-    """One model of the server: a base with pairs, or a preset."""
+    """One model of the server: a base with pairs, a preset, or a trio that another server holds."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -29,14 +32,18 @@ class CompositionSettings(BaseModel):
     base: str | None = Field(default=None, description="the large model: hub id, folder or .gguf file")
     pairs: dict[str, dict[str, Any]] = Field(default_factory=dict, description="tuned, reference, weight, by pair name")
     preset: str | None = Field(default=None, description="a trio that ships with the package")
+    url: str | None = Field(default=None, description="a server that vLLM runs (docs/vllm.md): http://host:8000/v1")
+    served_name: str | None = Field(default=None, description="the trio's name on that server; None: its first")
     weights: dict[str, float] = Field(default_factory=dict, description="weights in this composition, by pair name")
 
     @model_validator(mode="after")
     def _complete(self) -> CompositionSettings:
-        if (self.base is None) == (self.preset is None):
-            raise ValueError(f"composition {self.name!r} needs base (with pairs) or preset, one of them")
-        if self.preset is not None and self.pairs:
-            raise ValueError(f"composition {self.name!r}: a preset has its own pairs")
+        if [self.base, self.preset, self.url].count(None) != 2:
+            raise ValueError(f"composition {self.name!r} needs base (with pairs), preset or url, one of them")
+        if self.base is None and self.pairs:
+            raise ValueError(f"composition {self.name!r}: a {'preset' if self.preset else 'server'} has its own pairs")
+        if self.url is None and self.served_name is not None:
+            raise ValueError(f"composition {self.name!r}: served_name belongs to url")
         if "@" in self.name:
             raise ValueError(f"composition {self.name!r}: a name must not contain @, which begins weights")
         if self.base is not None and (unknown := sorted(set(self.weights) - set(self.pairs))):
@@ -67,6 +74,9 @@ class ServerSettings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="address to listen on; other than loopback needs a key")
     port: int = Field(default=8000, ge=0, le=65535)
     api_key: SecretStr | None = Field(default=None, description="what clients must send; several, separated by commas")
+    upstream_api_key: SecretStr | None = Field(
+        default=None, description="what servers of compositions with url are sent"
+    )
     compositions: list[CompositionSettings] = Field(default_factory=list)
     engine: EngineConfig = Field(default_factory=lambda: EngineConfig(max_queued_requests=256))
     default_max_tokens: int = Field(default=1024, ge=1, description="for chat and responses that do not say")
@@ -79,6 +89,7 @@ class ServerSettings(BaseSettings):
         default=False, description="send the usage chunk of a stream also when it is not asked for"
     )
     cors_origins: list[str] = Field(default_factory=list, description="web pages that may call the server")
+    vllm_args: list[str] = Field(default_factory=list, description="further arguments of vLLM, with --engine vllm")
     access_log: bool = Field(default=True, description="one line per request: address, path, status; never its text")
 
     @field_validator("engine", mode="before")
@@ -119,7 +130,7 @@ class ServerSettings(BaseSettings):
 
 
 def load_settings(file: Path | None = None, **flags: Any) -> ServerSettings:
-    """Settings out of flags (those that are not None), environment and TOML file.
+    """Settings out of flags (those that are not None), environment and a file: TOML, JSON or YAML, as its name ends.
 
     Raises:
         InvalidOptionError: a name is unknown, a value out of range, or the file cannot be read.
@@ -137,7 +148,7 @@ def load_settings(file: Path | None = None, **flags: Any) -> ServerSettings:
             dotenv_settings: PydanticBaseSettingsSource,
             file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
+            return init_settings, env_settings, _file_source(settings_cls, file)
 
     try:
         return Layered(**{name: value for name, value in flags.items() if value is not None})
@@ -146,5 +157,15 @@ def load_settings(file: Path | None = None, **flags: Any) -> ServerSettings:
         option = ".".join(str(part) for part in finding["loc"])
         reason = finding["msg"].removeprefix("Value error, ")
         raise errors.InvalidOptionError(f"{option}: {reason}" if option else reason, option=option or None) from None
-    except ValueError as error:  # not TOML
+    except (ValueError, TypeError, YAMLError) as error:  # a file that cannot be read
         raise errors.InvalidOptionError(f"{file}: {error}", option="config", value=str(file)) from None
+
+
+def _file_source(settings: type[BaseSettings], file: Path | None) -> PydanticBaseSettingsSource:
+    """The source that reads a file of this kind."""
+    match file.suffix if file is not None else "":
+        case ".json":
+            return JsonConfigSettingsSource(settings, json_file=file)
+        case ".yaml" | ".yml":
+            return YamlConfigSettingsSource(settings, yaml_file=file)
+    return TomlConfigSettingsSource(settings, toml_file=file)

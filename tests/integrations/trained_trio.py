@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from eft_engine import Engine, EngineConfig, LoadedPair
-from eft_integrations.backend import ChatRequest, _Asked
+from eft_integrations.backend import Asked, ChatRequest
 from eft_integrations.langchain.convert import to_messages, to_tools
 from tests.toy import CHAT_TEMPLATE, SPECIAL_TOKENS
 
@@ -157,7 +157,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast, *, hidden_size: int, seed: in
 
 def rendered(engine: Engine, learned: Learned) -> list[int]:
     """Prompt ids as the adapter makes them."""
-    asked = _Asked.of(learned.request, engine)
+    asked = Asked.of_engine(learned.request, engine)
     return list(engine._requests.render(asked.prompt, asked.options["prompt_options"]).tuned)
 
 

@@ -1,0 +1,55 @@
+"""From settings to vLLM's command: compositions over one base, all of whose pairs one vLLM holds."""
+
+from __future__ import annotations
+
+from eft_integrations.backend import EngineConfig, MemberConfig, errors, report_on_trio
+from eft_integrations.server.loading import merged_pairs
+from eft_integrations.server.settings import CompositionSettings, ServerSettings
+from eft_integrations.vllm.launch import Command, serve_command
+
+
+def vllm_command(settings: ServerSettings) -> Command:
+    """The command that serves the compositions of `settings`.
+
+    Raises:
+        InvalidOptionError: something that vLLM cannot do.
+        LoadError, VocabularyMismatchError: as when the trio would be loaded.
+    """
+    base = _one_base(settings.compositions)
+    pairs = merged_pairs(settings.compositions)
+    # The server's own bound of the queue is no wish of the user's; vLLM has its own way to wait.
+    engine = EngineConfig(**settings.engine.model_dump(exclude_unset=True, exclude={"max_queued_requests"}))
+    report = report_on_trio(base, pairs, EngineConfig(mismatched_tokens=engine.mismatched_tokens))
+    return serve_command(
+        {own.name: _weights(own, single=len(settings.compositions) == 1) for own in settings.compositions},
+        base=MemberConfig(source=base),
+        pairs=pairs,
+        report=report,
+        engine=engine,
+        host=settings.host,
+        port=settings.port,
+        api_keys=settings.keys,
+        further=settings.vllm_args,
+    )
+
+
+def _one_base(compositions: list[CompositionSettings]) -> str:
+    bases = {own.base for own in compositions}
+    if not compositions or None in bases:
+        raise errors.InvalidOptionError(
+            "--engine vllm needs compositions with a base and pairs (--base, --pair, or --config); presets and trios of "
+            "other servers are for our own engine",
+            option="compositions",
+        )
+    if len(bases) > 1:
+        raise errors.InvalidOptionError(
+            f"one vLLM serves one base, and these compositions have {', '.join(sorted(map(str, bases)))}; start one for each",
+            option="compositions",
+        )
+    return str(bases.pop())
+
+
+def _weights(own: CompositionSettings, *, single: bool) -> dict[str, float] | None:
+    """The weights of a composition's name; None where they are the pairs' own."""
+    weights = {**{name: pair.weight for name, pair in own.tuned_pairs().items()}, **own.weights}
+    return None if single and not own.weights else weights

@@ -1,0 +1,78 @@
+"""Which models make the trio: the part `eft` of the overrides that turn a base's configuration into a trio's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+OPTION = "eft"
+"""Name of the override, and of the attribute that it becomes on the base's configuration."""
+
+
+class PairOptions(BaseModel):
+    """One behaviour: a small model after and before fine-tuning, each a folder or a hub id, and its default weight."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tuned: str = Field(min_length=1)
+    reference: str = Field(min_length=1)
+    weight: float = 1.0
+    tuned_revision: str | None = None
+    reference_revision: str | None = None
+
+    @field_validator("weight")
+    @classmethod
+    def _finite(cls, value: float) -> float:
+        if not math.isfinite(value):
+            raise ValueError("must be a finite number")
+        return value
+
+
+class TrioOptions(BaseModel):
+    """The pairs over a base, in the order in which lists of weights name them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pairs: dict[str, PairOptions] = Field(min_length=1)
+    masked_ids: tuple[int, ...] = Field(default=(), description="token ids that are never generated")
+    compositions: dict[str, dict[str, float]] = Field(
+        default_factory=dict, description="weights of a served name, by pair; pairs that it does not name have weight 0"
+    )
+
+    @classmethod
+    def of(cls, hf_config: Any) -> TrioOptions:
+        """Out of a base's configuration.
+
+        Raises:
+            ValueError: the override is missing or wrong; the message says where.
+        """
+        raw = getattr(hf_config, OPTION, None)
+        if raw is None:
+            raise ValueError(
+                f"the architecture EFTForCausalLM needs its pairs: hf_overrides={{..., '{OPTION}': {{'pairs': "
+                "{'chat': {'tuned': ..., 'reference': ...}}}}; `eft serve --engine vllm` writes it"
+            )
+        try:
+            return raw if isinstance(raw, cls) else cls.model_validate(raw)
+        except ValidationError as error:
+            finding = error.errors(include_input=False)[0]
+            where = ".".join(map(str, (OPTION, *finding["loc"])))
+            raise ValueError(f"{where}: {finding['msg']}") from None
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The pairs' own weights, by name."""
+        return {name: pair.weight for name, pair in self.pairs.items()}
+
+    def small_members(self) -> Iterator[tuple[str, str, str | None]]:
+        """Key, source and revision of every small model: `tuned_0`, `reference_0`, `tuned_1`, ..."""
+        for index, pair in enumerate(self.pairs.values()):
+            yield f"tuned_{index}", pair.tuned, pair.tuned_revision
+            yield f"reference_{index}", pair.reference, pair.reference_revision
+
+    def as_overrides(self, architecture: str) -> Mapping[str, Any]:
+        """The overrides that turn the base's configuration into the trio's."""
+        return {"architectures": [architecture], OPTION: self.model_dump(mode="json", exclude_defaults=True)}
