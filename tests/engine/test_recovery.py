@@ -64,7 +64,7 @@ def collect(engine: Engine) -> list[tuple[int, ...] | EngineStepError]:
 def test_exception_fails_the_request_at_fault_only(
     engine: Engine, expected: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bad_token = engine._tokenizer.encode("Q")[0]
+    bad_token = engine.tokenizer.encode("Q")[0]
 
     def refuse_bad(blocks: list[Block]) -> None:
         if any(block.slot.length == 0 and block.token_ids[0] == bad_token for block in blocks):
