@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,3 +172,11 @@ def save_adapter(model: PreTrainedModel, folder: Path, *, seed: int) -> Path:
                 parameter.normal_(std=0.5)
     tuned.save_pretrained(folder)
     return folder
+
+
+def wait_until_idle(engine: Engine) -> None:
+    """The engine's thread lets go of a request after its caller has the answer."""
+    deadline = time.monotonic() + 60
+    while engine.stats().num_running or engine.stats().num_waiting:
+        assert time.monotonic() < deadline, "the engine never became idle"
+        time.sleep(0.001)

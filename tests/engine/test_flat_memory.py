@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from eft_engine import SamplingParams, SpeculationOptions
-from tests.toy import make_trio
+from tests.toy import make_trio, wait_until_idle
 
 NUM_REQUESTS = 256
 BATCH_SIZE = 8
@@ -18,6 +18,7 @@ def test_256_queued_requests_finish_in_the_memory_of_one_batch() -> None:
         engine.generate(prompts[:BATCH_SIZE], sampling=sampling, reward_weights=0.5)
         one_batch = [network.kv_cache_bytes for network in engine.stats().networks]
         outputs = engine.generate(prompts, sampling=sampling, reward_weights=0.5)
+        wait_until_idle(engine)
         stats = engine.stats()
         assert [network.kv_cache_bytes for network in stats.networks] == one_batch
         assert [network.kv_cache.num_slots for network in engine._trio.networks] == [BATCH_SIZE] * 3

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
-from eft_engine import Engine, SamplingParams, SpeculationOptions
+from eft_engine import SamplingParams, SpeculationOptions
 from eft_engine.errors import NonFiniteLogitsError
-from tests.toy import VOCAB_SIZE, make_trio
+from tests.toy import VOCAB_SIZE, make_trio, wait_until_idle
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
-
-
-def wait_until_idle(engine: Engine) -> None:
-    """The engine's thread lets go of a request after its caller has the answer."""
-    deadline = time.monotonic() + 60
-    while engine.stats().num_running or engine.stats().num_waiting:
-        assert time.monotonic() < deadline, "the engine never became idle"
-        time.sleep(0.001)
 
 
 def test_totals_are_the_sums_of_the_requests() -> None:
