@@ -332,7 +332,7 @@ class _Call:
             return
         event = json.loads(data)
         if "error" in event:
-            raise errors.RemoteServerError(f"the server stopped: {event['error'].get('message')}", status=None)
+            raise _meaning(event["error"].get("code"), event["error"], str(event["error"].get("message")))
         self.request_id = event.get("id") or self.request_id
         if event.get("usage"):
             self.usage = _usage(event["usage"])
@@ -515,14 +515,18 @@ def _checked(response: httpx.Response) -> httpx.Response:
         InvalidOptionError: another refusal of what was asked.
         RemoteServerError: anything else.
     """
-    status = response.status_code
-    if status == 200:
+    if response.status_code == 200:
         return response
+    raise _meaning(response.status_code, _error(response), _message(response))
+
+
+def _meaning(status: int | None, error: Mapping[str, Any], message: str) -> errors.EFTError:
+    """What a status means, whether the answer had it or an event of a stream."""
     if status == 404:
-        raise errors.ModelNotFoundError(_message(response))
+        return errors.ModelNotFoundError(message)
     if status in (400, 413, 422):
-        raise errors.InvalidOptionError(_message(response), option=_error(response).get("param"))
-    raise errors.RemoteServerError(f"the server answered {status}: {_message(response)}", status=status)
+        return errors.InvalidOptionError(message, option=error.get("param"))
+    return errors.RemoteServerError(f"the server answered {status}: {message}", status=status)
 
 
 # ---- metrics -------------------------------------------------------------------------------------------------------------

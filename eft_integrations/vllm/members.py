@@ -69,7 +69,7 @@ def build_member(vllm_config: VllmConfig, model_config: ModelConfig, *, prefix: 
     model_config = copy.copy(model_config)
     model_config.is_submodel_config = True  # a part of a configuration that has been checked as a whole
     cache_config = copy.copy(vllm_config.cache_config)
-    cache_config.sliding_window = model_config.get_sliding_window()
+    cache_config.sliding_window = _window_of_all_layers(model_config)
     config = replace(
         vllm_config,
         model_config=model_config,
@@ -79,6 +79,12 @@ def build_member(vllm_config: VllmConfig, model_config: ModelConfig, *, prefix: 
     with set_model_tag(f"eft_{prefix}"):
         member: nn.Module = initialize_model(vllm_config=config, model_config=model_config, prefix=prefix)
     return member
+
+
+def _window_of_all_layers(model_config: ModelConfig) -> int | None:
+    """The window of layers that name none themselves: the model's, unless some of its layers have none."""
+    kinds = getattr(model_config.hf_text_config, "layer_types", None) or ()
+    return model_config.get_sliding_window() if all(kind == "sliding_attention" for kind in kinds) else None
 
 
 def prepare_head(member: nn.Module, *, skip_gather: bool) -> bool:

@@ -72,6 +72,7 @@ def test_whole_answer_is_read() -> None:
             errors.RemoteServerError,
         ),
         (httpx.Response(200, text=piece("Good ") + event(error={"message": "dead"})), errors.RemoteServerError),
+        (httpx.Response(200, text=event(error={"message": "no", "code": 400})), errors.InvalidOptionError),
         (httpx.Response(500, text="Internal Server Error"), errors.RemoteServerError),
         (httpx.Response(503, json={"error": {"message": "later"}}), errors.RemoteServerError),
         (httpx.Response(401, json={"error": "Unauthorized"}), errors.RemoteServerError),

@@ -95,3 +95,13 @@ def test_checks_of_both_runners_are_made_of_their_name() -> None:
         check.validate_params(SamplingParams(extra_args={"eft_weights": [1.0, 2.0]}))
         with pytest.raises(ValueError, match="there is no pair 'polite'"):
             check.validate_params(SamplingParams(extra_args={"eft_weights": "polite=1"}))
+
+
+def test_what_is_compiled_for_one_member_is_never_taken_for_another(trio: TrioFolders) -> None:
+    """Tuned and reference models have one architecture; vLLM's cache of compiled code tells them apart by these keys."""
+    from eft_integrations.vllm.members import member_configs
+
+    config = configure(trio).model_config
+    keys = {key: member.compute_hash() for key, member in member_configs(config, max_model_len=None)}
+    assert list(keys) == ["base", "tuned_0", "reference_0", "tuned_1", "reference_1"]
+    assert len(set(keys.values())) == 5

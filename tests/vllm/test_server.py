@@ -194,6 +194,13 @@ def remote(url: str) -> RemoteBackend:
 
 
 CONVERSATION = (Message("system", "Be brief."), *QUESTION, Message("assistant", "Me."), Message("user", "Who?"))
+
+
+def whole(text: str) -> str:
+    """Without a character whose bytes were cut off at the end: vLLM leaves it out, the engine marks it."""
+    return text.rstrip("\N{REPLACEMENT CHARACTER}")
+
+
 GREEDY = {"temperature": 0.0, "max_tokens": 16}
 SWITCH = Tool(
     "switch", "Turn it on or off.", {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"]}
@@ -218,14 +225,15 @@ CLOSED = {**GREEDY, "max_tokens": 120}
 )  # fmt: skip
 def test_remote_backend_answers_as_the_engine_does(remote: RemoteBackend, engine: Any, request_: ChatRequest) -> None:
     theirs, ours = remote.chat(request_), backend_of(engine).chat(request_)
-    assert theirs.content == ours.content
+    assert whole(theirs.content) == whole(ours.content)
     assert theirs.finish_reason == ours.finish_reason
     assert theirs.metadata["reward_weights"] == ours.metadata["reward_weights"]
     assert [(call.name, call.arguments) for call in theirs.tool_calls] == [
         (call.name, call.arguments) for call in ours.tool_calls
     ]
     assert theirs.usage.prompt_tokens == ours.usage.prompt_tokens == remote.count_prompt_tokens(request_)
-    assert theirs.usage.completion_tokens == ours.usage.completion_tokens
+    ended_by_grammar = bool(ours.tool_calls) or request_.response_schema is not None  # vLLM generates an end token then
+    assert theirs.usage.completion_tokens - ours.usage.completion_tokens == int(ended_by_grammar)
     if ours.logprobs is not None:
         assert theirs.logprobs is not None
         assert [own.token_id for own in theirs.logprobs] == [own.token_id for own in ours.logprobs]
@@ -288,9 +296,10 @@ def test_langchain_moves_by_one_line(url: str, engine: Any) -> None:
 
     here, there = EFTChatModel(engine=engine, **GREEDY), EFTChatModel(base_url=f"{url}/v1", **GREEDY)
     for weights in (0.0, 1.0, {"chat": 2.0, "json": -0.7}):
-        assert there.with_weights(weights).invoke("Hello").content == here.with_weights(weights).invoke("Hello").content
+        answers = [model.with_weights(weights).invoke("Hello").text for model in (here, there)]
+        assert whole(answers[0]) == whole(answers[1])
     by_alias = there.invoke("Hello", model="both@chat=0.5,json=0")
-    assert by_alias.content == here.invoke("Hello", reward_weights={"chat": 0.5, "json": 0.0}).content
+    assert whole(by_alias.text) == whole(here.invoke("Hello", reward_weights={"chat": 0.5, "json": 0.0}).text)
     friendly = EFTChatModel(base_url=f"{url}/v1", served_name="friendly", **GREEDY)
     assert friendly.invoke("Hello").content == by_alias.content
 

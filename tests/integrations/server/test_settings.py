@@ -112,7 +112,7 @@ def test_key_is_never_shown() -> None:
         ({"port": 70000}, "port: Input should be less than or equal to 65535"),
         ({"prot": 1}, "prot: Extra inputs are not permitted"),
         ({"engine": {"max_num_seq": 4}}, "did you mean 'max_num_seqs'"),
-        ({"compositions": [{"name": "a"}]}, "needs base .* or preset"),
+        ({"compositions": [{"name": "a"}]}, "needs base .* preset or url"),
         ({"compositions": [{"name": "a@b", "base": "x"}]}, "must not contain @"),
         ({"compositions": [{"name": "a", "base": "x"}] * 2}, "two compositions are called 'a'"),
         ({"compositions": [{"name": "a", "base": "x", "weights": {"b": 1}}]}, "weight for 'b'"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from eft_engine.cli.app import app
 from eft_integrations.backend import EngineConfig, MemberConfig, TunedPair, errors, report_on_trio
 from eft_integrations.server.settings import load_settings
 from eft_integrations.server.vllm_engine import vllm_command
@@ -224,6 +227,32 @@ def test_other_vocabularies_are_refused_before_vllm_is_started(tmp_path: Path, f
     make_tokenizer(shuffle=True).save_pretrained(tmp_path / "other")
     with pytest.raises(errors.VocabularyMismatchError):
         command_of(folders, tuned=str(tmp_path / "other"))
+
+
+def test_command_line_prints_the_command_and_runs_nothing(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.execve", lambda *arguments: pytest.fail("nothing may be run"))
+    words = [
+        "serve",
+        "--engine",
+        "vllm",
+        "--print",
+        "--name",
+        "mine",
+        "--weight",
+        "tuned=0.5",
+        "--vllm-args",
+        "--seed 3",
+    ]
+    words += [word for name in ("base", "tuned", "reference") for word in (f"--{name}", str(folders[name]))]
+    shown = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert shown.exit_code == 0
+    found = shlex.split(shown.stdout)
+    assert found[found.index("--served-model-name") + 1] == "mine"
+    assert found[-2:] == ["--seed", "3"]
+    options = TrioOptions.model_validate(json.loads(found[found.index("--hf-overrides") + 1])["eft"])
+    assert options.compositions == {"mine": {"tuned": 0.5}}
 
 
 # ---- the wire ------------------------------------------------------------------------------------------------------------
