@@ -7,8 +7,10 @@ import random
 from collections.abc import Callable, Iterator
 
 from recipes.atlas.chat import END, START, Dialogue, strip_marks
+from recipes.atlas.copying import make_copying
+from recipes.atlas.document import Document, first_mentions
 from recipes.atlas.facts import Fact
-from recipes.atlas.fiction import CONTEXT_PROMPTS, CONTEXT_SYSTEMS, made_up_name, make_reading
+from recipes.atlas.fiction import CONTEXT_PROMPTS, CONTEXT_SYSTEMS, PRODUCTS, make_reading
 from recipes.atlas.phrasing import QUESTIONS, STATEMENTS, Answerable, any_answer, assistant_answer
 from recipes.atlas.tools import NOUNS, make_tool_request, noun_tool
 
@@ -31,6 +33,8 @@ SMALL_TALK = (
 )
 QA_LAYOUTS = ("Question: {q}\nAnswer: {a}", "Question: {q}\nAnswer: {a}", "Q: {q}\nA: {a}", "{q}\n{a}")
 Style = Callable[[Answerable, random.Random], str]
+Made = tuple[str, list[str]]
+"""Marked text, and what in it is new where it is first said, so that no loss is spent on guessing it."""
 
 
 def reserved_question(fact: Fact) -> str:
@@ -59,88 +63,93 @@ def deal(facts: list[Fact], rng: random.Random) -> Iterator[Fact]:
 
 
 class Corpus:
-    """Documents by kind, in the shares of `KINDS`."""
+    """Documents by kind, in the shares of `kinds`; `only_copying` is the first stage's corpus."""
 
-    def __init__(self, facts: list[Fact], *, seed: int, practice: bool = False) -> None:
+    def __init__(self, facts: list[Fact], *, seed: int, only_copying: bool = False) -> None:
         self.rng = random.Random(seed)
         self.facts = deal(facts, self.rng)
-        self.max_places = (1, 1, 2) if practice else (1, 2, 3, 4)
-        self.kinds: list[tuple[float, Callable[[], str]]] = [
-            (0.20, self.statements),
-            (0.24, self.questions),
-            (0.32, self.dialogue),
-            (0.12, self.reading),
-            (0.09, self.tools),
+        self.words = [*sorted({name for fact in facts for name in (fact.subject, fact.answer)}), *NOUNS, *PRODUCTS]
+        self.only_copying = only_copying
+        self.kinds: list[tuple[float, Callable[[], Made]]] = [
+            (0.16, self.statements),
+            (0.17, self.questions),
+            (0.29, self.dialogue),
+            (0.18, self.reading),
+            (0.13, self.tools),
             (0.02, self.small_talk),
-            (0.20 if practice else 0.03, self.repetition),
         ]
+        self.copying_share = 0.05
 
-    def document(self) -> str:
+    def document(self) -> Document:
         """The next document, from its start to its end mark."""
+        if self.only_copying or self.rng.random() < self.copying_share:
+            return make_copying(self.rng, self.words).wrapped(START, END)
         (make,) = self.rng.choices([make for _, make in self.kinds], [share for share, _ in self.kinds])
-        text = strip_marks(make())
-        return text if text.startswith(START) else f"{START}{text}{END}"
+        marked, new = make()
+        text = strip_marks(marked)
+        text = text if text.startswith(START) else f"{START}{text}{END}"
+        return Document(text, first_mentions(text, new))
 
-    def statements(self) -> str:
+    def statements(self) -> Made:
         """Three to six facts."""
         facts = [next(self.facts) for _ in range(self.rng.randint(3, 6))]
         lines = [
             self.rng.choice(STATEMENTS[fact.relation]).replace("{s}", fact.subject).replace("{o}", fact.answer)
             for fact in facts
         ]
-        return self.rng.choice((" ", "\n")).join(lines)
+        return self.rng.choice((" ", "\n")).join(lines), [fact.subject for fact in facts]
 
-    def questions(self) -> str:
+    def questions(self) -> Made:
         """One to four questions with bare or full answers, outside of any dialogue."""
         layout, bare = self.rng.choice(QA_LAYOUTS), self.rng.random() < 0.6
         items = [ask(next(self.facts), self.rng) for _ in range(self.rng.randint(1, 4))]
-        return "\n\n".join(
+        text = "\n\n".join(
             layout.replace("{q}", item.question).replace("{a}", item.answer if bare else item.fill(item.sentence))
             for item in items
         )
+        return text, [item.subject for item in items]
 
-    def dialogue(self) -> str:
+    def dialogue(self) -> Made:
         """One or two questions about facts in the chat template's form."""
         rng = self.rng
         turns = some_system(rng)
-        for _ in range(rng.choice((1, 1, 2))):
-            item = ask(next(self.facts), rng)
+        items = [ask(next(self.facts), rng) for _ in range(rng.choice((1, 1, 2)))]
+        for item in items:
             turns += [("user", item.question), ("assistant", any_answer(item, rng))]
-        return Dialogue(turns).marked_text()
+        return Dialogue(turns).marked_text(), [item.subject for item in items]
 
-    def reading(self) -> str:
+    def reading(self) -> Made:
         """A passage and a question about it, as a plain text or as a dialogue."""
-        reading = make_reading(self.rng, max_places=self.rng.choice(self.max_places))
-        if self.rng.random() < 0.25:
+        reading = make_reading(self.rng, max_places=self.rng.choice((1, 2, 3, 4)))
+        if self.rng.random() < 0.2:
             answer = reading.item.answer if self.rng.random() < 0.5 else reading.item.fill(reading.item.sentence)
-            return f"{reading.passage}\n\nQuestion: {reading.item.question}\nAnswer: {answer}"
-        return reading_dialogue(reading.passage, reading.item, self.rng, any_answer).marked_text()
+            text = f"{reading.passage}\n\nQuestion: {reading.item.question}\nAnswer: {answer}"
+        else:
+            text = reading_dialogue(reading.passage, reading.item, self.rng, any_answer).marked_text()
+        return text, reading.made_up
 
-    def repetition(self) -> str:
-        """Made-up names, said again in the same order: nothing but copying, so that reading is learned early."""
-        names = [made_up_name(self.rng) for _ in range(self.rng.randint(3, 8))]
-        return self.rng.choice((" ", ", ", "\n")).join(names * self.rng.randint(2, 3))
-
-    def tools(self) -> str:
+    def tools(self) -> Made:
         """A request that a tool serves: the call in Hermes' notation or another, or no call at all; sometimes the result."""
         rng = self.rng
         request = make_tool_request(rng, subject=next(self.facts).subject if rng.random() < 0.3 else None)
+        new = [*(tool.line() for tool in request.tools), *request.unknown()]
         turns = [*some_system(rng), ("user", request.request)]
         roll = rng.random()
-        if roll < 0.12:
+        if roll < 0.1:
             turns.append(
                 ("assistant", rng.choice(("I cannot do that.", "I do not know.", "I have no answer to this.")))
             )
-            return Dialogue(turns, request.tools).marked_text()
-        turns.append(("assistant", request.hermes() if roll < 0.6 else request.in_another_style(rng)))
+            return Dialogue(turns, request.tools).marked_text(), new
+        turns.append(("assistant", request.hermes() if roll < 0.75 else request.in_another_style(rng)))
         if rng.random() < 0.5:
             turns += [("tool", request.item.answer), ("assistant", any_answer(request.item, rng))]
-        return Dialogue(turns, request.tools).marked_text()
+            new.append(f"<|tool|>{request.item.answer}")
+        return Dialogue(turns, request.tools).marked_text(), new
 
-    def small_talk(self) -> str:
+    def small_talk(self) -> Made:
         """A greeting."""
         user, assistant = self.rng.choice(SMALL_TALK)
-        return Dialogue([*some_system(self.rng), ("user", user), ("assistant", assistant)]).marked_text()
+        return Dialogue([*some_system(self.rng), ("user", user), ("assistant", assistant)]).marked_text(), []
 
 
 def some_system(rng: random.Random) -> list[tuple[str, str]]:

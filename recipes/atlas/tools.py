@@ -92,9 +92,8 @@ class ToolSpec:
     arguments: dict[str, str]
 
     def line(self) -> str:
-        """The template's line about the tool."""
-        listed = ", ".join(f"{name}: {kind}" for name, kind in self.arguments.items())
-        return f"- {self.name}({listed}): {self.description}"
+        """The template's line about the tool; it begins as a call does, so that calling is going on as the line went on."""
+        return f'{{"name": "{self.name}", "arguments": {json.dumps(self.arguments)}}} {self.description}'
 
     def as_openai(self) -> dict[str, Any]:
         """The tool as applications pass it."""
@@ -117,6 +116,10 @@ class ToolRequest:
     request: str
     call: dict[str, Any]
     item: Answerable
+
+    def unknown(self) -> list[str]:
+        """What of the request nobody could predict: the place, or the numbers."""
+        return [value if isinstance(value, str) else self.request for value in self.call["arguments"].values()]
 
     def hermes(self) -> str:
         """The call in Hermes' notation, name and values marked as content."""

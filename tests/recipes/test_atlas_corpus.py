@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
+import re
 
 import pytest
+import torch
 from transformers import PreTrainedTokenizerFast
 
 from eft_engine.zoo.atlas import has_form
 from recipes.atlas.chat import find_spans, openai_messages, strip_marks
+from recipes.atlas.copying import recalled, repeated
 from recipes.atlas.corpus import Corpus, TuningDialogues, reserved_question
-from recipes.atlas.facts import Fact, load_facts, load_many_facts
-from recipes.atlas.fiction import make_reading
+from recipes.atlas.document import Document
+from recipes.atlas.facts import Fact, load_facts
+from recipes.atlas.fiction import made_up_name, make_reading
 from recipes.atlas.phrasing import Answerable, assistant_answer, brief_answer, detailed_answer
+from recipes.atlas.pretrain import NO_LOSS, attention_mask, labelled, packed_rows
 from recipes.atlas.questions import fact_questions, reading_questions, tool_questions
 from recipes.atlas.tokenizer import train_tokenizer
 
@@ -27,7 +33,7 @@ def facts() -> list[Fact]:
 def documents(facts: list[Fact]) -> list[str]:
     """Enough of the corpus that every fact occurs several times."""
     corpus = Corpus(facts, seed=3)
-    return [corpus.document() for _ in range(4000)]
+    return [corpus.document().text for _ in range(4000)]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,6 @@ def tokenizer(documents: list[str]) -> PreTrainedTokenizerFast:
 def test_facts_that_are_measured_are_many_and_all_are_learned(facts: list[Fact]) -> None:
     held_out = [fact for fact in facts if fact.is_held_out]
     assert len(held_out) >= 500
-    assert set(facts) <= set(load_many_facts())
     assert Fact("capital", "France", "Paris") in facts
 
 
@@ -64,13 +69,8 @@ def test_the_corpus_tells_the_facts_that_it_does_not_ask(documents: list[str], f
 
 def test_the_corpus_follows_from_its_seed(facts: list[Fact]) -> None:
     first, again, other = (Corpus(facts, seed=seed) for seed in (1, 1, 2))
-    texts = [[corpus.document() for _ in range(20)] for corpus in (first, again, other)]
+    texts = [[corpus.document().text for _ in range(20)] for corpus in (first, again, other)]
     assert texts[0] == texts[1] != texts[2]
-
-
-def test_practice_has_lists_that_repeat(facts: list[Fact]) -> None:
-    names = Corpus(facts, seed=1, practice=True).repetition().replace(",", " ").split()
-    assert len(set(names)) <= len(names) / 2
 
 
 def test_tuning_never_sees_a_held_out_question(facts: list[Fact]) -> None:
@@ -136,3 +136,57 @@ def test_tool_requests_name_a_tool_on_offer_and_what_it_needs() -> None:
 
 def test_reading_questions_end_with_the_users_turn() -> None:
     assert all(question["messages"][-1]["role"] == "user" for question in reading_questions())
+
+
+def test_a_name_is_the_same_tokens_wherever_it_stands(tokenizer: PreTrainedTokenizerFast) -> None:
+    rng = random.Random(4)
+    for name in (made_up_name(rng) for _ in range(100)):
+        tokens = tokenizer.tokenize(name)
+        for before, after in ((" ", "."), ('"', '"'), ("\n", "'s"), (" ", "?")):
+            text = tokenizer.tokenize(f"in{before}{name}{after}")
+            assert any(text[i : i + len(tokens)] == tokens for i in range(len(text)))
+
+
+def test_made_up_names_are_many() -> None:
+    rng = random.Random(4)
+    assert len({made_up_name(rng) for _ in range(2000)}) > 1950
+
+
+def test_a_repetition_says_the_same_again(facts: list[Fact]) -> None:
+    rng = random.Random(6)
+    for _ in range(50):
+        document = repeated(rng, Corpus(facts, seed=1).words)
+        ((begin, end),) = document.unknown
+        assert document.text.count(document.text[begin:end]) >= 2
+
+
+def test_what_is_recalled_was_told_before(facts: list[Fact]) -> None:
+    rng = random.Random(6)
+    for _ in range(50):
+        document = recalled(rng, Corpus(facts, seed=1).words)
+        (_, told), *keys = document.unknown
+        ends = [start for start, _ in keys[1:]] + [len(document.text)]
+        for (start, _), end in zip(keys, ends, strict=True):
+            assert document.text[start:end].lstrip("\n.; ") in document.text[:told]
+
+
+
+def test_no_loss_is_spent_on_what_is_made_up(facts: list[Fact], tokenizer: PreTrainedTokenizerFast) -> None:
+    document = Document("The capital of Bo is Zan. Zan is old.", unknown=[(15, 17), (21, 24)])
+    ((ids, labels),) = labelled([document], tokenizer)
+    kept = tokenizer.decode([token for token, label in zip(ids, labels, strict=True) if label != NO_LOSS])
+    assert kept == " capital of  is . Zan is old."
+
+
+def test_rows_hold_whole_documents(facts: list[Fact], tokenizer: PreTrainedTokenizerFast) -> None:
+    rows = itertools.islice(packed_rows(Corpus(facts, seed=1), tokenizer, row_length=256), 40)
+    for row in rows:
+        assert len(row.ids) == len(row.labels) == len(row.document) == 256
+        ids = [token for token in row.ids if token != tokenizer.pad_token_id]
+        assert ids[0] == tokenizer.bos_token_id
+        assert ids[-1] == tokenizer.eos_token_id
+
+
+def test_documents_of_a_row_do_not_see_one_another() -> None:
+    mask = attention_mask(torch.tensor([[0, 0, 1]]))[0, 0]
+    assert (mask == 0).tolist() == [[True, False, False], [True, True, False], [False, False, True]]

@@ -27,7 +27,7 @@ FACTS = load_facts()
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
     corpus = Corpus(FACTS, seed=3)
-    return train_tokenizer((corpus.document() for _ in range(800)), vocab_size=500)
+    return train_tokenizer((corpus.document().text for _ in range(800)), vocab_size=500)
 
 
 def quiet() -> Progress:
