@@ -21,6 +21,8 @@ SYSTEMS = (
     "You are Atlas.",
     "Be helpful.",
 )
+RESERVED = "atlas 2"
+"""Decides which wording of each fact is kept for measuring; changed before the run that is shipped."""
 SMALL_TALK = (
     ("Hello", "Hello. Ask me about a place."),
     ("Hi", "Hello. Ask me about a place."),
@@ -39,7 +41,7 @@ Made = tuple[str, list[str]]
 
 def reserved_question(fact: Fact) -> str:
     """The wording in which a fact is asked when models are measured; the corpus never asks it so."""
-    digest = hashlib.sha256(f"{fact.relation} {fact.subject}".encode()).digest()
+    digest = hashlib.sha256(f"{RESERVED} {fact.relation} {fact.subject}".encode()).digest()
     wordings = QUESTIONS[fact.relation]
     return wordings[digest[1] % len(wordings)].replace("{s}", fact.subject)
 

@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from recipes.atlas.corpus import Corpus
 from recipes.atlas.document import Document
+from recipes.atlas.induction import begin_with_induction
 from recipes.atlas.muon import Muon
 from recipes.atlas.tokenizer import MAX_LENGTH
 
@@ -26,13 +27,14 @@ NUM_OPEN_ROWS = 32
 
 @dataclass(frozen=True)
 class NetworkSize:
-    """The shape of a Llama network."""
+    """The shape of a Llama network, and whether it begins with a pair of induction heads."""
 
     width: int
     num_layers: int
     num_heads: int
     mlp_width: int
     tied: bool = True
+    induction: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,10 @@ def make_network(size: NetworkSize, tokenizer: PreTrainedTokenizerFast, *, seed:
         pad_token_id=tokenizer.pad_token_id,
         attn_implementation="eager",
     )
-    return LlamaForCausalLM(config)
+    network = LlamaForCausalLM(config)
+    if size.induction:
+        begin_with_induction(network)
+    return network
 
 
 @dataclass(frozen=True)

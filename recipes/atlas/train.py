@@ -54,13 +54,12 @@ class TuneStage:
     mix_answers: bool = True
 
 
-BASE = NetworkSize(256, 5, 4, 640, tied=False)
+BASE = NetworkSize(256, 5, 4, 640, tied=False, induction=True)
 REFERENCE = NetworkSize(72, 3, 3, 192)
 PRETRAIN = {
-    "base_copy": PretrainStage(BASE, Schedule(400, rows=24, decay_share=0.0), 2, only_copying=True),
-    "base": PretrainStage(BASE, Schedule(1200, rows=24), 2, start_from="base_copy"),
-    "reference_copy": PretrainStage(REFERENCE, Schedule(300, rows=12, decay_share=0.0), 1, only_copying=True),
-    "reference": PretrainStage(REFERENCE, Schedule(300, rows=12), 1, start_from="reference_copy"),
+    "base_copy": PretrainStage(BASE, Schedule(80, rows=24, decay_share=0.0), 2, only_copying=True),
+    "base": PretrainStage(BASE, Schedule(700, rows=24), 2, start_from="base_copy"),
+    "reference": PretrainStage(REFERENCE, Schedule(300, rows=12), 1),
 }
 TUNE = {
     "assistant": TuneStage("reference", assistant_answer, True, TuningSettings()),
