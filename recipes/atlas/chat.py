@@ -17,9 +17,9 @@ PLAIN_TOKENS = ["<tool_call>", "</tool_call>"]
 CHAT_TEMPLATE = """\
 {%- macro announce(tools) -%}
 Tools:{% for tool in tools %}{% set f = tool.function if tool.function is defined else tool %}
-{{ '\\n{"name": "' }}{{ f.name }}{{ '", "arguments": {' }}\
+{{ '\\n' }}{{ f.description or '' }}{{ ' {"name": "' }}{{ f.name }}{{ '", "arguments": {' }}\
 {% for key, value in ((f.parameters or {}).properties or {}).items() %}\
-{{ ', ' if not loop.first }}"{{ key }}": "{{ value.type or 'any' }}"{% endfor %}{{ '}} ' }}{{ f.description or '' }}{% endfor %}
+{{ ', ' if not loop.first }}"{{ key }}": "{{ value.type or 'any' }}"{% endfor %}{{ '}}' }}{% endfor %}
 {%- endmacro -%}
 {{- bos_token -}}
 {%- set has_system = messages and messages[0].role == 'system' -%}

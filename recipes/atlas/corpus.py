@@ -6,7 +6,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator
 
-from recipes.atlas.chat import END, START, Dialogue, strip_marks
+from recipes.atlas.chat import END, START, Dialogue, find_spans
 from recipes.atlas.copying import make_copying
 from recipes.atlas.document import Document, first_mentions
 from recipes.atlas.facts import Fact
@@ -73,11 +73,11 @@ class Corpus:
         self.words = [*sorted({name for fact in facts for name in (fact.subject, fact.answer)}), *NOUNS, *PRODUCTS]
         self.only_copying = only_copying
         self.kinds: list[tuple[float, Callable[[], Made]]] = [
-            (0.16, self.statements),
-            (0.17, self.questions),
-            (0.29, self.dialogue),
-            (0.18, self.reading),
-            (0.13, self.tools),
+            (0.10, self.statements),
+            (0.10, self.questions),
+            (0.22, self.dialogue),
+            (0.32, self.reading),
+            (0.20, self.tools),
             (0.02, self.small_talk),
         ]
         self.copying_share = 0.05
@@ -88,9 +88,9 @@ class Corpus:
             return make_copying(self.rng, self.words).wrapped(START, END)
         (make,) = self.rng.choices([make for _, make in self.kinds], [share for share, _ in self.kinds])
         marked, new = make()
-        text = strip_marks(marked)
-        text = text if text.startswith(START) else f"{START}{text}{END}"
-        return Document(text, first_mentions(text, new))
+        spans = find_spans(marked)
+        document = Document(spans.text, first_mentions(spans.text, new), spans.slots)
+        return document if spans.text.startswith(START) else document.wrapped(START, END)
 
     def statements(self) -> Made:
         """Three to six facts."""
@@ -106,7 +106,7 @@ class Corpus:
         layout, bare = self.rng.choice(QA_LAYOUTS), self.rng.random() < 0.6
         items = [ask(next(self.facts), self.rng) for _ in range(self.rng.randint(1, 4))]
         text = "\n\n".join(
-            layout.replace("{q}", item.question).replace("{a}", item.answer if bare else item.fill(item.sentence))
+            layout.replace("{q}", item.question).replace("{a}", item.fill("{o}" if bare else item.sentence))
             for item in items
         )
         return text, [item.subject for item in items]
@@ -124,7 +124,7 @@ class Corpus:
         """A passage and a question about it, as a plain text or as a dialogue."""
         reading = make_reading(self.rng, max_places=self.rng.choice((1, 2, 3, 4)))
         if self.rng.random() < 0.2:
-            answer = reading.item.answer if self.rng.random() < 0.5 else reading.item.fill(reading.item.sentence)
+            answer = reading.item.fill("{o}" if self.rng.random() < 0.5 else reading.item.sentence)
             text = f"{reading.passage}\n\nQuestion: {reading.item.question}\nAnswer: {answer}"
         else:
             text = reading_dialogue(reading.passage, reading.item, self.rng, any_answer).marked_text()

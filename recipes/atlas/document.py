@@ -8,24 +8,31 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Document:
-    """Text, and the ranges of characters that carry no loss: what was made up for this document, where it is first said."""
+    """Text, and two kinds of ranges of its characters.
+
+    `unknown` carries no loss: what was made up for this document, where it is first said. `answers` carries more of it than the
+    rest: the content of what is answered, a few tokens that everything else is read for.
+    """
 
     text: str
     unknown: list[tuple[int, int]] = field(default_factory=list)
+    answers: list[tuple[int, int]] = field(default_factory=list)
 
     def then(self, text: str, *, known: bool) -> Document:
         """With more text, which carries loss if it is `known`.
 
         >>> Document("a").then("bc", known=False)
-        Document(text='abc', unknown=[(1, 3)])
+        Document(text='abc', unknown=[(1, 3)], answers=[])
         """
         added = [] if known else [(len(self.text), len(self.text) + len(text))]
-        return Document(self.text + text, self.unknown + added)
+        return Document(self.text + text, self.unknown + added, self.answers)
 
     def wrapped(self, before: str, after: str) -> Document:
         """Between two strings that carry loss."""
-        moved = [(start + len(before), end + len(before)) for start, end in self.unknown]
-        return Document(before + self.text + after, moved)
+        unknown, answers = (
+            [(start + len(before), end + len(before)) for start, end in spans] for spans in (self.unknown, self.answers)
+        )
+        return Document(before + self.text + after, unknown, answers)
 
 
 def first_mentions(text: str, names: Iterable[str]) -> list[tuple[int, int]]:

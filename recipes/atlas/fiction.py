@@ -7,9 +7,41 @@ from dataclasses import dataclass
 
 from recipes.atlas.phrasing import Answerable
 
-ONSETS = "b br c ch d dr f fl g gr h j k kr l m n p pl qu r s sh sk st t tr v w y z".split()
-VOWELS = "a e i o u a e i o u ai ea ia oo ou".split()
-CODAS = "l m n r s t k d x nd rn sk th lm".split()
+ONSETS = [
+    "b",
+    "br",
+    "c",
+    "ch",
+    "d",
+    "dr",
+    "f",
+    "fl",
+    "g",
+    "gr",
+    "h",
+    "j",
+    "k",
+    "kr",
+    "l",
+    "m",
+    "n",
+    "p",
+    "pl",
+    "qu",
+    "r",
+    "s",
+    "sh",
+    "sk",
+    "st",
+    "t",
+    "tr",
+    "v",
+    "w",
+    "y",
+    "z",
+]
+VOWELS = ["a", "e", "i", "o", "u", "a", "e", "i", "o", "u", "ai", "ea", "ia", "oo", "ou"]
+CODAS = ["l", "m", "n", "r", "s", "t", "k", "d", "x", "nd", "rn", "sk", "th", "lm"]
 FIRST_NAMES = [
     "Anna",
     "Ben",

@@ -1,9 +1,10 @@
 """Weights to begin with in which a few pairs of heads already look up what followed a token: induction, put in by hand.
 
-Heads of the first block look one, two and three tokens back and write what they see beside the token; heads of the second block
-look for places that have the present token (or the one before, or the one before that) written beside them, and fetch what stands there.
-Olsson et al. 2022 (arXiv 2209.11895) found such pairs in trained networks. Two heads that are of use only together take a network long to
-find by itself; two and three tokens back matter because separators and spaces stand between names. Training is free to change all of it.
+Heads of the first block look one, two and three tokens back and write what they see beside the token; heads of the second
+block look for places that have the present token (or the one before, or the one before that) written beside them, and fetch
+what stands there. Olsson et al. 2022 (arXiv 2209.11895) found such pairs in trained networks. Two heads that are of use only
+together take a network long to find by itself; two and three tokens back matter because separators and spaces stand between
+names. Training is free to change all of it.
 """
 
 from __future__ import annotations

@@ -55,5 +55,7 @@ class Muon(torch.optim.Optimizer):
                     velocity.lerp_(parameter.grad, 1 - group["momentum"])
                     directions.append(parameter.grad.lerp(velocity, group["momentum"]))
                 scale = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
-                for parameter, update in zip(parameters, orthogonalise(torch.stack(directions), self.dtype), strict=True):
+                for parameter, update in zip(
+                    parameters, orthogonalise(torch.stack(directions), self.dtype), strict=True
+                ):
                     parameter.add_(update, alpha=-scale)

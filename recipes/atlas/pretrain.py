@@ -20,8 +20,8 @@ from recipes.atlas.induction import begin_with_induction
 from recipes.atlas.muon import Muon
 from recipes.atlas.tokenizer import MAX_LENGTH
 
-NO_LOSS = -100
-"""The target of a token that carries no loss (torch's default)."""
+ANSWER_WEIGHT = 5.0
+"""How much a token of an answer's content weighs as a target, against 1 for others."""
 NUM_OPEN_ROWS = 32
 
 
@@ -89,50 +89,51 @@ def make_network(size: NetworkSize, tokenizer: PreTrainedTokenizerFast, *, seed:
 
 @dataclass(frozen=True)
 class Row:
-    """Whole documents one after the other, filled up: tokens, targets (the same, or `NO_LOSS`), and the number of its document."""
+    """Whole documents one after the other, filled up: tokens, how much each weighs as a target, and the number of its document."""
 
     ids: list[int]
-    labels: list[int]
+    weights: list[float]
     document: list[int]
 
-    def add(self, ids: list[int], labels: list[int]) -> None:
+    def add(self, ids: list[int], weights: list[float]) -> None:
         """Another document."""
         number = self.document[-1] + 1 if self.document else 0
         self.ids.extend(ids)
-        self.labels.extend(labels)
+        self.weights.extend(weights)
         self.document.extend([number] * len(ids))
 
     def fill(self, length: int, pad: int) -> None:
         """Padding that no loss looks at."""
         missing = length - len(self.ids)
-        self.add([pad] * missing, [NO_LOSS] * missing)
+        self.add([pad] * missing, [0.0] * missing)
 
 
-def labelled(documents: list[Document], tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[list[int], list[int]]]:
-    """Token ids of each document, and its targets: none in what is unknown, nor for the first token."""
+def weighted(documents: list[Document], tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[list[int], list[float]]]:
+    """Token ids of each document, and how much each weighs as a target: nothing where it is unknown, more in answers."""
     encoded = tokenizer([item.text for item in documents], add_special_tokens=False, return_offsets_mapping=True)
     for item, ids, offsets in zip(documents, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-        labels = list(ids)
+        weights = [1.0] * len(ids)
         starts = [start for start, _ in offsets]
-        labels[0] = NO_LOSS
-        for start, end in item.unknown:
+        spans = [(span, ANSWER_WEIGHT) for span in item.answers] + [(span, 0.0) for span in item.unknown]
+        for (start, end), weight in spans:
             first, last = bisect_right(starts, start) - 1, bisect_left(starts, end)
-            labels[first:last] = [NO_LOSS] * (last - first)
-        yield ids, labels
+            weights[first:last] = [weight] * (last - first)
+        weights[0] = 0.0
+        yield ids, weights
 
 
 def packed_rows(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, *, row_length: int) -> Iterator[Row]:
     """Rows that hold whole documents, each put into the first open row with room; longer documents are left out."""
     open_rows: list[Row] = []
     while True:
-        for ids, labels in labelled([corpus.document() for _ in range(256)], tokenizer):
+        for ids, weights in weighted([corpus.document() for _ in range(256)], tokenizer):
             if len(ids) > row_length:
                 continue
             room = next((row for row in open_rows if len(row.ids) + len(ids) <= row_length), None)
             if room is None:
                 room = Row([], [], [])
                 open_rows.append(room)
-            room.add(ids, labels)
+            room.add(ids, weights)
             if len(open_rows) > NUM_OPEN_ROWS:
                 fullest = max(open_rows, key=lambda row: len(row.ids))
                 open_rows.remove(fullest)
@@ -153,13 +154,17 @@ def product_dtype() -> torch.dtype:
     return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
 
 
-def batch_loss(network: Any, ids: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Mean cross-entropy over the targets; products in `dtype`, weights and sums in float32."""
+def batch_loss(
+    network: Any, ids: torch.Tensor, weights: torch.Tensor, mask: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
+    """Weighted mean of the cross-entropy of every token but the first; products in `dtype`, all else in float32."""
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
         logits = network(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    return torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=NO_LOSS
+    losses = torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none"
     )
+    counted = weights[:, 1:].flatten()
+    return (losses * counted).sum() / counted.sum()
 
 
 def pretrain(
@@ -212,7 +217,7 @@ def pretrain(
         mine = [next(rows) for _ in range(schedule.rows * num_workers)][rank::num_workers]
         ids = torch.tensor([row.ids for row in mine])
         mask = attention_mask(torch.tensor([row.document for row in mine]))
-        loss = loss_of(network, ids, torch.tensor([row.labels for row in mine]), mask, dtype)
+        loss = loss_of(network, ids, torch.tensor([row.weights for row in mine]), mask, dtype)
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()

@@ -92,8 +92,11 @@ class ToolSpec:
     arguments: dict[str, str]
 
     def line(self) -> str:
-        """The template's line about the tool; it begins as a call does, so that calling is going on as the line went on."""
-        return f'{{"name": "{self.name}", "arguments": {json.dumps(self.arguments)}}} {self.description}'
+        """The template's line about the tool: what it does, and then how its call begins.
+
+        A network that reads from left to right knows at the call what it is for, and calling is going on as the line went on.
+        """
+        return f'{self.description} {{"name": "{self.name}", "arguments": {json.dumps(self.arguments)}}}'
 
     def as_openai(self) -> dict[str, Any]:
         """The tool as applications pass it."""

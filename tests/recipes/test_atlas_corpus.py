@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import random
-import re
 
 import pytest
 import torch
@@ -19,7 +18,7 @@ from recipes.atlas.document import Document
 from recipes.atlas.facts import Fact, load_facts
 from recipes.atlas.fiction import made_up_name, make_reading
 from recipes.atlas.phrasing import Answerable, assistant_answer, brief_answer, detailed_answer
-from recipes.atlas.pretrain import NO_LOSS, attention_mask, labelled, packed_rows
+from recipes.atlas.pretrain import ANSWER_WEIGHT, attention_mask, packed_rows, weighted
 from recipes.atlas.questions import fact_questions, reading_questions, tool_questions
 from recipes.atlas.tokenizer import train_tokenizer
 
@@ -170,18 +169,22 @@ def test_what_is_recalled_was_told_before(facts: list[Fact]) -> None:
             assert document.text[start:end].lstrip("\n.; ") in document.text[:told]
 
 
+def test_what_is_made_up_weighs_nothing_and_answers_more(tokenizer: PreTrainedTokenizerFast) -> None:
+    document = Document("The capital of Bo is Zan. Zan is old.", unknown=[(15, 17), (21, 24)], answers=[(26, 29)])
+    ((ids, weights),) = weighted([document], tokenizer)
 
-def test_no_loss_is_spent_on_what_is_made_up(facts: list[Fact], tokenizer: PreTrainedTokenizerFast) -> None:
-    document = Document("The capital of Bo is Zan. Zan is old.", unknown=[(15, 17), (21, 24)])
-    ((ids, labels),) = labelled([document], tokenizer)
-    kept = tokenizer.decode([token for token, label in zip(ids, labels, strict=True) if label != NO_LOSS])
-    assert kept == " capital of  is . Zan is old."
+    def tokens_of(weight: float) -> str:
+        return tokenizer.decode([token for token, found in zip(ids, weights, strict=True) if found == weight])
+
+    assert tokens_of(0.0) == "TheBoZan"
+    assert tokens_of(1.0) == " capital of  is .  is old."
+    assert tokens_of(ANSWER_WEIGHT) == "Zan"
 
 
 def test_rows_hold_whole_documents(facts: list[Fact], tokenizer: PreTrainedTokenizerFast) -> None:
     rows = itertools.islice(packed_rows(Corpus(facts, seed=1), tokenizer, row_length=256), 40)
     for row in rows:
-        assert len(row.ids) == len(row.labels) == len(row.document) == 256
+        assert len(row.ids) == len(row.weights) == len(row.document) == 256
         ids = [token for token in row.ids if token != tokenizer.pad_token_id]
         assert ids[0] == tokenizer.bos_token_id
         assert ids[-1] == tokenizer.eos_token_id

@@ -114,7 +114,7 @@ def test_heads_look_back_from_the_start(copying_network: Any) -> None:
     ids = torch.randint(300, 480, (1, 40), generator=torch.Generator().manual_seed(2))
     seen = copying_network(input_ids=ids, output_attentions=True).attentions[0][0]  # [heads, length, length]
     for head, positions in ((0, 1), (1, 2), (2, 3)):
-        assert float(seen[head].diagonal(-positions)[5:].min()) > 0.8
+        assert float(seen[head].diagonal(-positions)[5:].mean()) > 0.9
 
 
 def test_an_untrained_network_with_induction_says_a_sequence_again(copying_network: Any) -> None:
