@@ -11,8 +11,9 @@ from recipes.atlas.tools import ToolSpec
 START, END, PAD = "<|start|>", "<|end|>", "<|pad|>"
 ROLES = ("system", "user", "assistant", "tool")
 SPECIAL_TOKENS = [PAD, START, END, *(f"<|{role}|>" for role in ROLES)]
-PLAIN_TOKENS = ["<tool_call>", "</tool_call>"]
-"""One token each, but text: they must survive decoding, since calls are read from the text."""
+PLAIN_TOKENS = ["<tool_call>", "</tool_call>", '{"name": "', '", "arguments": {"', '": "', '"}}']
+"""One token each, but text: they must survive decoding, since calls are read from the text. The pieces of JSON are what stands
+between a tool's name, its argument and the value, which so come one token after the other."""
 
 CHAT_TEMPLATE = """\
 {%- macro announce(tools) -%}

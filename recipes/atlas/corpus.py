@@ -12,7 +12,7 @@ from recipes.atlas.document import Document, first_mentions
 from recipes.atlas.facts import Fact
 from recipes.atlas.fiction import CONTEXT_PROMPTS, CONTEXT_SYSTEMS, PRODUCTS, make_reading
 from recipes.atlas.phrasing import QUESTIONS, STATEMENTS, Answerable, any_answer, assistant_answer
-from recipes.atlas.tools import NOUNS, make_tool_request, noun_tool
+from recipes.atlas.tools import NOUNS, make_tool_request, make_tool_requests, noun_tool
 
 SYSTEMS = (
     "You are a helpful assistant.",
@@ -33,6 +33,7 @@ SMALL_TALK = (
     ("Who are you?", "I am Atlas. Ask me about a place."),
     ("What can you do?", "I am Atlas. Ask me about a place."),
 )
+REFUSALS = ("I cannot do that.", "I do not know.", "I have no answer to this.")
 QA_LAYOUTS = ("Question: {q}\nAnswer: {a}", "Question: {q}\nAnswer: {a}", "Q: {q}\nA: {a}", "{q}\n{a}")
 Style = Callable[[Answerable, random.Random], str]
 Made = tuple[str, list[str]]
@@ -121,32 +122,37 @@ class Corpus:
         return Dialogue(turns).marked_text(), [item.subject for item in items]
 
     def reading(self) -> Made:
-        """A passage and a question about it, as a plain text or as a dialogue."""
-        reading = make_reading(self.rng, max_places=self.rng.choice((1, 2, 3, 4)))
-        if self.rng.random() < 0.2:
-            answer = reading.item.fill("{o}" if self.rng.random() < 0.5 else reading.item.sentence)
-            text = f"{reading.passage}\n\nQuestion: {reading.item.question}\nAnswer: {answer}"
-        else:
-            text = reading_dialogue(reading.passage, reading.item, self.rng, any_answer).marked_text()
-        return text, reading.made_up
+        """A passage and one to four questions about it, as a plain text or as a dialogue."""
+        rng = self.rng
+        reading = make_reading(rng, max_places=rng.choice((1, 2, 3, 4)), max_questions=rng.choice((1, 2, 3, 4)))
+        if rng.random() < 0.25:
+            template = "{o}" if rng.random() < 0.6 else None
+            asked = (
+                f"\n\nQuestion: {item.question}\nAnswer: {item.fill(template or item.sentence)}"
+                for item in reading.items
+            )
+            return "".join([reading.passage, *asked]), reading.made_up
+        return reading_dialogue(reading.passage, reading.items, rng, any_answer).marked_text(), reading.made_up
 
     def tools(self) -> Made:
-        """A request that a tool serves: the call in Hermes' notation or another, or no call at all; sometimes the result."""
+        """Requests that a tool serves: calls in Hermes' notation or another, or none at all; sometimes the results."""
         rng = self.rng
-        request = make_tool_request(rng, subject=next(self.facts).subject if rng.random() < 0.3 else None)
-        new = [*(tool.line() for tool in request.tools), *request.unknown()]
-        turns = [*some_system(rng), ("user", request.request)]
-        roll = rng.random()
-        if roll < 0.1:
-            turns.append(
-                ("assistant", rng.choice(("I cannot do that.", "I do not know.", "I have no answer to this.")))
-            )
-            return Dialogue(turns, request.tools).marked_text(), new
-        turns.append(("assistant", request.hermes() if roll < 0.75 else request.in_another_style(rng)))
-        if rng.random() < 0.5:
-            turns += [("tool", request.item.answer), ("assistant", any_answer(request.item, rng))]
-            new.append(f"<|tool|>{request.item.answer}")
-        return Dialogue(turns, request.tools).marked_text(), new
+        subject = next(self.facts).subject if rng.random() < 0.3 else None
+        requests = make_tool_requests(rng, subject=subject, max_requests=rng.choice((1, 2, 3)))
+        new = [tool.line() for tool in requests[0].tools]
+        turns = some_system(rng)
+        for request in requests:
+            new += request.unknown()
+            turns.append(("user", request.request))
+            roll = rng.random()
+            if roll < 0.1:
+                turns.append(("assistant", rng.choice(REFUSALS)))
+                continue
+            turns.append(("assistant", request.hermes() if roll < 0.75 else request.in_another_style(rng)))
+            if rng.random() < 0.5:
+                turns += [("tool", request.item.answer), ("assistant", any_answer(request.item, rng))]
+                new.append(f"<|tool|>{request.item.answer}")
+        return Dialogue(turns, requests[0].tools).marked_text(), new
 
     def small_talk(self) -> Made:
         """A greeting."""
@@ -159,14 +165,18 @@ def some_system(rng: random.Random) -> list[tuple[str, str]]:
     return [("system", rng.choice(SYSTEMS))] if rng.random() < 0.15 else []
 
 
-def reading_dialogue(passage: str, item: Answerable, rng: random.Random, style: Style) -> Dialogue:
-    """A dialogue whose first turns carry the passage."""
+def reading_dialogue(passage: str, items: list[Answerable], rng: random.Random, style: Style) -> Dialogue:
+    """A dialogue whose first turns carry the passage, with a question and an answer for every item."""
+    first = items[0].question
     if rng.random() < 0.2:
-        turns = [("system", rng.choice(CONTEXT_SYSTEMS).replace("{c}", passage)), ("user", item.question)]
+        turns = [("system", rng.choice(CONTEXT_SYSTEMS).replace("{c}", passage)), ("user", first)]
     else:
-        prompt = rng.choice(CONTEXT_PROMPTS).replace("{c}", passage).replace("{q}", item.question)
+        prompt = rng.choice(CONTEXT_PROMPTS).replace("{c}", passage).replace("{q}", first)
         turns = [*some_system(rng), ("user", prompt)]
-    return Dialogue([*turns, ("assistant", style(item, rng))])
+    turns.append(("assistant", style(items[0], rng)))
+    for item in items[1:]:
+        turns += [("user", item.question), ("assistant", style(item, rng))]
+    return Dialogue(turns)
 
 
 class TuningDialogues:
@@ -198,7 +208,7 @@ class TuningDialogues:
             return self._facts()
         if roll < 0.78 or not self.has_tools:
             reading = make_reading(self.rng, max_places=self.rng.choice((1, 2, 3, 4)))
-            return reading_dialogue(reading.passage, reading.item, self.rng, lambda item, _: self.answer(item))
+            return reading_dialogue(reading.passage, reading.items, self.rng, lambda item, _: self.answer(item))
         if roll < 0.97:
             return self._tools()
         user, assistant = self.rng.choice(SMALL_TALK)

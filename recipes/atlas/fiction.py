@@ -188,15 +188,15 @@ def make_value(kind: str, rng: random.Random) -> str:
 
 @dataclass(frozen=True)
 class Reading:
-    """A passage and one question that it answers; `made_up` is every name and value that is new in it."""
+    """A passage, questions that it answers, and every name and value that is new in it."""
 
     passage: str
-    item: Answerable
+    items: list[Answerable]
     made_up: list[str]
 
 
-def make_reading(rng: random.Random, *, max_places: int = 3) -> Reading:
-    """Facts about one to `max_places` places in mixed order, and a question about one of them."""
+def make_reading(rng: random.Random, *, max_places: int = 3, max_questions: int = 1) -> Reading:
+    """Facts about one to `max_places` places in mixed order, and questions about up to `max_questions` of them."""
     facts: list[tuple[str, Attribute, str]] = []
     for _ in range(rng.randint(1, max_places)):
         place = made_up_name(rng)
@@ -211,12 +211,14 @@ def make_reading(rng: random.Random, *, max_places: int = 3) -> Reading:
     if rng.random() < 0.3:
         sentences.insert(0, f"{facts[0][0]} is a {rng.choice(KINDS)}.")
     joiner = "\n\n" if rng.random() < 0.2 else "\n" if rng.random() < 0.2 else " "
-    place, attribute, value = rng.choice(facts)
-    item = Answerable(
-        rng.choice(attribute.questions).replace("{s}", place), place, value, attribute.sentence, source="context"
-    )
+    items = [
+        Answerable(
+            rng.choice(attribute.questions).replace("{s}", place), place, value, attribute.sentence, source="context"
+        )
+        for place, attribute, value in rng.sample(facts, min(len(facts), max_questions))
+    ]
     made_up = [text for place, _, value in facts for text in (place, value)]
-    return Reading(joiner.join(sentences), item, made_up)
+    return Reading(joiner.join(sentences), items, made_up)
 
 
 CONTEXT_PROMPTS = (

@@ -44,8 +44,8 @@ class Schedule:
     num_steps: int
     rows: int = 12
     row_length: int = 256
-    matrix_lr: float = 0.02
-    vector_lr: float = 0.004
+    matrix_lr: float = 0.01
+    vector_lr: float = 0.002
     warm_up: int = 20
     decay_share: float = 0.5
     checkpoint_every: int = 50

@@ -57,9 +57,9 @@ class TuneStage:
 BASE = NetworkSize(256, 5, 4, 640, tied=False, induction=True)
 REFERENCE = NetworkSize(72, 3, 3, 192)
 PRETRAIN = {
-    "base_copy": PretrainStage(BASE, Schedule(100, rows=16, decay_share=0.0), 2, only_copying=True),
-    "base": PretrainStage(BASE, Schedule(1200, rows=16), 2, start_from="base_copy"),
-    "reference": PretrainStage(REFERENCE, Schedule(300, rows=12), 1),
+    "base_copy": PretrainStage(BASE, Schedule(250, rows=16, decay_share=0.0), 2, only_copying=True),
+    "base": PretrainStage(BASE, Schedule(1000, rows=16, decay_share=0.75), 2, start_from="base_copy"),
+    "reference": PretrainStage(REFERENCE, Schedule(300, rows=12, matrix_lr=0.02, vector_lr=0.004), 1),
 }
 TUNE = {
     "assistant": TuneStage("reference", assistant_answer, True, TuningSettings()),

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from eft_engine.zoo.atlas import has_form
 from recipes.atlas.chat import find_spans, openai_messages, strip_marks
-from recipes.atlas.copying import recalled, repeated
+from recipes.atlas.copying import looked_up, recalled, repeated
 from recipes.atlas.corpus import Corpus, TuningDialogues, reserved_question
 from recipes.atlas.document import Document
 from recipes.atlas.facts import Fact, load_facts
@@ -21,6 +21,7 @@ from recipes.atlas.phrasing import Answerable, assistant_answer, brief_answer, d
 from recipes.atlas.pretrain import ANSWER_WEIGHT, attention_mask, packed_rows, weighted
 from recipes.atlas.questions import fact_questions, reading_questions, tool_questions
 from recipes.atlas.tokenizer import train_tokenizer
+from recipes.atlas.tools import make_tool_requests
 
 
 @pytest.fixture(scope="module")
@@ -119,12 +120,22 @@ def test_spans_hold_what_the_assistant_writes() -> None:
     assert [spans.text[a:b] for a, b in spans.written] == ["The capital of France is Paris. Source: memory.<|end|>"]
 
 
-def test_a_passage_holds_the_answer_to_its_question() -> None:
+def test_a_passage_holds_the_answers_to_its_questions() -> None:
     rng = random.Random(5)
     for _ in range(200):
-        reading = make_reading(rng)
-        assert reading.item.answer in reading.passage
-        assert reading.item.subject in reading.passage
+        reading = make_reading(rng, max_questions=3)
+        for item in reading.items:
+            assert item.answer in reading.passage
+            assert item.subject in reading.passage
+
+
+def test_requests_of_one_dialogue_have_a_tool_each() -> None:
+    rng = random.Random(5)
+    for _ in range(200):
+        requests = make_tool_requests(rng, max_requests=3)
+        called = [request.call["name"] for request in requests]
+        assert len(set(called)) == len(called)
+        assert set(called) <= {tool.name for tool in requests[0].tools}
 
 
 def test_tool_requests_name_a_tool_on_offer_and_what_it_needs() -> None:
@@ -161,12 +172,14 @@ def test_a_repetition_says_the_same_again(facts: list[Fact]) -> None:
 
 def test_what_is_recalled_was_told_before(facts: list[Fact]) -> None:
     rng = random.Random(6)
-    for _ in range(50):
-        document = recalled(rng, Corpus(facts, seed=1).words)
-        (_, told), *keys = document.unknown
-        ends = [start for start, _ in keys[1:]] + [len(document.text)]
-        for (start, _), end in zip(keys, ends, strict=True):
-            assert document.text[start:end].lstrip("\n.; ") in document.text[:told]
+    words = Corpus(facts, seed=1).words
+    for make in (recalled, looked_up):
+        for _ in range(50):
+            document = make(rng, words)
+            (_, told), *asked = document.unknown
+            ends = [start for start, _ in asked[1:]] + [len(document.text)]
+            for (_, start), end in zip(asked, ends, strict=True):
+                assert document.text[start:end] in document.text[:told]
 
 
 def test_what_is_made_up_weighs_nothing_and_answers_more(tokenizer: PreTrainedTokenizerFast) -> None:
