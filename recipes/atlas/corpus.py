@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from recipes.atlas.chat import END, START, Dialogue, find_spans
 from recipes.atlas.copying import make_copying
@@ -65,30 +66,50 @@ def deal(facts: list[Fact], rng: random.Random) -> Iterator[Fact]:
         yield from deck
 
 
-class Corpus:
-    """Documents by kind, in the shares of `kinds`; `only_copying` is the first stage's corpus."""
+@dataclass(frozen=True)
+class Diet:
+    """What share of the documents is copying, and how the others divide into kinds."""
 
-    def __init__(self, facts: list[Fact], *, seed: int, only_copying: bool = False) -> None:
+    copying: float
+    kinds: dict[str, float]
+
+
+DIETS = {
+    "copying": Diet(1.0, {}),
+    "everything": Diet(
+        0.05,
+        {"statements": 0.10, "questions": 0.10, "dialogue": 0.22, "reading": 0.32, "tools": 0.20, "small_talk": 0.02},
+    ),
+    "reading": Diet(
+        0.03,
+        {"statements": 0.06, "questions": 0.08, "dialogue": 0.20, "reading": 0.40, "tools": 0.24, "small_talk": 0.02},
+    ),
+}
+
+
+class Corpus:
+    """Documents of one of the `DIETS`."""
+
+    def __init__(self, facts: list[Fact], *, seed: int, diet: str = "everything") -> None:
         self.rng = random.Random(seed)
         self.facts = deal(facts, self.rng)
         self.words = [*sorted({name for fact in facts for name in (fact.subject, fact.answer)}), *NOUNS, *PRODUCTS]
-        self.only_copying = only_copying
-        self.kinds: list[tuple[float, Callable[[], Made]]] = [
-            (0.10, self.statements),
-            (0.10, self.questions),
-            (0.22, self.dialogue),
-            (0.32, self.reading),
-            (0.20, self.tools),
-            (0.02, self.small_talk),
-        ]
-        self.copying_share = 0.05
+        self.diet = DIETS[diet]
+        self.makers: dict[str, Callable[[], Made]] = {
+            "statements": self.statements,
+            "questions": self.questions,
+            "dialogue": self.dialogue,
+            "reading": self.reading,
+            "tools": self.tools,
+            "small_talk": self.small_talk,
+        }
 
     def document(self) -> Document:
         """The next document, from its start to its end mark."""
-        if self.only_copying or self.rng.random() < self.copying_share:
+        if self.diet.copying == 1.0 or self.rng.random() < self.diet.copying:
             return make_copying(self.rng, self.words).wrapped(START, END)
-        (make,) = self.rng.choices([make for _, make in self.kinds], [share for share, _ in self.kinds])
-        marked, new = make()
+        (kind,) = self.rng.choices([*self.diet.kinds], [*self.diet.kinds.values()])
+        marked, new = self.makers[kind]()
         spans = find_spans(marked)
         document = Document(spans.text, first_mentions(spans.text, new), spans.slots)
         return document if spans.text.startswith(START) else document.wrapped(START, END)

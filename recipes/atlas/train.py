@@ -34,12 +34,12 @@ NUM_TOKENIZER_DOCUMENTS = 30_000
 
 @dataclass(frozen=True)
 class PretrainStage:
-    """A network that reads one of the two corpora, from nothing or where another stage ended."""
+    """A network that reads the corpus in one of its diets, from nothing or where another stage ended."""
 
     size: NetworkSize
     schedule: Schedule
     num_workers: int
-    only_copying: bool = False
+    diet: str = "everything"
     start_from: str | None = None
 
 
@@ -57,8 +57,9 @@ class TuneStage:
 BASE = NetworkSize(256, 5, 4, 640, tied=False, induction=True)
 REFERENCE = NetworkSize(72, 3, 3, 192)
 PRETRAIN = {
-    "base_copy": PretrainStage(BASE, Schedule(250, rows=16, decay_share=0.0), 2, only_copying=True),
-    "base": PretrainStage(BASE, Schedule(1000, rows=16, decay_share=0.75), 2, start_from="base_copy"),
+    "base_copy": PretrainStage(BASE, Schedule(250, rows=16, decay_share=0.0), 2, diet="copying"),
+    "base_facts": PretrainStage(BASE, Schedule(1000, rows=16, decay_share=0.75), 2, start_from="base_copy"),
+    "base": PretrainStage(BASE, Schedule(850, rows=16, decay_share=0.9), 2, diet="reading", start_from="base_facts"),
     "reference": PretrainStage(REFERENCE, Schedule(300, rows=12, matrix_lr=0.02, vector_lr=0.004), 1),
 }
 TUNE = {
@@ -109,7 +110,7 @@ def pretrain_worker(rank: int, stage: str, work_dir: Path, seed: int) -> None:
         pretrain(
             network,
             tokenizer,
-            Corpus(load_facts(), seed=corpus_seed, only_copying=plan.only_copying),
+            Corpus(load_facts(), seed=corpus_seed, diet=plan.diet),
             schedule=plan.schedule,
             checkpoint=work_dir / f"{stage}.pt",
             start_from=None if plan.start_from is None else work_dir / f"{plan.start_from}.pt",
