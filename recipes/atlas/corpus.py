@@ -13,7 +13,7 @@ from recipes.atlas.document import Document, first_mentions
 from recipes.atlas.facts import Fact
 from recipes.atlas.fiction import CONTEXT_PROMPTS, CONTEXT_SYSTEMS, PRODUCTS, make_reading
 from recipes.atlas.phrasing import QUESTIONS, STATEMENTS, Answerable, any_answer, assistant_answer
-from recipes.atlas.tools import NOUNS, make_tool_request, make_tool_requests, noun_tool
+from recipes.atlas.tools import NOUNS, SUMS, make_tool_request, make_tool_requests, noun_tool
 
 SYSTEMS = (
     "You are a helpful assistant.",
@@ -68,10 +68,11 @@ def deal(facts: list[Fact], rng: random.Random) -> Iterator[Fact]:
 
 @dataclass(frozen=True)
 class Diet:
-    """What share of the documents is copying, and how the others divide into kinds."""
+    """What share of the documents is copying, how the others divide into kinds, and what share of tool requests are sums."""
 
     copying: float
     kinds: dict[str, float]
+    sums: float = SUMS
 
 
 DIETS = {
@@ -83,6 +84,11 @@ DIETS = {
     "reading": Diet(
         0.03,
         {"statements": 0.06, "questions": 0.08, "dialogue": 0.20, "reading": 0.40, "tools": 0.24, "small_talk": 0.02},
+    ),
+    "calls": Diet(
+        0.02,
+        {"statements": 0.05, "questions": 0.06, "dialogue": 0.15, "reading": 0.34, "tools": 0.38, "small_talk": 0.02},
+        sums=0.5,
     ),
 }
 
@@ -159,7 +165,7 @@ class Corpus:
         """Requests that a tool serves: calls in Hermes' notation or another, or none at all; sometimes the results."""
         rng = self.rng
         subject = next(self.facts).subject if rng.random() < 0.3 else None
-        requests = make_tool_requests(rng, subject=subject, max_requests=rng.choice((1, 2, 3)))
+        requests = make_tool_requests(rng, subject=subject, max_requests=rng.choice((1, 2, 3)), sums=self.diet.sums)
         new = [tool.line() for tool in requests[0].tools]
         turns = some_system(rng)
         for request in requests:

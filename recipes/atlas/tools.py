@@ -46,6 +46,8 @@ NOUNS = [
     "tide",
     "salary",
 ]
+SUMS = 0.15
+"""Share of requests that are about two numbers instead of a place."""
 VERBS = ("get", "find", "lookup", "fetch", "read", "check", "")
 ARGUMENTS = ("city", "place", "location", "name", "town", "country", "item", "query")
 NUMBER_TOOLS = (
@@ -179,11 +181,13 @@ def make_tool_request(rng: random.Random, *, subject: str | None = None) -> Tool
     return request
 
 
-def make_tool_requests(rng: random.Random, *, subject: str | None = None, max_requests: int) -> list[ToolRequest]:
+def make_tool_requests(
+    rng: random.Random, *, subject: str | None = None, max_requests: int, sums: float = SUMS
+) -> list[ToolRequest]:
     """Up to `max_requests` requests that the same one to four tools serve, each another one."""
     nouns = rng.sample(NOUNS, rng.randint(1, 4))
     tools = [noun_tool(noun, rng) for noun in nouns]
-    if subject is None and rng.random() < 0.15:
+    if subject is None and rng.random() < sums:
         numbers = rng.sample(range(4), rng.randint(1, 3))
         tools = [*(number_tool(index, rng) for index in numbers), *tools[1:2]]
         makers = [partial(number_request, index, tool) for index, tool in zip(numbers, tools, strict=False)]

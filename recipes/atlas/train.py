@@ -59,7 +59,12 @@ REFERENCE = NetworkSize(72, 3, 3, 192)
 PRETRAIN = {
     "base_copy": PretrainStage(BASE, Schedule(250, rows=16, decay_share=0.0), 2, diet="copying"),
     "base_facts": PretrainStage(BASE, Schedule(1000, rows=16, decay_share=0.75), 2, start_from="base_copy"),
-    "base": PretrainStage(BASE, Schedule(850, rows=16, decay_share=0.9), 2, diet="reading", start_from="base_facts"),
+    "base_reading": PretrainStage(
+        BASE, Schedule(850, rows=16, decay_share=0.9), 2, diet="reading", start_from="base_facts"
+    ),
+    "base": PretrainStage(
+        BASE, Schedule(350, rows=16, matrix_lr=0.006, decay_share=0.9), 2, diet="calls", start_from="base_reading"
+    ),
     "reference": PretrainStage(REFERENCE, Schedule(300, rows=12, matrix_lr=0.02, vector_lr=0.004), 1),
 }
 TUNE = {
