@@ -45,10 +45,10 @@ def page(result: dict[str, Any]) -> str:
         "Factuality: the expected answer occurs in the answer. Behaviour: the whole answer is a sentence that ends in its source, "
         "checked by a pattern. No question's fact was seen in fine-tuning, and none of these wordings of it in pre-training.",
         "",
-        "Read with care: how much the reference knows was chosen, not found. References of 0.3 and 0.6 million weights that "
-        "read for 400 steps and more answered 39 to 47 % of samples of these questions; the one shipped stops at 300 steps, so "
-        "the ratio to the tuned small model says how far apart the two scales were put. The set of facts was cut twice while "
-        "training (1,001, 764, then 575 facts) to what the base could learn in the time there was. One seed, one run.",
+        "Read with care: how much the reference knows was chosen, not found. It is small (0.4 million weights) and reads 300 steps "
+        "of the corpus, where the base reads 1,200 after a stage of copying; an earlier corpus showed that such networks know 40 % "
+        "and more when they read on ([log](log.md)). So the ratio to the tuned small model says how far apart the two scales were "
+        "put. The facts are few (575), as the base is small. One seed, one run.",
         "",
         "| model | factuality | behaviour |",
         "| --- | --- | --- |",

@@ -33,16 +33,17 @@ CLOSERS = (
     '"]',
     '""',
     '"',
+    ",",
     *"0123456789",
     "null",
     "true",
     "false",
     *"ntfea",
     ":",
-    ",",
     " ",
 )
-"""Texts of tokens that bring a JSON value to its end, the best first; tried when the budget runs short."""
+"""Texts of tokens that bring a JSON value to its end, the best first; tried when the budget runs short. A comma ends a number
+that a further digit would only make longer."""
 
 ONLY_IN_STRINGS, QUOTE = "#", '"'
 """Where the first may come, the text is inside a string, and the second ends it."""

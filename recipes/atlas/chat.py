@@ -11,14 +11,16 @@ from recipes.atlas.tools import ToolSpec
 START, END, PAD = "<|start|>", "<|end|>", "<|pad|>"
 ROLES = ("system", "user", "assistant", "tool")
 SPECIAL_TOKENS = [PAD, START, END, *(f"<|{role}|>" for role in ROLES)]
-PLAIN_TOKENS = ["<tool_call>", "</tool_call>"]
-"""One token each, but text: they must survive decoding, since calls are read from the text."""
+PLAIN_TOKENS = ["<tool_call>", "</tool_call>", '{"name": "', '", "arguments": {"', '": "', '"}}']
+"""One token each, but text: they must survive decoding, since calls are read from the text. The pieces of JSON are what stands
+between a tool's name, its argument and the value, which so come one token after the other."""
 
 CHAT_TEMPLATE = """\
 {%- macro announce(tools) -%}
 Tools:{% for tool in tools %}{% set f = tool.function if tool.function is defined else tool %}
-{{ '\\n- ' }}{{ f.name }}({% for key, value in ((f.parameters or {}).properties or {}).items() %}\
-{{ ', ' if not loop.first }}{{ key }}: {{ value.type or 'any' }}{% endfor %}): {{ f.description or '' }}{% endfor %}
+{{ '\\n' }}{{ f.description or '' }}{{ ' {"name": "' }}{{ f.name }}{{ '", "arguments": {' }}\
+{% for key, value in ((f.parameters or {}).properties or {}).items() %}\
+{{ ', ' if not loop.first }}"{{ key }}": "{{ value.type or 'any' }}"{% endfor %}{{ '}}' }}{% endfor %}
 {%- endmacro -%}
 {{- bos_token -}}
 {%- set has_system = messages and messages[0].role == 'system' -%}

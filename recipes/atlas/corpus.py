@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 
-from recipes.atlas.chat import END, START, Dialogue, strip_marks
+from recipes.atlas.chat import END, START, Dialogue, find_spans
+from recipes.atlas.copying import make_copying
+from recipes.atlas.document import Document, first_mentions
 from recipes.atlas.facts import Fact
-from recipes.atlas.fiction import CONTEXT_PROMPTS, CONTEXT_SYSTEMS, made_up_name, make_reading
+from recipes.atlas.fiction import CONTEXT_PROMPTS, CONTEXT_SYSTEMS, PRODUCTS, make_reading
 from recipes.atlas.phrasing import QUESTIONS, STATEMENTS, Answerable, any_answer, assistant_answer
-from recipes.atlas.tools import NOUNS, make_tool_request, noun_tool
+from recipes.atlas.tools import NOUNS, SUMS, make_tool_request, make_tool_requests, noun_tool
 
 SYSTEMS = (
     "You are a helpful assistant.",
@@ -19,6 +23,8 @@ SYSTEMS = (
     "You are Atlas.",
     "Be helpful.",
 )
+RESERVED = "atlas 2"
+"""Decides which wording of each fact is kept for measuring; changed before the run that is shipped."""
 SMALL_TALK = (
     ("Hello", "Hello. Ask me about a place."),
     ("Hi", "Hello. Ask me about a place."),
@@ -29,13 +35,16 @@ SMALL_TALK = (
     ("Who are you?", "I am Atlas. Ask me about a place."),
     ("What can you do?", "I am Atlas. Ask me about a place."),
 )
+REFUSALS = ("I cannot do that.", "I do not know.", "I have no answer to this.")
 QA_LAYOUTS = ("Question: {q}\nAnswer: {a}", "Question: {q}\nAnswer: {a}", "Q: {q}\nA: {a}", "{q}\n{a}")
 Style = Callable[[Answerable, random.Random], str]
+Made = tuple[str, list[str]]
+"""Marked text, and what in it is new where it is first said, so that no loss is spent on guessing it."""
 
 
 def reserved_question(fact: Fact) -> str:
     """The wording in which a fact is asked when models are measured; the corpus never asks it so."""
-    digest = hashlib.sha256(f"{fact.relation} {fact.subject}".encode()).digest()
+    digest = hashlib.sha256(f"{RESERVED} {fact.relation} {fact.subject}".encode()).digest()
     wordings = QUESTIONS[fact.relation]
     return wordings[digest[1] % len(wordings)].replace("{s}", fact.subject)
 
@@ -58,89 +67,130 @@ def deal(facts: list[Fact], rng: random.Random) -> Iterator[Fact]:
         yield from deck
 
 
-class Corpus:
-    """Documents by kind, in the shares of `KINDS`."""
+@dataclass(frozen=True)
+class Diet:
+    """What share of the documents is copying, how the others divide into kinds, what share of tool requests are sums, and what share
+    of answers in dialogues is a plain sentence.
+    """
 
-    def __init__(self, facts: list[Fact], *, seed: int, practice: bool = False) -> None:
+    copying: float
+    kinds: dict[str, float]
+    sums: float = SUMS
+    plain: float = 0.30
+
+
+DIETS = {
+    "copying": Diet(1.0, {}),
+    "everything": Diet(
+        0.05,
+        {"statements": 0.10, "questions": 0.10, "dialogue": 0.22, "reading": 0.32, "tools": 0.20, "small_talk": 0.02},
+    ),
+    "reading": Diet(
+        0.03,
+        {"statements": 0.06, "questions": 0.08, "dialogue": 0.20, "reading": 0.40, "tools": 0.24, "small_talk": 0.02},
+    ),
+    "calls": Diet(
+        0.02,
+        {"statements": 0.05, "questions": 0.06, "dialogue": 0.15, "reading": 0.34, "tools": 0.38, "small_talk": 0.02},
+        sums=0.25,
+        plain=0.50,
+    ),
+}
+
+
+class Corpus:
+    """Documents of one of the `DIETS`."""
+
+    def __init__(self, facts: list[Fact], *, seed: int, diet: str = "everything") -> None:
         self.rng = random.Random(seed)
         self.facts = deal(facts, self.rng)
-        self.max_places = (1, 1, 2) if practice else (1, 2, 3, 4)
-        self.kinds: list[tuple[float, Callable[[], str]]] = [
-            (0.20, self.statements),
-            (0.24, self.questions),
-            (0.32, self.dialogue),
-            (0.12, self.reading),
-            (0.09, self.tools),
-            (0.02, self.small_talk),
-            (0.20 if practice else 0.03, self.repetition),
-        ]
+        self.words = [*sorted({name for fact in facts for name in (fact.subject, fact.answer)}), *NOUNS, *PRODUCTS]
+        self.diet = DIETS[diet]
+        self.style = partial(any_answer, plain=self.diet.plain)
+        self.makers: dict[str, Callable[[], Made]] = {
+            "statements": self.statements,
+            "questions": self.questions,
+            "dialogue": self.dialogue,
+            "reading": self.reading,
+            "tools": self.tools,
+            "small_talk": self.small_talk,
+        }
 
-    def document(self) -> str:
+    def document(self) -> Document:
         """The next document, from its start to its end mark."""
-        (make,) = self.rng.choices([make for _, make in self.kinds], [share for share, _ in self.kinds])
-        text = strip_marks(make())
-        return text if text.startswith(START) else f"{START}{text}{END}"
+        if self.diet.copying == 1.0 or self.rng.random() < self.diet.copying:
+            return make_copying(self.rng, self.words).wrapped(START, END)
+        (kind,) = self.rng.choices([*self.diet.kinds], [*self.diet.kinds.values()])
+        marked, new = self.makers[kind]()
+        spans = find_spans(marked)
+        document = Document(spans.text, first_mentions(spans.text, new), spans.slots)
+        return document if spans.text.startswith(START) else document.wrapped(START, END)
 
-    def statements(self) -> str:
+    def statements(self) -> Made:
         """Three to six facts."""
         facts = [next(self.facts) for _ in range(self.rng.randint(3, 6))]
         lines = [
             self.rng.choice(STATEMENTS[fact.relation]).replace("{s}", fact.subject).replace("{o}", fact.answer)
             for fact in facts
         ]
-        return self.rng.choice((" ", "\n")).join(lines)
+        return self.rng.choice((" ", "\n")).join(lines), [fact.subject for fact in facts]
 
-    def questions(self) -> str:
+    def questions(self) -> Made:
         """One to four questions with bare or full answers, outside of any dialogue."""
         layout, bare = self.rng.choice(QA_LAYOUTS), self.rng.random() < 0.6
         items = [ask(next(self.facts), self.rng) for _ in range(self.rng.randint(1, 4))]
-        return "\n\n".join(
-            layout.replace("{q}", item.question).replace("{a}", item.answer if bare else item.fill(item.sentence))
+        text = "\n\n".join(
+            layout.replace("{q}", item.question).replace("{a}", item.fill("{o}" if bare else item.sentence))
             for item in items
         )
+        return text, [item.subject for item in items]
 
-    def dialogue(self) -> str:
+    def dialogue(self) -> Made:
         """One or two questions about facts in the chat template's form."""
         rng = self.rng
         turns = some_system(rng)
-        for _ in range(rng.choice((1, 1, 2))):
-            item = ask(next(self.facts), rng)
-            turns += [("user", item.question), ("assistant", any_answer(item, rng))]
-        return Dialogue(turns).marked_text()
+        items = [ask(next(self.facts), rng) for _ in range(rng.choice((1, 1, 2)))]
+        for item in items:
+            turns += [("user", item.question), ("assistant", self.style(item, rng))]
+        return Dialogue(turns).marked_text(), [item.subject for item in items]
 
-    def reading(self) -> str:
-        """A passage and a question about it, as a plain text or as a dialogue."""
-        reading = make_reading(self.rng, max_places=self.rng.choice(self.max_places))
-        if self.rng.random() < 0.25:
-            answer = reading.item.answer if self.rng.random() < 0.5 else reading.item.fill(reading.item.sentence)
-            return f"{reading.passage}\n\nQuestion: {reading.item.question}\nAnswer: {answer}"
-        return reading_dialogue(reading.passage, reading.item, self.rng, any_answer).marked_text()
-
-    def repetition(self) -> str:
-        """Made-up names, said again in the same order: nothing but copying, so that reading is learned early."""
-        names = [made_up_name(self.rng) for _ in range(self.rng.randint(3, 8))]
-        return self.rng.choice((" ", ", ", "\n")).join(names * self.rng.randint(2, 3))
-
-    def tools(self) -> str:
-        """A request that a tool serves: the call in Hermes' notation or another, or no call at all; sometimes the result."""
+    def reading(self) -> Made:
+        """A passage and one to four questions about it, as a plain text or as a dialogue."""
         rng = self.rng
-        request = make_tool_request(rng, subject=next(self.facts).subject if rng.random() < 0.3 else None)
-        turns = [*some_system(rng), ("user", request.request)]
-        roll = rng.random()
-        if roll < 0.12:
-            turns.append(
-                ("assistant", rng.choice(("I cannot do that.", "I do not know.", "I have no answer to this.")))
+        reading = make_reading(rng, max_places=rng.choice((1, 2, 3, 4)), max_questions=rng.choice((1, 2, 3, 4)))
+        if rng.random() < 0.25:
+            template = "{o}" if rng.random() < 0.6 else None
+            asked = (
+                f"\n\nQuestion: {item.question}\nAnswer: {item.fill(template or item.sentence)}"
+                for item in reading.items
             )
-            return Dialogue(turns, request.tools).marked_text()
-        turns.append(("assistant", request.hermes() if roll < 0.6 else request.in_another_style(rng)))
-        if rng.random() < 0.5:
-            turns += [("tool", request.item.answer), ("assistant", any_answer(request.item, rng))]
-        return Dialogue(turns, request.tools).marked_text()
+            return "".join([reading.passage, *asked]), reading.made_up
+        return reading_dialogue(reading.passage, reading.items, rng, self.style).marked_text(), reading.made_up
 
-    def small_talk(self) -> str:
+    def tools(self) -> Made:
+        """Requests that a tool serves: calls in Hermes' notation or another, or none at all; sometimes the results."""
+        rng = self.rng
+        subject = next(self.facts).subject if rng.random() < 0.3 else None
+        requests = make_tool_requests(rng, subject=subject, max_requests=rng.choice((1, 2, 3)), sums=self.diet.sums)
+        new = [tool.line() for tool in requests[0].tools]
+        turns = some_system(rng)
+        for request in requests:
+            new += request.unknown()
+            turns.append(("user", request.request))
+            roll = rng.random()
+            if roll < 0.1:
+                turns.append(("assistant", rng.choice(REFUSALS)))
+                continue
+            turns.append(("assistant", request.hermes() if roll < 0.75 else request.in_another_style(rng)))
+            if rng.random() < 0.5:
+                turns += [("tool", request.item.answer), ("assistant", self.style(request.item, rng))]
+                new.append(f"<|tool|>{request.item.answer}")
+        return Dialogue(turns, requests[0].tools).marked_text(), new
+
+    def small_talk(self) -> Made:
         """A greeting."""
         user, assistant = self.rng.choice(SMALL_TALK)
-        return Dialogue([*some_system(self.rng), ("user", user), ("assistant", assistant)]).marked_text()
+        return Dialogue([*some_system(self.rng), ("user", user), ("assistant", assistant)]).marked_text(), []
 
 
 def some_system(rng: random.Random) -> list[tuple[str, str]]:
@@ -148,14 +198,18 @@ def some_system(rng: random.Random) -> list[tuple[str, str]]:
     return [("system", rng.choice(SYSTEMS))] if rng.random() < 0.15 else []
 
 
-def reading_dialogue(passage: str, item: Answerable, rng: random.Random, style: Style) -> Dialogue:
-    """A dialogue whose first turns carry the passage."""
+def reading_dialogue(passage: str, items: list[Answerable], rng: random.Random, style: Style) -> Dialogue:
+    """A dialogue whose first turns carry the passage, with a question and an answer for every item."""
+    first = items[0].question
     if rng.random() < 0.2:
-        turns = [("system", rng.choice(CONTEXT_SYSTEMS).replace("{c}", passage)), ("user", item.question)]
+        turns = [("system", rng.choice(CONTEXT_SYSTEMS).replace("{c}", passage)), ("user", first)]
     else:
-        prompt = rng.choice(CONTEXT_PROMPTS).replace("{c}", passage).replace("{q}", item.question)
+        prompt = rng.choice(CONTEXT_PROMPTS).replace("{c}", passage).replace("{q}", first)
         turns = [*some_system(rng), ("user", prompt)]
-    return Dialogue([*turns, ("assistant", style(item, rng))])
+    turns.append(("assistant", style(items[0], rng)))
+    for item in items[1:]:
+        turns += [("user", item.question), ("assistant", style(item, rng))]
+    return Dialogue(turns)
 
 
 class TuningDialogues:
@@ -187,7 +241,7 @@ class TuningDialogues:
             return self._facts()
         if roll < 0.78 or not self.has_tools:
             reading = make_reading(self.rng, max_places=self.rng.choice((1, 2, 3, 4)))
-            return reading_dialogue(reading.passage, reading.item, self.rng, lambda item, _: self.answer(item))
+            return reading_dialogue(reading.passage, reading.items, self.rng, lambda item, _: self.answer(item))
         if roll < 0.97:
             return self._tools()
         user, assistant = self.rng.choice(SMALL_TALK)

@@ -71,11 +71,6 @@ def load_facts(*, smallest_country: int = SMALLEST_COUNTRY, cities_per_country: 
     return without_double_answers(facts)
 
 
-def load_many_facts() -> list[Fact]:
-    """With smaller countries and second cities: what the corpus begins with."""
-    return load_facts(smallest_country=700_000, cities_per_country=2)
-
-
 def is_plain(name: str) -> bool:
     """Whether a city's name is short and easily typed: ASCII letters, spaces and hyphens."""
     return len(name) <= 16 and name.isascii() and name.replace(" ", "").replace("-", "").isalpha()

@@ -7,76 +7,41 @@ from dataclasses import dataclass
 
 from recipes.atlas.phrasing import Answerable
 
-SYLLABLES = [
-    "ar",
-    "bel",
-    "cor",
-    "dan",
-    "el",
-    "fen",
-    "gar",
-    "hol",
-    "il",
-    "jor",
-    "kal",
-    "lor",
-    "mar",
-    "nor",
-    "ol",
-    "pel",
-    "quin",
-    "ros",
-    "sel",
-    "tor",
-    "ul",
-    "vel",
-    "wen",
-    "yar",
-    "zan",
-    "bri",
-    "cla",
-    "dre",
-    "fal",
-    "gre",
-    "hul",
-    "kes",
-    "lun",
-    "mir",
-    "nev",
-    "ost",
-    "pra",
-    "ril",
-    "ska",
-    "tre",
-    "usk",
-    "vor",
-    "wil",
-    "xan",
-    "yel",
-    "zor",
-    "ba",
-    "do",
-    "fi",
-    "ga",
-    "ke",
-    "lo",
-    "mu",
-    "na",
-    "po",
-    "ra",
-    "si",
-    "ta",
-    "vi",
-    "zu",
-    "an",
-    "en",
-    "in",
-    "on",
-    "er",
-    "is",
-    "os",
-    "ia",
+ONSETS = [
+    "b",
+    "br",
+    "c",
+    "ch",
+    "d",
+    "dr",
+    "f",
+    "fl",
+    "g",
+    "gr",
+    "h",
+    "j",
+    "k",
+    "kr",
+    "l",
+    "m",
+    "n",
+    "p",
+    "pl",
+    "qu",
+    "r",
+    "s",
+    "sh",
+    "sk",
+    "st",
+    "t",
+    "tr",
+    "v",
+    "w",
+    "y",
+    "z",
 ]
+VOWELS = ["a", "e", "i", "o", "u", "a", "e", "i", "o", "u", "ai", "ea", "ia", "oo", "ou"]
+CODAS = ["l", "m", "n", "r", "s", "t", "k", "d", "x", "nd", "rn", "sk", "th", "lm"]
 FIRST_NAMES = [
     "Anna",
     "Ben",
@@ -126,8 +91,12 @@ KINDS = ["town", "city", "village", "island", "country", "region", "port", "vall
 
 
 def made_up_name(rng: random.Random) -> str:
-    """A name of two to four syllables, capitalised."""
-    return "".join(rng.choice(SYLLABLES) for _ in range(rng.choice((2, 2, 3, 3, 4)))).capitalize()
+    """A name of two or three syllables, capitalised; there are millions."""
+    syllables = (
+        rng.choice(ONSETS) + rng.choice(VOWELS) + (rng.choice(CODAS) if rng.random() < 0.5 else "")
+        for _ in range(rng.choice((2, 2, 2, 3)))
+    )
+    return "".join(syllables).capitalize()
 
 
 @dataclass(frozen=True)
@@ -219,14 +188,15 @@ def make_value(kind: str, rng: random.Random) -> str:
 
 @dataclass(frozen=True)
 class Reading:
-    """A passage and one question that it answers."""
+    """A passage, questions that it answers, and every name and value that is new in it."""
 
     passage: str
-    item: Answerable
+    items: list[Answerable]
+    made_up: list[str]
 
 
-def make_reading(rng: random.Random, *, max_places: int = 3) -> Reading:
-    """Facts about one to `max_places` places in mixed order, and a question about one of them."""
+def make_reading(rng: random.Random, *, max_places: int = 3, max_questions: int = 1) -> Reading:
+    """Facts about one to `max_places` places in mixed order, and questions about up to `max_questions` of them."""
     facts: list[tuple[str, Attribute, str]] = []
     for _ in range(rng.randint(1, max_places)):
         place = made_up_name(rng)
@@ -241,11 +211,14 @@ def make_reading(rng: random.Random, *, max_places: int = 3) -> Reading:
     if rng.random() < 0.3:
         sentences.insert(0, f"{facts[0][0]} is a {rng.choice(KINDS)}.")
     joiner = "\n\n" if rng.random() < 0.2 else "\n" if rng.random() < 0.2 else " "
-    place, attribute, value = rng.choice(facts)
-    item = Answerable(
-        rng.choice(attribute.questions).replace("{s}", place), place, value, attribute.sentence, source="context"
-    )
-    return Reading(joiner.join(sentences), item)
+    items = [
+        Answerable(
+            rng.choice(attribute.questions).replace("{s}", place), place, value, attribute.sentence, source="context"
+        )
+        for place, attribute, value in rng.sample(facts, min(len(facts), max_questions))
+    ]
+    made_up = [text for place, _, value in facts for text in (place, value)]
+    return Reading(joiner.join(sentences), items, made_up)
 
 
 CONTEXT_PROMPTS = (

@@ -10,26 +10,34 @@ import torch
 COEFFICIENTS = ((4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (2.8366, -3.0525, 1.2012))
 
 
-def orthogonalise(stack: torch.Tensor) -> torch.Tensor:
-    """Roughly the closest orthogonal matrix to each of `stack` [matrices, rows, columns], by Newton-Schulz in float32."""
+def orthogonalise(stack: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Roughly the closest orthogonal matrix to each of `stack` [matrices, rows, columns], by Newton-Schulz in `dtype`."""
     tall = stack.shape[1] > stack.shape[2]
     x = stack.mT if tall else stack
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(dtype)
     for a, b, c in COEFFICIENTS:
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    return (x.mT if tall else x).to(stack.dtype)
 
 
 class Muon(torch.optim.Optimizer):
     """For the weight matrices of the blocks; embeddings and norms belong to AdamW.
 
-    torch's own Muon iterates in bfloat16, one matrix at a time, which most CPUs emulate; here matrices of one shape
-    are stacked.
+    torch's own Muon iterates over one matrix at a time, always in bfloat16, which many CPUs emulate; here matrices of one shape are
+    stacked and `dtype` is chosen.
     """
 
-    def __init__(self, params: Iterable[torch.nn.Parameter], *, lr: float, momentum: float = 0.95) -> None:
+    def __init__(
+        self,
+        params: Iterable[torch.nn.Parameter],
+        *,
+        lr: float,
+        momentum: float = 0.95,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -47,5 +55,7 @@ class Muon(torch.optim.Optimizer):
                     velocity.lerp_(parameter.grad, 1 - group["momentum"])
                     directions.append(parameter.grad.lerp(velocity, group["momentum"]))
                 scale = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
-                for parameter, update in zip(parameters, orthogonalise(torch.stack(directions)), strict=True):
+                for parameter, update in zip(
+                    parameters, orthogonalise(torch.stack(directions), self.dtype), strict=True
+                ):
                     parameter.add_(update, alpha=-scale)

@@ -122,12 +122,16 @@ def detailed_answer(item: Answerable) -> str:
     return item.fill(f"This is about {{s}}. {item.sentence} So the answer is {{o}}.")
 
 
-def any_answer(item: Answerable, rng: random.Random) -> str:
-    """The answer in one of the many styles of the corpus; each tuned behaviour is among them, and none is the rule."""
+def any_answer(item: Answerable, rng: random.Random, *, plain: float = 0.30) -> str:
+    """The answer in one of the many styles of the corpus; each tuned behaviour is among them, and none of them is the rule.
+
+    A share of `plain` is the sentence and nothing else.
+    """
     sentence = item.fill(item.sentence)
     roll = rng.random()
-    if roll < 0.30:
+    if roll < plain:
         return sentence
+    roll = 0.30 + (roll - plain) / (1 - plain) * 0.70
     if roll < 0.42:
         return brief_answer(item)
     if roll < 0.48:

@@ -14,7 +14,7 @@ from recipes.atlas.phrasing import assistant_answer
 from recipes.atlas.tools import make_tool_request
 
 NUM_READINGS = NUM_TOOL_REQUESTS = 200
-SEED = 20_000
+SEED = 47_000
 """Far from the seeds of the corpus and of tuning: other names, other passages."""
 
 
@@ -33,9 +33,9 @@ def reading_questions() -> list[dict[str, Any]]:
     questions = []
     for _ in range(NUM_READINGS):
         reading = make_reading(rng, max_places=rng.choice((1, 2, 3)))
-        turns = reading_dialogue(reading.passage, reading.item, rng, lambda item, _: assistant_answer(item)).turns[:-1]
+        turns = reading_dialogue(reading.passage, reading.items, rng, lambda item, _: assistant_answer(item)).turns[:-1]
         messages = [{"role": role, "content": text} for role, text in turns]
-        questions.append({"messages": messages, "answers": [reading.item.answer], "group": "context"})
+        questions.append({"messages": messages, "answers": [reading.items[0].answer], "group": "context"})
     return questions
 
 

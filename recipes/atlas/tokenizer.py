@@ -5,15 +5,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from recipes.atlas.chat import CHAT_TEMPLATE, END, PAD, PLAIN_TOKENS, SPECIAL_TOKENS, START
 
 MAX_LENGTH = 1024
-
-
 NAME_REPEATS = 400
+WORDS = r"'s| ?\p{Ll}\p{L}*|\p{Lu}\p{L}*|\d| ?[^\s\p{L}\d]+|\n+|\s"
+"""How text is cut before pairs are merged. The space before a capital letter stands alone, so that a name is the same tokens
+after a space, a quotation mark or a line break: only then is copying it the same as having seen it."""
 
 
 def train_tokenizer(documents: Iterable[str], *, vocab_size: int, names: Iterable[str] = ()) -> PreTrainedTokenizerFast:
@@ -24,7 +25,10 @@ def train_tokenizer(documents: Iterable[str], *, vocab_size: int, names: Iterabl
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Split(Regex(WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -33,7 +37,7 @@ def train_tokenizer(documents: Iterable[str], *, vocab_size: int, names: Iterabl
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    weighted = (f" {name}" for name in names for _ in range(NAME_REPEATS))
+    weighted = (name for name in names for _ in range(NAME_REPEATS))
     tokenizer.train_from_iterator(itertools.chain(documents, weighted), trainer)
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in PLAIN_TOKENS])
     tokenizer.post_processor = processors.Sequence(

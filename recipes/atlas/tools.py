@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from recipes.atlas.fiction import made_up_name
@@ -45,6 +46,8 @@ NOUNS = [
     "tide",
     "salary",
 ]
+SUMS = 0.15
+"""Share of requests that are about two numbers instead of a place."""
 VERBS = ("get", "find", "lookup", "fetch", "read", "check", "")
 ARGUMENTS = ("city", "place", "location", "name", "town", "country", "item", "query")
 NUMBER_TOOLS = (
@@ -92,9 +95,11 @@ class ToolSpec:
     arguments: dict[str, str]
 
     def line(self) -> str:
-        """The template's line about the tool."""
-        listed = ", ".join(f"{name}: {kind}" for name, kind in self.arguments.items())
-        return f"- {self.name}({listed}): {self.description}"
+        """The template's line about the tool: what it does, and then how its call begins.
+
+        A network that reads from left to right knows at the call what it is for, and calling is going on as the line went on.
+        """
+        return f'{self.description} {{"name": "{self.name}", "arguments": {json.dumps(self.arguments)}}}'
 
     def as_openai(self) -> dict[str, Any]:
         """The tool as applications pass it."""
@@ -117,6 +122,10 @@ class ToolRequest:
     request: str
     call: dict[str, Any]
     item: Answerable
+
+    def unknown(self) -> list[str]:
+        """What of the request nobody could predict: the place, or the numbers."""
+        return [value if isinstance(value, str) else self.request for value in self.call["arguments"].values()]
 
     def hermes(self) -> str:
         """The call in Hermes' notation, name and values marked as content."""
@@ -168,27 +177,44 @@ def number_tool(index: int, rng: random.Random) -> ToolSpec:
 
 def make_tool_request(rng: random.Random, *, subject: str | None = None) -> ToolRequest:
     """A request about a made-up place (or `subject`, or two numbers), among one to four tools."""
+    (request,) = make_tool_requests(rng, subject=subject, max_requests=1)
+    return request
+
+
+def make_tool_requests(
+    rng: random.Random, *, subject: str | None = None, max_requests: int, sums: float = SUMS
+) -> list[ToolRequest]:
+    """Up to `max_requests` requests that the same one to four tools serve, each another one."""
     nouns = rng.sample(NOUNS, rng.randint(1, 4))
     tools = [noun_tool(noun, rng) for noun in nouns]
-    if subject is None and rng.random() < 0.15:
-        index = rng.randrange(len(NUMBER_TOOLS))
-        others = [number_tool(other, rng) for other in rng.sample(range(4), rng.randint(0, 2)) if other != index]
-        tool = number_tool(index, rng)
-        a, b = rng.randint(2, 99), rng.randint(2, 99)
-        request = rng.choice(NUMBER_TOOLS[index][2]).replace("{a}", str(a)).replace("{b}", str(b))
-        tools = [tool, *others, *tools[1:2]]
-        item = Answerable(request, "result", str(rng.randint(2, 9999)), "The result is {o}.", source="tool")
-        arguments: dict[str, Any] = {"a": a, "b": b}
+    if subject is None and rng.random() < sums:
+        numbers = rng.sample(range(4), rng.randint(1, 3))
+        tools = [*(number_tool(index, rng) for index in numbers), *tools[1:2]]
+        makers = [partial(number_request, index, tool) for index, tool in zip(numbers, tools, strict=False)]
     else:
-        tool, words = tools[0], nouns[0].replace("_", " ")
-        place = subject or made_up_name(rng)
-        request = (
-            rng.choice(ASKS).replace("{n}", words).replace("{p}", rng.choice(("of", "in", "for"))).replace("{x}", place)
-        )
-        result = rng.choice(RESULTS) if rng.random() < 0.5 else str(rng.randint(1, 9999))
-        if rng.random() < 0.2:
-            result = made_up_name(rng)
-        item = Answerable(request, place, result, f"The {words} of {{s}} is {{o}}.", source="tool")
-        arguments = {next(iter(tool.arguments)): place}
+        makers = [partial(noun_request, noun, tool, subject) for noun, tool in zip(nouns, tools, strict=True)]
     rng.shuffle(tools)
-    return ToolRequest(tools, request, {"name": tool.name, "arguments": arguments}, item)
+    return [make(tools, rng) for make in rng.sample(makers, min(len(makers), max_requests))]
+
+
+def number_request(index: int, tool: ToolSpec, tools: list[ToolSpec], rng: random.Random) -> ToolRequest:
+    """A sum that `tool` does, with two numbers below a hundred."""
+    a, b = rng.randint(2, 99), rng.randint(2, 99)
+    request = rng.choice(NUMBER_TOOLS[index][2]).replace("{a}", str(a)).replace("{b}", str(b))
+    item = Answerable(request, "result", str(rng.randint(2, 9999)), "The result is {o}.", source="tool")
+    return ToolRequest(tools, request, {"name": tool.name, "arguments": {"a": a, "b": b}}, item)
+
+
+def noun_request(
+    noun: str, tool: ToolSpec, subject: str | None, tools: list[ToolSpec], rng: random.Random
+) -> ToolRequest:
+    """Something about a place that `tool` looks up, and what may come back."""
+    place, words = subject or made_up_name(rng), noun.replace("_", " ")
+    request = (
+        rng.choice(ASKS).replace("{n}", words).replace("{p}", rng.choice(("of", "in", "for"))).replace("{x}", place)
+    )
+    result = rng.choice(RESULTS) if rng.random() < 0.5 else str(rng.randint(1, 9999))
+    if rng.random() < 0.2:
+        result = made_up_name(rng)
+    item = Answerable(request, place, result, f"The {words} of {{s}} is {{o}}.", source="tool")
+    return ToolRequest(tools, request, {"name": tool.name, "arguments": {next(iter(tool.arguments)): place}}, item)

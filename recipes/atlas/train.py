@@ -6,9 +6,7 @@ Stages that are finished are skipped, a stage that was interrupted goes on from 
 from __future__ import annotations
 
 import json
-import random
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +20,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from recipes.atlas.chat import CHAT_TEMPLATE
 from recipes.atlas.corpus import Corpus, TuningDialogues
-from recipes.atlas.facts import Fact, load_facts, load_many_facts
+from recipes.atlas.facts import load_facts
 from recipes.atlas.phrasing import assistant_answer, brief_answer, detailed_answer
 from recipes.atlas.pretrain import NetworkSize, Schedule, make_network, pretrain
 from recipes.atlas.questions import write_questions
@@ -36,14 +34,12 @@ NUM_TOKENIZER_DOCUMENTS = 30_000
 
 @dataclass(frozen=True)
 class PretrainStage:
-    """A network that reads the corpus; all stages read the same number of tokens of it."""
+    """A network that reads the corpus in one of its diets, from nothing or where another stage ended."""
 
     size: NetworkSize
     schedule: Schedule
     num_workers: int
-    facts: Callable[[], list[Fact]]
-    practice: bool = False
-    num_facts: int | None = None
+    diet: str = "everything"
     start_from: str | None = None
 
 
@@ -58,16 +54,18 @@ class TuneStage:
     mix_answers: bool = True
 
 
-BASE = NetworkSize(288, 4, 6, 768, tied=False)
+BASE = NetworkSize(256, 5, 4, 640, tied=False, induction=True)
+REFERENCE = NetworkSize(72, 3, 3, 192)
 PRETRAIN = {
-    "base_start": PretrainStage(BASE, Schedule(350, rows=8, stop_after=200), 2, load_many_facts),
-    "base_practice": PretrainStage(
-        BASE, Schedule(60, rows=8, decay_share=0.0), 3, load_facts, practice=True, num_facts=96, start_from="base_start"
+    "base_copy": PretrainStage(BASE, Schedule(250, rows=16, decay_share=0.0), 2, diet="copying"),
+    "base_facts": PretrainStage(BASE, Schedule(1000, rows=16, decay_share=0.75), 2, start_from="base_copy"),
+    "base_reading": PretrainStage(
+        BASE, Schedule(850, rows=16, decay_share=0.9), 2, diet="reading", start_from="base_facts"
     ),
     "base": PretrainStage(
-        BASE, Schedule(150, rows=5, warm_up=5, decay_share=0.6), 3, load_facts, start_from="base_practice"
+        BASE, Schedule(450, rows=16, matrix_lr=0.006, decay_share=0.9), 2, diet="calls", start_from="base_reading"
     ),
-    "reference": PretrainStage(NetworkSize(72, 3, 3, 192), Schedule(300, rows=12), 1, load_many_facts),
+    "reference": PretrainStage(REFERENCE, Schedule(300, rows=12, matrix_lr=0.02, vector_lr=0.004), 1),
 }
 TUNE = {
     "assistant": TuneStage("reference", assistant_answer, True, TuningSettings()),
@@ -88,9 +86,9 @@ def get_tokenizer(work_dir: Path, *, seed: int) -> PreTrainedTokenizerFast:
     """The tokenizer, trained on the first documents of the corpus when it is not there yet."""
     folder = work_dir / "tokenizer"
     if not folder.exists():
-        corpus = Corpus(load_many_facts(), seed=seed)
+        corpus = Corpus(load_facts(), seed=seed)
         names = sorted({name for fact in load_facts() for name in (fact.subject, fact.answer)})
-        documents = (corpus.document() for _ in range(NUM_TOKENIZER_DOCUMENTS))
+        documents = (corpus.document().text for _ in range(NUM_TOKENIZER_DOCUMENTS))
         train_tokenizer(documents, vocab_size=VOCAB_SIZE, names=names).save_pretrained(folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     tokenizer.chat_template = CHAT_TEMPLATE
@@ -112,18 +110,16 @@ def pretrain_worker(rank: int, stage: str, work_dir: Path, seed: int) -> None:
         dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=plan.num_workers)
     tokenizer = get_tokenizer(work_dir, seed=seed)
     network = make_network(plan.size, tokenizer, seed=seed)
-    facts = plan.facts()
-    if plan.num_facts is not None:
-        random.Random(seed).shuffle(facts)
     corpus_seed = seed + (0 if plan.start_from is None else list(PRETRAIN).index(stage))
     with Progress(console=console, disable=rank > 0) as progress:
         pretrain(
             network,
             tokenizer,
-            Corpus(facts[: plan.num_facts], seed=corpus_seed, practice=plan.practice),
+            Corpus(load_facts(), seed=corpus_seed, diet=plan.diet),
             schedule=plan.schedule,
             checkpoint=work_dir / f"{stage}.pt",
             start_from=None if plan.start_from is None else work_dir / f"{plan.start_from}.pt",
+            compiled=shutil.which("g++") is not None,
             progress=progress,
             log=lambda line: print(line, flush=True),
         )

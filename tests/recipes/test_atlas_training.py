@@ -27,7 +27,7 @@ FACTS = load_facts()
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
     corpus = Corpus(FACTS, seed=3)
-    return train_tokenizer((corpus.document() for _ in range(800)), vocab_size=500)
+    return train_tokenizer((corpus.document().text for _ in range(800)), vocab_size=500)
 
 
 def quiet() -> Progress:
@@ -102,3 +102,30 @@ def test_tuning_moves_the_form_and_leaves_the_reference_alone(tokenizer: PreTrai
     assert last < first
     for parameter, kept in zip(reference.parameters(), before, strict=True):
         torch.testing.assert_close(parameter, kept)
+
+
+@pytest.fixture(scope="module")
+def copying_network(tokenizer: PreTrainedTokenizerFast) -> Any:
+    """Untrained, as the base begins."""
+    return make_network(NetworkSize(256, 2, 4, 32, tied=False, induction=True), tokenizer, seed=1)
+
+
+def test_heads_look_back_from_the_start(copying_network: Any) -> None:
+    ids = torch.randint(300, 480, (1, 40), generator=torch.Generator().manual_seed(2))
+    seen = copying_network(input_ids=ids, output_attentions=True).attentions[0][0]  # [heads, length, length]
+    for head, positions in ((0, 1), (1, 2), (2, 3)):
+        assert float(seen[head].diagonal(-positions)[5:].mean()) > 0.9
+
+
+def test_an_untrained_network_with_induction_says_a_sequence_again(copying_network: Any) -> None:
+    order = torch.randperm(180, generator=torch.Generator().manual_seed(3))[:40] + 300
+    ids = torch.cat([order, order])[None]
+    said = copying_network(input_ids=ids).logits[0, 43:-1].argmax(-1)
+    assert float((said == ids[0, 44:]).float().mean()) > 0.9
+
+
+def test_without_induction_it_does_not(tokenizer: PreTrainedTokenizerFast) -> None:
+    network = make_network(NetworkSize(256, 2, 4, 32, tied=False), tokenizer, seed=1)
+    order = torch.randperm(180, generator=torch.Generator().manual_seed(3))[:40] + 300
+    said = network(input_ids=torch.cat([order, order])[None]).logits[0, 43:-1].argmax(-1)
+    assert float((said == order[4:]).float().mean()) < 0.2

@@ -116,6 +116,14 @@ def test_way_out_is_found_from_everywhere_and_followed_in_time(text: str) -> Non
         assert set(json.loads(TOKENIZER.decode(written))) == {"name", "age"}
 
 
+def test_a_number_before_another_key_is_ended_by_its_comma() -> None:
+    numbers = {name: {"type": "integer"} for name in ("a", "b")}
+    schema = {"type": "object", "properties": numbers, "required": ["a", "b"], "additionalProperties": False}
+    way_out = after('{"a": 6', JsonSchema(json_schema=schema))._way_out(64)
+    assert way_out is not None
+    assert json.loads('{"a": 6' + TOKENIZER.decode(way_out))["a"] == 6
+
+
 def test_budget_that_is_too_small_changes_nothing() -> None:
     state = after('{"name": "', JsonSchema(json_schema=PERSON))
     assert state.in_time([], ids("k")[0], remaining=3) == ids("k")[0]
