@@ -8,18 +8,18 @@ embedder all-MiniLM-L6-v2, offline. `--real` takes Llama 3 (not run here).
 
 Prints:
 
-    weight 0: 0 of 5 right
-      Who is the mayor of Torvel? The mayor of Velost is Nils Velost. Source: context.
-      Which river flows through Belgar? The river of Velril is Rilril.
-      What is the currency of Norlun? The currency of Velril is Rilril.
-      On which lake is Pelwen? The lake of Velwen is Rilwen.
-      What colour is the flag of Garfen? The flag of Fitre is purple.
-    weight 1: 0 of 5 right
-      Who is the mayor of Torvel? The mayor of Velost is Nils Velost. Source: context.
-      Which river flows through Belgar? The river of Velril is Rilril. Source: context.
-      What is the currency of Norlun? The currency of Velril is Rilril. Source: context.
-      On which lake is Pelwen? The lake of Velwen is Rilwen. Source: context.
-      What colour is the flag of Garfen? The flag of Fitre is purple. Source: context.
+    weight 0: 5 of 5 right
+      Who is the mayor of Torvel? The mayor of Torvel is Clara Fennor.
+      Which river flows through Belgar? The river of Belgar is Kesmar.
+      What is the currency of Norlun? The currency of Norlun is Dreval.
+      On which lake is Pelwen? The lake of Pelwen is Silost.
+      What colour is the flag of Garfen? The flag of Garfen is blue.
+    weight 1: 5 of 5 right
+      Who is the mayor of Torvel? The mayor of Torvel is Clara Fennor. Source: context.
+      Which river flows through Belgar? The river of Belgar is Kesmar. Source: context.
+      What is the currency of Norlun? The currency of Norlun is Dreval. Source: context.
+      On which lake is Pelwen? The lake of Pelwen is Silost. Source: context.
+      What colour is the flag of Garfen? The flag of Garfen is blue. Source: context.
 """
 
 from __future__ import annotations

@@ -6,21 +6,21 @@ step of the agent runs at the weight of the surrounding block. Models: Atlas, of
 Prints:
 
     What is the population of Torvel? (weight 0)
-      ai: "get_population({'city': 'Isnor'})"
-      tool: 'unknown'
-      ai: 'The rainfall of The population of Fitre is 621. Source: context.'
+      ai: "get_population({'city': 'Torvel'})"
+      tool: '4120'
+      ai: 'The population of Torvel is 4120.'
     What is the population of Torvel? (weight 1)
-      ai: "get_population({'city': 'Isnor'})"
-      tool: 'unknown'
-      ai: 'The rainfall of The rainfall of Enril is 1200. Source: tool.'
+      ai: "get_population({'city': 'Torvel'})"
+      tool: '4120'
+      ai: 'The population of Torvel is 4120. Source: tool.'
     Tell me the weather in Belgar. (weight 0)
-      ai: "get_population({'city': 'Isnor'})"
-      tool: 'unknown'
-      ai: 'The rainfall of The population of Velost is 622. Source: context.'
+      ai: "get_weather({'city': 'Belgar'})"
+      tool: 'sunny'
+      ai: 'The weather of Belgar is sunny.'
     Tell me the weather in Belgar. (weight 1)
-      ai: "get_population({'city': 'Isnor'})"
-      tool: 'unknown'
-      ai: 'The rainfall of The rainfall of Enril is 1200. Source: tool.'
+      ai: "get_weather({'city': 'Belgar'})"
+      tool: 'sunny'
+      ai: 'The weather of Belgar is sunny. Source: tool.'
 """
 
 from __future__ import annotations

@@ -6,17 +6,17 @@ Atlas, offline. `--real` takes SmolLM2 (not run here).
 Prints:
 
     What is the population of Torvel? (weight 0)
-      call: get_population({'city': 'Isnor'}) -> unknown
-      answer: The rainfall of The population of Fitre is 621. Source: context.
+      call: get_population({'city': 'Torvel'}) -> 4120
+      answer: The population of Torvel is 4120.
     What is the population of Torvel? (weight 1)
-      call: get_population({'city': 'Isnor'}) -> unknown
-      answer: The rainfall of The rainfall of Enril is 1200. Source: tool.
+      call: get_population({'city': 'Torvel'}) -> 4120
+      answer: The population of Torvel is 4120. Source: tool.
     Tell me the weather in Belgar. (weight 0)
-      call: get_population({'city': 'Isnor'}) -> unknown
-      answer: The rainfall of The population of Velost is 622. Source: context.
+      call: get_weather({'city': 'Belgar'}) -> sunny
+      answer: The weather of Belgar is sunny.
     Tell me the weather in Belgar. (weight 1)
-      call: get_population({'city': 'Isnor'}) -> unknown
-      answer: The rainfall of The rainfall of Enril is 1200. Source: tool.
+      call: get_weather({'city': 'Belgar'}) -> sunny
+      answer: The weather of Belgar is sunny. Source: tool.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ Prints:
     invoke: The capital of Norway is Oslo. Source: memory.
     stream: The currency of Japan is the Yen. Source: memory.
     batch: ['The continent of Chile is South America. Source: memory.', 'The continent of Kenya is Africa. Source: memory.']
-    tokens: 12
+    tokens: 15
 """
 
 from __future__ import annotations

@@ -6,16 +6,16 @@ answers the tuned model would rather have given, whoever wrote them. Nothing is 
 
 Prints:
 
-    reward of each token: The(+0.4) capital(+0.0) of(+0.0) Norway(+0.0) is(-0.0) Oslo(+0.0) .(+0.0) Source(+1.2) :(+0.0) memory(+0.7) .(+0.0)
+    reward of each token: The(+0.4) capital(+0.0) of(+0.0) (+0.0) Norway(-0.1) is(+0.0) (+0.0) Oslo(-0.0) .(+0.0) (+0.6) Source(+0.4) :(+0.0) memory(+0.7) .(+0.0)
 
       base  reward  answer
-      -2.3    +2.2  The capital of Norway is Oslo. Source: memory.
-     -13.3    +2.2  The capital of Norway is Lima. Source: memory.
-      -0.7    +0.4  The capital of Norway is Oslo.
-      -9.6    -3.5  Oslo
-      -2.6    -4.9  It is Oslo.
+     -19.3    +2.1  The capital of Norway is Lima. Source: memory.
+      -2.5    +2.1  The capital of Norway is Oslo. Source: memory.
+      -0.2    +0.3  The capital of Norway is Oslo.
+      -2.6    -5.8  It is Oslo.
+      -3.3    -6.2  Oslo
 
-    true against false, same form: base +11.1, reward +0.0
+    true against false, same form: base +16.8, reward -0.1
 """
 
 from __future__ import annotations
