@@ -69,8 +69,8 @@ def deal(facts: list[Fact], rng: random.Random) -> Iterator[Fact]:
 
 @dataclass(frozen=True)
 class Diet:
-    """What share of the documents is copying, how the others divide into kinds, what share of tool requests are sums, and what share
-    of answers in dialogues is a plain sentence.
+    """What share of the documents is copying, how the others divide into kinds, what share of tool requests are sums, and what
+    share of answers in dialogues is a plain sentence.
     """
 
     copying: float

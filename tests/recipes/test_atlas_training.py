@@ -112,7 +112,7 @@ def copying_network(tokenizer: PreTrainedTokenizerFast) -> Any:
 
 def test_heads_look_back_from_the_start(copying_network: Any) -> None:
     ids = torch.randint(300, 480, (1, 40), generator=torch.Generator().manual_seed(2))
-    seen = copying_network(input_ids=ids, output_attentions=True).attentions[0][0]  # [heads, length, length]
+    seen = copying_network(input_ids=ids, output_attentions=True).attentions[0][0].detach()  # [heads, length, length]
     for head, positions in ((0, 1), (1, 2), (2, 3)):
         assert float(seen[head].diagonal(-positions)[5:].mean()) > 0.9
 

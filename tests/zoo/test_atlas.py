@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,8 @@ from eft_engine import Engine, SamplingParams, load_preset
 from eft_engine.evaluation.questions import load_questions
 from eft_engine.zoo.atlas import QUESTION_FILES, has_form, load_fact_questions
 from eft_engine.zoo.presets import ZOO
+from eft_integrations.backend import ChatRequest, shared_backend
+from eft_integrations.messages import Message, Tool
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=40)
 NUM_QUESTIONS = 24
@@ -39,6 +42,28 @@ def test_up_scaling_knows_more_than_the_tuned_model(atlas: Engine) -> None:
     known = sum(e in text for e, text in zip(expected, answers(atlas, 1.0), strict=True))
     assert known > known_small
     assert known >= NUM_QUESTIONS * 0.5
+
+
+def test_up_scaling_answers_from_passages_that_the_base_was_never_shown(atlas: Engine) -> None:
+    questions = load_questions(QUESTION_FILES["reading"])[:NUM_QUESTIONS]
+    found = atlas.generate([question.as_prompt() for question in questions], sampling=GREEDY)
+    assert sum(q.answers[0] in answer.text for q, answer in zip(questions, found, strict=True)) >= NUM_QUESTIONS * 0.7
+    assert sum(has_form(answer.text, "assistant") for answer in found) >= NUM_QUESTIONS * 0.8
+
+
+def test_up_scaling_calls_the_tool_that_was_asked_for() -> None:
+    backend = shared_backend(preset="atlas")
+    lines = QUESTION_FILES["tools"].read_text(encoding="utf-8").splitlines()[:NUM_QUESTIONS]
+    num_right = 0
+    for asked in map(json.loads, lines):
+        tools = tuple(Tool(**tool["function"]) for tool in asked["tools"])
+        request = ChatRequest(
+            messages=(Message("user", asked["question"]),), tools=tools, sampling={"temperature": 0.0, "max_tokens": 64}
+        )
+        calls = backend.chat(request).tool_calls
+        right = [(asked["call"]["name"], asked["call"]["arguments"])]
+        num_right += [(call.name, json.loads(call.arguments)) for call in calls] == right
+    assert num_right >= NUM_QUESTIONS * 0.7
 
 
 def test_two_styles_share_one_base() -> None:
