@@ -1,7 +1,7 @@
 """A trio inside vLLM at the size of real models: Llama of 8B with a pair of 1B, bfloat16, beside the base alone in the same vLLM.
 
     python -m benchmarks.vllm_gpu                     # on a GPU, in an environment with vLLM (docs/vllm.md); batches 1, 8, 32, 128
-    python -m benchmarks.vllm_gpu --tiny --batch 2    # every line of this script on a CPU, on shapes that mean nothing
+    python -m benchmarks.vllm_gpu --tiny --batch 2    # on a CPU, without CUDA graphs, on shapes that mean nothing
 
 The goal is at least 0.6 times the base alone, without drafts. Weights are random, and answers are known: the base's output layer is
 its input embedding shifted by one token and the tuned model's by two, with margins that no rounding bridges. So token t is
