@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from eft_engine.errors import InvalidOptionError
+from eft_engine.errors import InvalidOptionError, InvalidWeightError, UnknownPairError
 
 RewardWeights = float | Mapping[str, float] | None
 """A number for every pair, a mapping by pair name (pairs not named keep their own weight), or None (own weights)."""
@@ -411,3 +411,33 @@ class EngineConfig(Options):
 Messages = Sequence[Mapping[str, Any]]
 Prompt = str | Messages
 """A raw string, or a conversation: a list of {"role", "content"} mappings."""
+
+
+def resolve_weights(
+    reward_weights: RewardWeights, own: Mapping[str, float], *, owner: str = "this engine"
+) -> dict[str, float]:
+    """Effective weight of every pair: a number for all, a mapping for some, None for the pairs' `own` weights. `owner`, of
+    the pairs, is named in errors.
+
+    Raises:
+        UnknownPairError: the mapping names a pair that does not exist.
+        InvalidWeightError: a weight is not a finite number.
+    """
+    if reward_weights is None:
+        return dict(own)
+    if not isinstance(reward_weights, Mapping):
+        return dict.fromkeys(own, _checked_weight(reward_weights, "every pair"))
+    for name in reward_weights:
+        if name not in own:
+            raise UnknownPairError(
+                f"there is no pair {name!r}; {owner} has {', '.join(map(repr, own)) or 'no pairs'}",
+                name=str(name),
+                known=list(own),
+            )
+    return dict(own) | {name: _checked_weight(weight, f"pair {name!r}") for name, weight in reward_weights.items()}
+
+
+def _checked_weight(weight: object, whose: str) -> float:
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+        raise InvalidWeightError(f"the weight of {whose} must be a finite number, got {weight!r}", value=weight)
+    return float(weight)

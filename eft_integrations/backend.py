@@ -25,9 +25,11 @@ from eft_engine.config import (
     Lark,
     MemberConfig,
     PromptOptions,
+    RewardWeights,
     SamplingParams,
     SpeculationOptions,
     TunedPair,
+    resolve_weights,
 )
 from eft_engine.errors import InvalidOptionError
 from eft_engine.outputs import (
@@ -70,6 +72,7 @@ __all__ = [
     "MemberConfig",
     "RequestMetrics",
     "RequestOutput",
+    "RewardWeights",
     "SamplingParams",
     "ScriptedBackend",
     "SpeculationOptions",
@@ -80,11 +83,12 @@ __all__ = [
     "Usage",
     "backend_of",
     "errors",
+    "last_result",
     "report_on_trio",
+    "resolve_weights",
     "shared_backend",
 ]
 
-RewardWeights = float | Mapping[str, float] | None
 SAMPLING_FIELDS = frozenset(SamplingParams.model_fields) - {"grammar"}
 """Names that `ChatRequest.sampling` may hold."""
 DEFAULT_MAX_TOKENS = int(SamplingParams.model_fields["max_tokens"].default)
@@ -251,7 +255,7 @@ class EngineBackend:
 
     def chat(self, request: ChatRequest) -> ChatResult:
         """See `ChatBackend`."""
-        return _last([delta.result for delta in self.stream(request)])
+        return last_result([delta.result for delta in self.stream(request)])
 
     def stream(self, request: ChatRequest) -> Iterator[ChatDelta]:
         """See `ChatBackend`. The request is checked and submitted now, not when the first piece is asked for."""
@@ -261,7 +265,7 @@ class EngineBackend:
 
     async def achat(self, request: ChatRequest) -> ChatResult:
         """See `ChatBackend`."""
-        return _last([delta.result async for delta in self.astream(request)])
+        return last_result([delta.result async for delta in self.astream(request)])
 
     async def astream(self, request: ChatRequest) -> AsyncIterator[ChatDelta]:
         """See `ChatBackend`."""
@@ -286,7 +290,8 @@ def _read(deltas: Any, reader: AnswerReader) -> Iterator[ChatDelta]:
         deltas.close()
 
 
-def _last(results: Sequence[ChatResult | None]) -> ChatResult:
+def last_result(results: Sequence[ChatResult | None]) -> ChatResult:
+    """The result, which the last piece of a stream carries."""
     result = results[-1]
     assert result is not None, "the last piece of a stream carries the result"
     return result

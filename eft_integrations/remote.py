@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import re
 import threading
 import time
@@ -38,6 +37,8 @@ from eft_integrations.backend import (
     TopToken,
     Usage,
     errors,
+    last_result,
+    resolve_weights,
 )
 from eft_integrations.tool_calls import COMPACT
 
@@ -179,8 +180,7 @@ class RemoteBackend:
 
     def chat(self, request: ChatRequest) -> ChatResult:
         """See `ChatBackend`."""
-        results = [delta.result for delta in self.stream(request)]
-        return _whole(results)
+        return last_result([delta.result for delta in self.stream(request)])
 
     def stream(self, request: ChatRequest) -> Iterator[ChatDelta]:
         """See `ChatBackend`. The request is checked and sent now, not when the first piece is asked for."""
@@ -204,7 +204,7 @@ class RemoteBackend:
 
     async def achat(self, request: ChatRequest) -> ChatResult:
         """See `ChatBackend`."""
-        return _whole([delta.result async for delta in self.astream(request)])
+        return last_result([delta.result async for delta in self.astream(request)])
 
     async def astream(self, request: ChatRequest) -> AsyncIterator[ChatDelta]:
         """See `ChatBackend`."""
@@ -238,7 +238,7 @@ class RemoteBackend:
 
     def _call(self, request: ChatRequest) -> _Call:
         asked = self._asked(request)
-        weights = self._effective(request.reward_weights)
+        weights = resolve_weights(request.reward_weights, self.weights, owner=self.model_name)
         body = {
             "model": self.model_name,
             "stream": True,
@@ -251,28 +251,6 @@ class RemoteBackend:
         path = "completions" if request.prompt is not None else "chat/completions"
         reader = AnswerReader(asked)
         return _Call(f"{self._url}/{path}", body, reader, weights, is_text=request.prompt is not None)
-
-    def _effective(self, asked: float | Mapping[str, float] | None) -> dict[str, float]:
-        """The weights in effect, checked before anything is sent.
-
-        Raises:
-            UnknownPairError, InvalidWeightError: as the engine would.
-        """
-        own = dict(self.weights)
-        if asked is None:
-            return own
-        given = asked if isinstance(asked, Mapping) else dict.fromkeys(own, asked)
-        for name, weight in given.items():
-            if name not in own:
-                listed = ", ".join(map(repr, own)) or "no pairs"
-                raise errors.UnknownPairError(
-                    f"there is no pair {name!r}; {self.model_name} has {listed}", name=str(name), known=list(own)
-                )
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
-                raise errors.InvalidWeightError(
-                    f"the weight of pair {name!r} must be a finite number, got {weight!r}", value=weight
-                )
-        return {**own, **{name: float(weight) for name, weight in given.items()}}
 
     def _async_client(self) -> httpx.AsyncClient:
         loop = asyncio.get_running_loop()
@@ -473,12 +451,6 @@ def _usage(usage: Mapping[str, Any]) -> Usage:
 
 def _content(token: Any) -> str:
     return str(token["content"] if isinstance(token, Mapping) else token)
-
-
-def _whole(results: Sequence[ChatResult | None]) -> ChatResult:
-    result = results[-1]
-    assert result is not None, "the last piece of a stream carries the result"
-    return result
 
 
 # ---- errors --------------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from eft_integrations.backend import (
 from eft_integrations.messages import Message, Tool
 from eft_integrations.remote import remote_backend
 from eft_integrations.tool_calls import ToolChoice
-from eft_integrations.weights import parse_alias
+from eft_integrations.weights import first_given, parse_alias
 
 RewardWeights = float | dict[str, float]
 
@@ -168,7 +168,7 @@ class TrioModel(BaseModel):
                 **{key: value for key, value in options.items() if value is not None},
                 "stop": stops,
             },
-            reward_weights=next((weights for weights in carried if weights is not None), None),
+            reward_weights=first_given(*carried),
             template_variables=template_variables,
             documents=documents,
             prompt=prompt,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from eft_engine.cli import trio_options as options
 from eft_engine.cli.generate import MaxTokens, Seed, Temperature, TopP
-from eft_engine.config import SamplingParams
+from eft_engine.config import SamplingParams, resolve_weights
 from eft_engine.errors import EFTError
 
 HELP = """/weight NAME=NUMBER or /weight NUMBER   turn the dial
@@ -40,7 +39,7 @@ class ChatSession:
         match name:
             case "/weight":
                 change = options.parse_weights(argument.replace(",", " ").split())
-                self.weights = settled(change, self.weights)
+                self.weights = resolve_weights(change, self.weights)
                 return self._weights_text()
             case "/weights":
                 return self._weights_text()
@@ -81,13 +80,6 @@ class ChatSession:
         return "".join(pieces)
 
 
-def settled(change: Any, weights: Mapping[str, float]) -> dict[str, float]:
-    """`weights` with the change; the engine is imported when it is needed, and `eft --help` need not wait for it."""
-    from eft_engine.engine.routing import resolve_weights
-
-    return resolve_weights(change, weights)
-
-
 @options.takes_trio
 def chat(
     choice: options.TrioChoice,
@@ -102,7 +94,7 @@ def chat(
     weights = options.parse_weights(weight)
     sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
     with options.load_engine(choice) as engine:
-        session = ChatSession(engine, sampling, settled(weights, engine.weights), system)
+        session = ChatSession(engine, sampling, resolve_weights(weights, engine.weights), system)
         sys.stdout.write(f"weights: {session.command('/weights')}; /help lists the commands\n")
         while True:
             try:

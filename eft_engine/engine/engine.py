@@ -20,12 +20,12 @@ from eft_engine.config import (
     SamplingParams,
     SpeculationOptions,
     TunedPair,
+    resolve_weights,
 )
 from eft_engine.engine.events import AsyncEvents, BlockingEvents
 from eft_engine.engine.metrics import EngineTotals
 from eft_engine.engine.prefix_cache import PrefixCache
 from eft_engine.engine.requests import RequestMaker, check_single, is_batch
-from eft_engine.engine.routing import resolve_weights
 from eft_engine.engine.scheduler import Scheduler
 from eft_engine.engine.step import Stepper
 from eft_engine.engine.worker import EngineWorker

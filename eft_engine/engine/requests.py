@@ -16,9 +16,10 @@ from eft_engine.config import (
     RewardWeights,
     SamplingParams,
     SpeculationOptions,
+    resolve_weights,
 )
 from eft_engine.engine.metrics import EngineTotals
-from eft_engine.engine.routing import Route, plan_route, resolve_weights
+from eft_engine.engine.routing import Route, plan_route
 from eft_engine.engine.sequence import Event, GenerationSequence, Request, ScoringSequence, Sequence
 from eft_engine.errors import ContextOverflowError, EmptyPromptError, InvalidOptionError
 from eft_engine.models.loading import Trio

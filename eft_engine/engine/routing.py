@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from eft_engine.config import CompositionOptions, RewardWeights
+from eft_engine.config import CompositionOptions
 from eft_engine.decoding.composition import member_coefficients
-from eft_engine.errors import InvalidOptionError, InvalidWeightError, UnknownPairError
+from eft_engine.errors import InvalidOptionError
 from eft_engine.models.kv_cache import KVSlot
 from eft_engine.models.language_model import Block, LanguageModel
 from eft_engine.models.loading import Trio
@@ -93,33 +93,6 @@ class Route:
 
     streams: tuple[Stream, ...]
     coefficients: tuple[float, ...]
-
-
-def resolve_weights(reward_weights: RewardWeights, own: Mapping[str, float]) -> dict[str, float]:
-    """Effective weight of every pair: a number for all, a mapping for some, None for the pairs' `own` weights.
-
-    Raises:
-        UnknownPairError: the mapping names a pair that does not exist.
-        InvalidWeightError: a weight is not a finite number.
-    """
-    if reward_weights is None:
-        return dict(own)
-    if not isinstance(reward_weights, Mapping):
-        return dict.fromkeys(own, _checked_weight(reward_weights, "every pair"))
-    for name in reward_weights:
-        if name not in own:
-            raise UnknownPairError(
-                f"there is no pair {name!r}; this engine has {', '.join(map(repr, own)) or 'no pairs'}",
-                name=str(name),
-                known=list(own),
-            )
-    return dict(own) | {name: _checked_weight(weight, f"pair {name!r}") for name, weight in reward_weights.items()}
-
-
-def _checked_weight(weight: object, whose: str) -> float:
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
-        raise InvalidWeightError(f"the weight of {whose} must be a finite number, got {weight!r}", value=weight)
-    return float(weight)
 
 
 def plan_route(

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from eft_engine import CompositionOptions, Engine, LoadedPair
-from eft_engine.engine.routing import plan_route, resolve_weights
+from eft_engine.config import resolve_weights
+from eft_engine.engine.routing import plan_route
 from eft_engine.errors import InvalidOptionError, InvalidWeightError, UnknownPairError
 from eft_engine.text.prompt import RenderedPrompt
 from tests.toy import make_model, make_tokenizer
