@@ -28,6 +28,6 @@ def test_tensor_parallel_trio_is_exact(
 ) -> None:
     """Two processes over gloo; Llama composes parts of the vocabulary, Qwen 2 whole rows (its vocabularies differ in size)."""
     trio = save_trio(family, tmp_path_factory.mktemp(family))
-    judge, requests = Judge(trio), mixed_requests(6, num_pairs=1, max_tokens=12)
+    judge, requests = Judge(trio), mixed_requests(20, num_pairs=1, max_tokens=12)
     llm = start(trio.base, trio.overrides, tensor_parallel_size=2)
     assert token_ids(llm, requests) == [judge.greedy(own) for own in requests]

@@ -37,7 +37,7 @@ def test_drafts_do_not_change_the_answers(method: str, start: Callable[..., Any]
 
 def test_tuned_model_drafts(start: Callable[..., Any], trio: TrioFolders) -> None:
     tuned, _ = trio.pairs["chat"]
-    judge, requests = Judge(trio), mixed_requests(6, num_pairs=1, max_tokens=12)
+    judge, requests = Judge(trio), mixed_requests(20, num_pairs=1, max_tokens=12)
     speculative = {"method": "draft_model", "model": str(tuned), "num_speculative_tokens": 2}
     llm = start(trio.base, trio.overrides, speculative_config=speculative)
     assert token_ids(llm, requests) == [judge.greedy(own) for own in requests]
