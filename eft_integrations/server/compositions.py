@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from eft_integrations.backend import ChatBackend, ChatRequest, ChatResult, EngineBackend, errors
+from eft_integrations.backend import ChatBackend, ChatRequest, ChatResult, EngineBackend, errors, resolve_weights
 from eft_integrations.server.errors import INVALID, ApiError, Kind
 from eft_integrations.weights import HEADER, first_given, parse_alias, parse_weights
 
@@ -49,19 +49,9 @@ class Composition:
 
         Raises:
             UnknownPairError: a pair that does not belong to the composition.
+            InvalidWeightError: a weight is not a finite number.
         """
-        if isinstance(asked, Mapping):
-            for pair in asked:
-                if pair not in self.weights:
-                    listed = ", ".join(map(repr, self.weights)) or "no pairs"
-                    raise errors.UnknownPairError(
-                        f"there is no pair {pair!r} in {self.name!r}; it has {listed}",
-                        name=pair,
-                        known=list(self.weights),
-                    )
-            own = {**self.weights, **asked}
-        else:
-            own = dict(self.weights) if asked is None else dict.fromkeys(self.weights, asked)
+        own = resolve_weights(asked, self.weights, owner=repr(self.name))
         return {**dict.fromkeys(self.backend.weights, 0.0), **own}
 
     def ask(self, request: ChatRequest) -> ChatRequest:

@@ -67,7 +67,7 @@ async def test_pair_of_another_composition_does_not_exist_and_is_not_run(engine:
         refused = await client.post(
             "/v1/completions", json={"model": "kind", "eft_reward_weights": {"brief": 1}, **GREEDY}
         )
-        assert refused.json()["error"]["message"] == "there is no pair 'brief' in 'kind'; it has 'kind'"
+        assert refused.json()["error"]["message"] == "there is no pair 'brief'; 'kind' has 'kind'"
         reply = (
             await client.post("/v1/completions", json={"model": "kind", "eft_reward_weights": 0.5, **GREEDY})
         ).json()
