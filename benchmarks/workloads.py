@@ -16,6 +16,8 @@ with the whole history, of which only the engine remembers what it has read.
 
 "bandwidth" is the share of the memory-bandwidth limit that plain decoding steps reach: bytes that a step must read / measured
 copy bandwidth / median seconds of a step. Float32 on a CPU becomes a matter of arithmetic as batches grow.
+
+Every cell is printed as soon as it is measured, so a run that is stopped keeps what it has.
 """
 
 from __future__ import annotations
@@ -30,13 +32,14 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.bandwidth import copy_bandwidth, step_bytes
 from benchmarks.imposed import impose, small_model
 from benchmarks.naive import PeerRun, naive_batch, transformers_batch
 from benchmarks.report import finish
-from benchmarks.smollm2 import SeparateTrio, separate_trio
+from benchmarks.smollm2 import Dtype, SeparateTrio, separate_trio
 from benchmarks.texts import WORKLOADS
 from eft_engine import EngineConfig, SamplingParams, SpeculationOptions
 from eft_engine.outputs import RequestOutput
@@ -134,13 +137,16 @@ def make_runs(case: Case, peers: list[str]) -> dict[str, Callable[[], Measured]]
     return {name: runs[name] for name in peers}
 
 
-def measure_case(case: Case, peers: list[str], rounds: int, bandwidth: float) -> dict[str, dict[str, Any]]:
-    """All peers in turn in every round; a peer that refuses is reported with its reason."""
+def measure_case(
+    case: Case, peers: list[str], rounds: int, bandwidth: float, advance: Callable[[str], None]
+) -> dict[str, dict[str, Any]]:
+    """All peers in turn in every round, `advance` told of each before it runs; a peer that refuses is reported with its reason."""
     measured: dict[str, list[Measured]] = {name: [] for name in peers}
     refused: dict[str, str] = {}
     runs = make_runs(case, peers)
     for _ in range(rounds):
         for name, run in runs.items():
+            advance(name)
             if name not in refused:
                 try:
                     measured[name].append(run())
@@ -232,30 +238,42 @@ def main(
     ] = 0.8,
     max_tokens: Annotated[int, typer.Option(min=2, help="Tokens per request and turn.")] = 24,
     rounds: Annotated[int, typer.Option(min=1, help="Repetitions; medians, and medians of ratios, are reported.")] = 1,
+    dtype: Dtype = "float32",
 ) -> None:
     """Run and print; the last line is JSON."""
     (trio,) = checked([trio], TRIOS, "--trio")
     workloads = checked(workload, tuple(WORKLOADS), "--workload")
     peers = checked(peer, PEERS, "--peer")
-    models = separate_trio()
+    models = separate_trio(dtype)
     imposed = acceptance if trio == "small-pair" else None
     if imposed is not None:
-        models = SeparateTrio(models.base, small_model(1), small_model(2), models.tokenizer)
+        small = [small_model(seed).to(getattr(torch, dtype)) for seed in (1, 2)]
+        models = SeparateTrio(models.base, *small, models.tokenizer)
     bandwidth = copy_bandwidth(torch.device("cpu"))
-    results: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
-    for name, size in itertools.product(workloads, batch or [1, 4]):
-        case = Case(models, make_turns(models.tokenizer, name, size), max_tokens, imposed)
-        Console(stderr=True).print(
-            f"{name}, {size} together: prompts of {[len(turn[0]) for turn in case.turns]} tokens"
-        )
-        results[name, size] = measure_case(case, peers, rounds, bandwidth)
     note = f", acceptance {imposed:g} imposed" if imposed is not None else ""
-    Console().print(make_table(f"trio {trio}{note}, {max_tokens} tokens per turn, {rounds} rounds", results))
+    title = f"trio {trio}{note}, {dtype}, {max_tokens} tokens per turn, {rounds} rounds"
+    results: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
+    cells = list(itertools.product(workloads, batch or [1, 4]))
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("measuring", total=len(cells) * len(peers) * rounds)
+        for name, size in cells:
+            case = Case(models, make_turns(models.tokenizer, name, size), max_tokens, imposed)
+            prompts = (
+                f"{name}, {size} together, prompts of {', '.join(str(len(turn[0])) for turn in case.turns)} tokens"
+            )
+
+            def advance(peer: str, prompts: str = prompts) -> None:
+                progress.update(task, advance=1, description=f"{prompts}: {peer}")
+
+            results[name, size] = measure_case(case, peers, rounds, bandwidth, advance)
+            progress.console.print(make_table(prompts, {(name, size): results[name, size]}))
+    Console().print(make_table(title, results))
     finish(
         "workloads",
         {
             "trio": trio,
             "imposed_acceptance": imposed,
+            "dtype": dtype,
             "max_tokens": max_tokens,
             "rounds": rounds,
             "copy_bytes_per_s": bandwidth,
