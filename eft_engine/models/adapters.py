@@ -1,31 +1,35 @@
 """LoRA adapters on a network, switched per row of a batch.
 
-The rows of one forward pass may belong to different members: some with an adapter, some without. PEFT's LoRA layers can do that
-when they are told each row's adapter (`adapter_names`); hooks hand them the names of the current pass.
+The rows of one forward pass may belong to different members: some with an adapter, some without. PEFT loads the adapters and
+keeps them switched off; hooks behind its layers add `scaling * B(A(x))` (LoRA, arXiv 2106.09685, equation 3) to the rows that have
+one. Which rows those are is a tensor on the device, so that a recorded pass can be replayed with other rows.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from eft_engine.errors import CorruptWeightsError, UnsafeWeightsError, UnsupportedAdapterError
 
-NO_ADAPTER = "__base__"
-"""PEFT's name for "this row uses no adapter"."""
+AdapterRows = Mapping[str, Tensor]
+"""By adapter: which rows of a pass have it, bool `[rows]`."""
 
 
 class AdapterSwitch:
-    """Holds the adapters of one network and tells its LoRA layers which row uses which."""
+    """Holds the adapters of one network and adds to each row what its adapter says."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
-        self._rows: list[str] | None = None
+        self._rows: AdapterRows = {}
+        self._layers: list[Any] = []
         self._hooks: list[Any] = []
         self.names: list[str] = []
 
@@ -35,6 +39,8 @@ class AdapterSwitch:
         Raises:
             UnsafeWeightsError, CorruptWeightsError, UnsupportedAdapterError: see `check_adapter`.
         """
+        from peft.tuners.lora import LoraLayer  # takes a while to import, and most trios have no adapter
+
         check_adapter(folder, member=member)
         name = f"adapter_{len(self.names)}"
         try:
@@ -47,40 +53,69 @@ class AdapterSwitch:
             ) from error
         self.names.append(name)
         self._model.eval()
-        self._hook_new_layers()
+        self._switch_off_hooks()
+        self._layers = [module for module in self._model.modules() if isinstance(module, LoraLayer)]
+        for layer in self._layers:
+            layer.enable_adapters(False)
+            self._hooks.append(layer.register_forward_hook(self._add_changes))
+        kinds = {type(layer).__name__ for layer in self._layers if not _is_plain(layer, name)}
+        if kinds:
+            raise _unsupported(
+                folder, member, [f"it adds more to its layers ({', '.join(sorted(kinds))}) than B(A(x))"]
+            )
         return name
 
-    def _hook_new_layers(self) -> None:
-        from peft.tuners.lora import LoraLayer  # takes a while to import, and most trios have no adapter
+    def _add_changes(self, layer: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        for name, rows in self._rows.items():
+            if name in layer.lora_A:
+                down, up = layer.lora_A[name], layer.lora_B[name]
+                change = up(down(args[0].to(down.weight.dtype))) * layer.scaling[name]
+                # Rows without the adapter keep the very bits that they had.
+                output = torch.where(rows.to(output.device)[:, None, None], output + change.to(output.dtype), output)
+        return output
 
-        self.remove_hooks()
-        for module in self._model.modules():
-            if isinstance(module, LoraLayer):
-                self._hooks.append(module.register_forward_pre_hook(self._add_names, with_kwargs=True))
+    def rows_of(self, adapters: Sequence[str | None]) -> AdapterRows:
+        """For every adapter of the network which of these rows have it, on the CPU.
 
-    def _add_names(self, module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
-        return (args, {**kwargs, "adapter_names": self._rows}) if self._rows is not None else None
+        Args:
+            adapters: each row's adapter; None: it has none.
+        """
+        return {name: torch.tensor([own == name for own in adapters]) for name in self.names}
 
-    def set_rows(self, adapters: Sequence[str | None] | None) -> None:
-        """Each row's adapter in the next forward pass; None as a whole leaves PEFT to itself."""
-        self._rows = None if adapters is None else [name or NO_ADAPTER for name in adapters]
+    @contextmanager
+    def on(self, rows: AdapterRows) -> Iterator[None]:
+        """Forward passes inside the block have these adapters in these rows; elsewhere none has any."""
+        self._rows = rows
+        try:
+            yield
+        finally:
+            self._rows = {}
 
     def num_bytes(self, name: str) -> int:
         """Bytes of one adapter's weights."""
         return sum(parameter.nbytes for key, parameter in self._model.named_parameters() if f".{name}." in f"{key}.")
 
-    def remove_hooks(self) -> None:
-        """Give the layers back as PEFT made them."""
+    def _switch_off_hooks(self) -> None:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
 
     def remove(self) -> None:
-        """Take all adapters off the network."""
-        self.remove_hooks()
+        """Take all adapters off the network, and give its layers back as PEFT made them."""
+        self._switch_off_hooks()
+        for layer in self._layers:
+            layer.enable_adapters(True)
+        self._layers.clear()
         for name in self.names:
             self._model.delete_adapter(name)
         self.names.clear()
+
+
+def _is_plain(layer: Any, name: str) -> bool:
+    """Whether an adapter, where it touches the layer, adds `scaling * B(A(x))` and nothing else."""
+    if name in layer.lora_variant or name in layer.lora_embedding_A:
+        return False
+    return name not in layer.lora_A or isinstance(layer.lora_A[name], torch.nn.Linear)
 
 
 def check_adapter(folder: Path, *, member: str) -> dict[str, Any]:
@@ -120,6 +155,10 @@ def check_adapter(folder: Path, *, member: str) -> dict[str, Any]:
             (config.get("modules_to_save"), f"it replaces whole modules ({config.get('modules_to_save')})"),
             (config.get("trainable_token_indices"), "it changes embeddings of single tokens"),
             (
+                config.get("target_parameters"),
+                f"it changes parameters outside of layers ({config.get('target_parameters')})",
+            ),
+            (
                 _touches_embeddings(config.get("target_modules")),
                 "it changes the embeddings or the output layer",
             ),
@@ -128,13 +167,17 @@ def check_adapter(folder: Path, *, member: str) -> dict[str, Any]:
         if found
     ]
     if reasons:
-        raise UnsupportedAdapterError(
-            f"{member}: the adapter in {folder} cannot be switched per row: {'; '.join(reasons)}. "
-            "Merge it (PEFT's merge_and_unload), save the merged model, and give that folder instead.",
-            member=member,
-            source=source,
-        )
+        raise _unsupported(folder, member, reasons)
     return dict(config)
+
+
+def _unsupported(folder: Path, member: str, reasons: Sequence[str]) -> UnsupportedAdapterError:
+    return UnsupportedAdapterError(
+        f"{member}: the adapter in {folder} cannot be switched per row: {'; '.join(reasons)}. "
+        "Merge it (PEFT's merge_and_unload), save the merged model, and give that folder instead.",
+        member=member,
+        source=str(folder),
+    )
 
 
 def _touches_embeddings(target_modules: Any) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from eft_engine.errors import UnsupportedModelError
-from eft_engine.models.adapters import AdapterSwitch
+from eft_engine.models.adapters import AdapterRows, AdapterSwitch
 from eft_engine.models.attention_backends import use_attention
 from eft_engine.models.kv_cache import BatchLayout, KVSlot, SlotKVCache
 from eft_engine.models.linear import restore_linear, use_few_rows_linear
@@ -54,7 +54,7 @@ class LanguageModel:
         name: what to call it in reports and errors.
         attention: which of `ATTENTION_BACKENDS` computes its attention.
         self_check: compare a small ragged run with the model's own forward pass.
-        recorder: record and replay passes of few tokens (see `recording`); None: do not. Networks with adapters are not recorded.
+        recorder: record and replay passes of few tokens (see `recording`); None: do not.
 
     Raises:
         UnsupportedModelError: the model has no output layer, the attention backend cannot run it, or the engine's way of running
@@ -119,6 +119,8 @@ class LanguageModel:
 
     def add_adapter(self, folder: Path, *, member: str) -> str:
         """Load a LoRA adapter onto this network; returns the name that blocks refer to. Errors: `AdapterSwitch.add`."""
+        if self.recorded is not None:
+            self.recorded.forget()
         return self.adapters.add(folder, member=member)
 
     @torch.inference_mode()
@@ -130,8 +132,7 @@ class LanguageModel:
             block those after its last `num_logits` tokens, oldest first.
         """
         assert blocks, "a forward pass has at least one block"
-        records = self.recorded is not None and not self.adapters.names
-        slots = self.kv_cache.arrange([block.slot for block in blocks], from_first=records)
+        slots = self.kv_cache.arrange([block.slot for block in blocks], from_first=self.recorded is not None)
         by_slot = {block.slot: block for block in blocks}
         rows = [by_slot[slot] for slot in slots]
         counts = [len(block.token_ids) for block in rows]
@@ -143,19 +144,19 @@ class LanguageModel:
         ]
         indices = upload([[row for row, _ in wanted], [column for _, column in wanted]], self.device, dtype=torch.long)
         input_ids = self._input_ids(rows)
-        shape = self.recorded.shape_of(slots, counts) if self.recorded is not None and records else None
+        adapters = self.adapters.rows_of([block.adapter for block in rows])
+        shape = self.recorded.shape_of(slots, counts) if self.recorded is not None else None
         if self.recorded is not None and shape is not None:
-            logits = self.recorded.forward(shape, slots, input_ids, counts)[indices[0], indices[1]]
+            logits = self.recorded.forward(shape, slots, input_ids, counts, adapters)[indices[0], indices[1]]
         else:
             layout = BatchLayout.of(slots, counts)
             self.kv_cache.reserve(layout.needed_len)
+            used = {name: upload(own, self.device) for name, own in adapters.items() if own.any()}
             self._wanted = (indices[0], indices[1])
-            self.adapters.set_rows([block.adapter for block in rows])
             try:
-                logits = self._run(input_ids, upload(layout.positions, self.device), layout)[0]
+                logits = self._run(input_ids, upload(layout.positions, self.device), layout, used)[0]
             finally:
                 self._wanted = None
-                self.adapters.set_rows(None)
         for slot, count in zip(slots, counts, strict=True):
             slot.length += count
         return logits  # [wanted, width]
@@ -173,17 +174,18 @@ class LanguageModel:
             input_ids[at[0], at[1]] = torch.cat([ids.to(self.device) for _, _, ids in unread])
         return input_ids
 
-    def _run(self, input_ids: Tensor, position_ids: Tensor, layout: BatchLayout) -> Tensor:
+    def _run(self, input_ids: Tensor, position_ids: Tensor, layout: BatchLayout, adapters: AdapterRows) -> Tensor:
         """The model over its slots: logits `[rows, columns, width]`, or `[1, wanted, width]` while `_wanted` is set."""
         self.kv_cache.layout = layout
         try:
-            logits: Tensor = self.model(
-                input_ids=input_ids,
-                position_ids=position_ids,
-                past_key_values=self.kv_cache,
-                use_cache=True,
-                kv_layout=layout,
-            ).logits
+            with self.adapters.on(adapters):
+                logits: Tensor = self.model(
+                    input_ids=input_ids,
+                    position_ids=position_ids,
+                    past_key_values=self.kv_cache,
+                    use_cache=True,
+                    kv_layout=layout,
+                ).logits
         finally:
             self.kv_cache.layout = None
         return logits

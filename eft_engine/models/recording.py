@@ -17,6 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from eft_engine.models.adapters import AdapterRows
 from eft_engine.models.kv_cache import BatchLayout, KVSlot, SlotKVCache
 from eft_engine.transfer import upload
 
@@ -81,6 +82,8 @@ class Recording:
 
     inputs: Tensor
     """`[3, rows, columns]`: token ids, positions, and the positions that keys and values are written to."""
+    adapters: dict[str, Tensor]
+    """By adapter: which rows have it, bool `[rows]`."""
     replay: Callable[[], object]
     logits: Tensor
 
@@ -90,7 +93,8 @@ class RecordedPasses:
 
     Args:
         kv_cache: what the passes read and write; recordings end when its buffers move.
-        run: the network's forward pass over ids and positions `[rows, columns]` and a layout; logits `[rows, columns, width]`.
+        run: the network's forward pass over ids and positions `[rows, columns]`, a layout, and rows with adapters; logits
+            `[rows, columns, width]`.
         recorder: how passes are recorded.
         device: where ids and positions are wanted.
     """
@@ -98,7 +102,7 @@ class RecordedPasses:
     def __init__(
         self,
         kv_cache: SlotKVCache,
-        run: Callable[[Tensor, Tensor, BatchLayout], Tensor],
+        run: Callable[[Tensor, Tensor, BatchLayout, AdapterRows], Tensor],
         *,
         recorder: Recorder,
         device: torch.device,
@@ -121,7 +125,18 @@ class RecordedPasses:
         shape = Shape(num_rows, num_columns, max(MIN_WINDOW, _power_of_two(num_positions)))
         return shape if shape.num_rows * shape.num_columns <= MAX_RECORDED_TOKENS else None
 
-    def forward(self, shape: Shape, slots: Sequence[KVSlot], token_ids: Tensor, num_tokens: Sequence[int]) -> Tensor:
+    def forget(self) -> None:
+        """Drop all recordings: the network itself changes."""
+        self._recordings.clear()
+
+    def forward(
+        self,
+        shape: Shape,
+        slots: Sequence[KVSlot],
+        token_ids: Tensor,
+        num_tokens: Sequence[int],
+        adapters: AdapterRows,
+    ) -> Tensor:
         """Run a pass; logits `[rows, columns, width]`, padding included, valid until the next pass.
 
         Args:
@@ -129,6 +144,7 @@ class RecordedPasses:
             slots: those that take part, at places 0, 1, ...
             token_ids: `[rows, columns]` on the device, as many rows as slots.
             num_tokens: how many columns of each row count.
+            adapters: for every adapter of the network, which of the slots have it.
         """
         lengths = self._kv_cache.lengths_at(shape.num_rows)
         counts = [*num_tokens, *[1] * (shape.num_rows - len(slots))]
@@ -138,34 +154,37 @@ class RecordedPasses:
         self._kv_cache.reserve(shape.window)
         self._kv_cache.fit()
         if self._buffers_version != self._kv_cache.buffers_version:
-            self._recordings.clear()
+            self.forget()
             self._buffers_version = self._kv_cache.buffers_version
         recording = self._recordings.get(shape)
         if recording is None:
             inputs = torch.zeros(3, shape.num_rows, shape.num_columns, dtype=torch.long, device=self._device)
+            on = {name: torch.zeros(shape.num_rows, dtype=torch.bool, device=self._device) for name in adapters}
         else:
-            inputs = recording.inputs
+            inputs, on = recording.inputs, recording.adapters
             self._recordings.move_to_end(shape)
         inputs[1:].copy_(upload(torch.stack([positions, write_positions]), self._device), non_blocking=True)
         inputs[0, : len(slots), : token_ids.shape[1]].copy_(token_ids, non_blocking=True)
+        for name, rows in adapters.items():
+            on[name][: len(slots)].copy_(upload(rows, self._device), non_blocking=True)
         if recording is None:
-            recording = self._record(shape, inputs)
+            recording = self._record(shape, inputs, on)
         recording.replay()
         self.num_replayed += 1
         return recording.logits
 
-    def _record(self, shape: Shape, inputs: Tensor) -> Recording:
+    def _record(self, shape: Shape, inputs: Tensor, on: dict[str, Tensor]) -> Recording:
         places = torch.arange(shape.num_rows, device=self._device)[:, None]
 
         def run() -> Tensor:
             # A fresh layout each time, so that masks are computed inside of the recording, from the inputs of its replay.
             layout = BatchLayout.at(inputs[1], inputs[2], places, window=shape.window)
-            return self._run(inputs[0], inputs[1], layout)
+            return self._run(inputs[0], inputs[1], layout, on)
 
         replay, logits = self._recorder.record(run)
         if len(self._recordings) == MAX_RECORDINGS:
             self._recordings.popitem(last=False)
-        recording = Recording(inputs, replay, logits)
+        recording = Recording(inputs, on, replay, logits)
         self._recordings[shape] = recording
         self.num_made += 1
         return recording

@@ -73,6 +73,13 @@ def test_adapter_that_cannot_be_switched_per_row_is_refused(config: Any, phrase:
     assert caught.value.member == "chat.tuned"
 
 
+def test_adapter_that_does_more_than_lora_is_refused_once_its_layers_are_there(tmp_path: Path) -> None:
+    config = LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM", alora_invocation_tokens=[5])
+    get_peft_model(make_model("llama"), config).save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedAdapterError, match=r"more to its layers \(Linear\) than B\(A\(x\)\)"):
+        LanguageModel(make_model("llama"), name="toy").add_adapter(tmp_path, member="chat.tuned")
+
+
 def _only_pickle(folder: Path) -> None:
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
 

@@ -6,20 +6,24 @@ with every number that Python had computed baked in.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from eft_engine import Engine, SamplingParams, SpeculationOptions
+from eft_engine import Engine, SamplingParams, SpeculationOptions, TunedPair
 from eft_engine.models import loading, recording
 from eft_engine.models.language_model import Block, LanguageModel
 from eft_engine.models.recording import RecordedPasses, Recorder, recorder_for
-from tests.toy import make_model, make_trio, naive_greedy
+from tests.toy import make_model, make_trio, naive_greedy, save_adapter
 
 PROMPTS = ["A", "Once upon a time there was", "naïve façade – déjà vu"]
 WEIGHTS = [0.5, 1.0, 2.0]
@@ -137,6 +141,49 @@ def test_tokens_that_only_the_device_knows_are_fed_like_any_other() -> None:
         ]
     )
     assert torch.equal(known, unread)
+
+
+def test_a_recording_is_replayed_with_other_rows_on_an_adapter(tmp_path: Path) -> None:
+    base = make_model("llama", seed=3)
+    folders = [save_adapter(base, tmp_path / str(seed), seed=seed) for seed in (1, 2)]
+    prompt = torch.tensor([[5, 6, 7, 8]])
+    tuned = [PeftModel.from_pretrained(copy.deepcopy(base), str(folder)) for folder in folders]
+    expected = [own(prompt).logits[0, -1].detach() for own in (base, *tuned)]
+    network = LanguageModel(copy.deepcopy(base), name="toy", recorder=TapeRecorder())
+    names = [None, *(network.add_adapter(folder, member="tuned") for folder in folders)]
+    slots = [network.kv_cache.allocate() for _ in names]
+    assert network.recorded is not None
+    for made, order in ((1, (0, 1, 2)), (1, (2, 0, 1)), (1, (1, 1, 0))):
+        for slot in slots:
+            slot.length = 0
+        blocks = [Block(slot, prompt[0].tolist(), 1, names[index]) for slot, index in zip(slots, order, strict=True)]
+        before = network.recorded.num_replayed
+        logits = network.forward(blocks)
+        assert (network.recorded.num_replayed - before, len(network.recorded._recordings)) == (1, made)
+        torch.testing.assert_close(logits, torch.stack([expected[index] for index in order]), rtol=1e-4, atol=1e-4)
+    network.release()
+
+
+def test_a_trio_with_an_adapter_is_recorded_and_says_the_same(tmp_path: Path) -> None:
+    """The tuned model is the reference with an adapter: one network, whose rows change sides from pass to pass."""
+    trio = make_trio("llama")
+    adapter = save_adapter(trio.reference, tmp_path / "adapter", seed=3)
+    tuned = PeftModel.from_pretrained(copy.deepcopy(trio.reference), str(adapter)).merge_and_unload()
+    for name, member in (("base", trio.base), ("reference", trio.reference)):
+        member.save_pretrained(tmp_path / name)
+        trio.tokenizer.save_pretrained(tmp_path / name)
+    trio = dataclasses.replace(trio, tuned=tuned)
+    expected = [
+        naive_greedy(trio, trio.tokenizer.encode(prompt), weight=weight, max_tokens=MAX_TOKENS)
+        for prompt, weight in zip(PROMPTS, WEIGHTS, strict=True)
+    ]
+    pairs = {"chat": TunedPair(str(adapter), str(tmp_path / "reference"))}
+    with Engine.load(str(tmp_path / "base"), pairs=pairs) as engine:
+        outputs = engine.generate(
+            PROMPTS, sampling=SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS), reward_weights=WEIGHTS
+        )
+        assert [list(output.token_ids) for output in outputs] == expected
+        assert [own.num_replayed > own.num_made > 1 for own in recordings(engine)] == [True, True]
 
 
 def test_large_passes_are_not_recorded() -> None:
