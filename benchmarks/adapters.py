@@ -128,7 +128,7 @@ def langchain(rounds: Rounds = 5, max_tokens: MaxTokens = 64) -> None:
             for question in QUESTIONS:
                 llm.invoke(question)
             middle = time.perf_counter()
-            llm.batch(QUESTIONS, RunnableConfig(max_concurrency=len(QUESTIONS)))
+            llm.batch([*QUESTIONS], RunnableConfig(max_concurrency=len(QUESTIONS)))
             ratios.append((time.perf_counter() - middle) / (middle - started))
     Console().print(f"batch of 8: {statistics.median(ratios):.2f}x the time of 8 calls one after another")
     finish(

@@ -34,15 +34,17 @@ def copy_bandwidth(device: torch.device, *, num_bytes: int = 2**29, repetitions:
 def weight_bytes(model: Any) -> int:
     """Bytes that one forward pass of few tokens reads: all weights, but of an untied input embedding only single rows."""
     embedding, output = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    unread = 0 if embedding is output else embedding.nbytes
-    return sum(parameter.nbytes for parameter in model.parameters()) - unread
+    unread: int = 0 if embedding is output else embedding.nbytes
+    total: int = sum(parameter.nbytes for parameter in model.parameters())
+    return total - unread
 
 
 def position_bytes(model: Any) -> int:
     """Bytes of keys and values that one cached position of one row has."""
     config = model.config.get_text_config()
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * model.dtype.itemsize
+    num_values: int = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim
+    return num_values * int(model.dtype.itemsize)
 
 
 def step_bytes(models: Iterable[Any], context_lens: Iterable[int]) -> int:

@@ -52,7 +52,7 @@ def _layers(network: LanguageModel) -> list[Any]:
 @torch.inference_mode()
 def arithmetic_seconds(network: LanguageModel, num_rows: int, repetitions: int) -> float:
     """The larger of multiplying at the rate of a square product and of reading the weights at the rate of a sum."""
-    num_weights = sum(layer.weight.numel() for layer in _layers(network))
+    num_weights: int = sum(layer.weight.numel() for layer in _layers(network))
     dtype = _layers(network)[0].weight.dtype
     square = torch.randn(1024, 1024, dtype=dtype)
     per_product = median_seconds(lambda: square @ square, repetitions) / 1024**3

@@ -6,6 +6,7 @@ python -m benchmarks.batching
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -44,10 +45,11 @@ def main(
     conditions = {"rounds": rounds, "max_tokens": max_tokens, "weight": weight, "dtype": dtype, "cpu_time": cpu_time}
     result: dict[str, object] = {**conditions}
     config = NO_DRAFTS.model_copy(update={"dtype": dtype})
-    for name, make in (
-        ("shared", lambda: shared_engine(config)),
-        ("separate", lambda: separate_trio(dtype).engine(config)),
-    ):
+    makers: dict[str, Callable[[], Engine]] = {
+        "shared": lambda: shared_engine(config),
+        "separate": lambda: separate_trio(dtype).engine(config),
+    }
+    for name, make in makers.items():
         with make() as engine:
             throughput(engine, together=True, max_tokens=4, weight=weight)  # warm up
             rows = [

@@ -26,7 +26,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer, models, pre_tokenizers
-from torch.autograd import DeviceType
+from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -111,8 +111,8 @@ def make_trio(device: torch.device, *, tiny: bool) -> RandomTrio:
     words = {f"w{index}": index for index in range(base_shape["vocab_size"])}
     backend = Tokenizer(models.WordLevel(words, unk_token="w0"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    small = [random_model(small_shape, device, dtype, seed) for seed in (1, 2)]
-    return RandomTrio(base, *small, PreTrainedTokenizerFast(tokenizer_object=backend))
+    tuned, reference = (random_model(small_shape, device, dtype, seed) for seed in (1, 2))
+    return RandomTrio(base, tuned, reference, PreTrainedTokenizerFast(tokenizer_object=backend))
 
 
 def make_prompts(count: int, length: int, vocab_size: int) -> list[list[int]]:

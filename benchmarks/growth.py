@@ -101,9 +101,12 @@ def main(
     rows: dict[tuple[float, int], list[tuple[float, float, float]]] = {case: [] for case in cases}
     config = EngineConfig(speculation=SpeculationOptions(drafter="none"), max_warm_prefixes=4 * len(lengths))
     with shared_engine(config) as engine:
-        filler = engine.tokenizer.encode("The river carries sand from the hills to the sea, year after year. " * 800)
+        filler = engine.tokenizer.encode(
+            "The river carries sand from the hills to the sea, year after year. " * 800, add_special_tokens=False
+        )
         prompts = {
-            length: f"{length}. {engine.tokenizer.decode(filler[: length - 8])}" for length in lengths
+            length: f"{length}. {engine.tokenizer.decode(filler[: length - 8], skip_special_tokens=False)}"
+            for length in lengths
         }  # no prompt begins another one
         for index in range(rounds + 1):
             for weight, length in cases:

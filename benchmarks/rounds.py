@@ -51,8 +51,8 @@ def median_seconds(run: Callable[..., Any], repetitions: int) -> float:
 
 def run_engine(
     engine: Engine, prompts: Any, *, max_tokens: int, weight: float, speculation: SpeculationOptions
-) -> tuple[list[Any], float]:
-    """Outputs and seconds of one greedy call."""
+) -> tuple[Any, float]:
+    """Outputs (one, or a list for a list of prompts) and seconds of one greedy call."""
     sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
     started = clock()
     outputs = engine.generate(prompts, sampling=sampling, reward_weights=weight, speculation=speculation)

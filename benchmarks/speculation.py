@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -69,7 +70,7 @@ def imposed(rounds: Rounds = 3, max_tokens: MaxTokens = 64) -> None:
         "engine, no drafts": lambda: with_engine(None),
     }
     for acceptance in (0.6, 0.8, 0.9):
-        runs[f"engine, acceptance {acceptance}"] = lambda acceptance=acceptance: with_engine(acceptance)
+        runs[f"engine, acceptance {acceptance}"] = partial(with_engine, acceptance)
     times = measure(runs, rounds)
     result = show(f"batch 1, {max_tokens} tokens, imposed acceptance", times, max_tokens, "naive loop")
     result["against_base_alone"] = {

@@ -27,6 +27,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -133,7 +134,7 @@ def make_runs(case: Case, peers: list[str]) -> dict[str, Callable[[], Measured]]
         "assisted": lambda: alone(assistant_model=case.trio.tuned),
     }
     for drafter in DRAFTERS:
-        runs[f"engine, {drafter}"] = lambda drafter=drafter: run_engine(case, drafter, right)
+        runs[f"engine, {drafter}"] = partial(run_engine, case, drafter, right)
     return {name: runs[name] for name in peers}
 
 
@@ -247,8 +248,8 @@ def main(
     models = separate_trio(dtype)
     imposed = acceptance if trio == "small-pair" else None
     if imposed is not None:
-        small = [small_model(seed).to(getattr(torch, dtype)) for seed in (1, 2)]
-        models = SeparateTrio(models.base, *small, models.tokenizer)
+        tuned, reference = (small_model(seed).to(getattr(torch, dtype)) for seed in (1, 2))
+        models = SeparateTrio(models.base, tuned, reference, models.tokenizer)
     bandwidth = copy_bandwidth(torch.device("cpu"))
     note = f", acceptance {imposed:g} imposed" if imposed is not None else ""
     title = f"trio {trio}{note}, {dtype}, {max_tokens} tokens per turn, {rounds} rounds"

@@ -41,7 +41,9 @@ def begin_with_induction(network: Any) -> None:
     num_compared = int(slow_dimensions(size).sum())
     directions = torch.zeros(width, 2 * size + NUM_PAIRS * num_compared)
     directions[1:] = torch.linalg.qr(torch.randn(width - 1, directions.shape[1])).Q
-    read, fetched, *notes = directions.split([size, size, *[num_compared] * NUM_PAIRS], dim=1)  # [width, so many]
+    read, fetched, *notes = torch.split(
+        directions, [size, size, *[num_compared] * NUM_PAIRS], dim=1
+    )  # [width, so many]
     seen = [read[:, :num_compared], *notes]
     first, second = model.layers[0].self_attn, model.layers[1].self_attn
     shared = SHARED * (width / (1 + SHARED**2)) ** 0.5

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+from torch import Tensor
 
 # Quintics that drive all singular values towards 1 in few steps (Jordan et al. 2024; steeper first ones: Amsel et al. 2025).
 COEFFICIENTS = ((4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (2.8366, -3.0525, 1.2012))
@@ -18,7 +19,8 @@ def orthogonalise(stack: torch.Tensor, dtype: torch.dtype = torch.float32) -> to
     for a, b, c in COEFFICIENTS:
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if tall else x).to(stack.dtype)
+    result: Tensor = (x.mT if tall else x).to(stack.dtype)
+    return result
 
 
 class Muon(torch.optim.Optimizer):
@@ -43,19 +45,19 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update of every matrix that has a gradient."""
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[torch.nn.Parameter]] = {}
+            by_shape: dict[torch.Size, list[tuple[torch.nn.Parameter, Tensor]]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    by_shape.setdefault(parameter.shape, []).append(parameter)
+                    by_shape.setdefault(parameter.shape, []).append((parameter, parameter.grad))
             for shape, parameters in by_shape.items():
                 directions = []
-                for parameter in parameters:
+                for parameter, gradient in parameters:
                     state = self.state[parameter]
                     velocity = state.setdefault("velocity", torch.zeros_like(parameter))
-                    velocity.lerp_(parameter.grad, 1 - group["momentum"])
-                    directions.append(parameter.grad.lerp(velocity, group["momentum"]))
+                    velocity.lerp_(gradient, 1 - group["momentum"])
+                    directions.append(gradient.lerp(velocity, group["momentum"]))
                 scale = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
-                for parameter, update in zip(
+                for (parameter, _), update in zip(
                     parameters, orthogonalise(torch.stack(directions), self.dtype), strict=True
                 ):
                     parameter.add_(update, alpha=-scale)

@@ -218,7 +218,7 @@ def pretrain(
         ids = torch.tensor([row.ids for row in mine])
         mask = attention_mask(torch.tensor([row.document for row in mine]))
         loss = loss_of(network, ids, torch.tensor([row.weights for row in mine]), mask, dtype)
-        loss.backward()
+        torch.autograd.backward(loss)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -245,6 +245,6 @@ def average_parameters(network: Any) -> None:
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
     for parameter, piece in zip(
-        network.parameters(), flat.split([p.numel() for p in network.parameters()]), strict=True
+        network.parameters(), torch.split(flat, [p.numel() for p in network.parameters()]), strict=True
     ):
         parameter.copy_(piece.view_as(parameter))

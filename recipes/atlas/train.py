@@ -16,6 +16,7 @@ import torch.distributed as dist
 import typer
 from rich.console import Console
 from rich.progress import Progress
+from torch.multiprocessing.spawn import spawn
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from recipes.atlas.chat import CHAT_TEMPLATE
@@ -136,7 +137,7 @@ def run_pretraining(stage: str, work_dir: Path, *, seed: int) -> None:
         pretrain_worker(0, stage, work_dir, seed)
         return
     (work_dir / f"{stage}.meeting").unlink(missing_ok=True)
-    torch.multiprocessing.spawn(pretrain_worker, (stage, work_dir, seed), nprocs=PRETRAIN[stage].num_workers)
+    spawn(pretrain_worker, (stage, work_dir, seed), nprocs=PRETRAIN[stage].num_workers)  # type: ignore[no-untyped-call]
 
 
 def run_tuning(stage: str, work_dir: Path, *, seed: int) -> None:

@@ -109,7 +109,7 @@ def tune(
             reference_logits = reference(input_ids=batch.ids, attention_mask=mask, use_cache=False).logits
         tuned_logits = tuned(input_ids=batch.ids, attention_mask=mask, use_cache=False).logits
         form, content = tuning_loss(tuned_logits, reference_logits, batch, content_weight=settings.content_weight)
-        (form + content).backward()
+        torch.autograd.backward(form + content)
         torch.nn.utils.clip_grad_norm_(tuned.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

