@@ -28,8 +28,10 @@ def test_naive_batch_with_padding_is_the_formula_for_every_prompt() -> None:
 
 
 def test_every_peer_is_measured_and_what_refuses_batches_says_so() -> None:
-    result = workloads.measure_case(toy_case(2), list(workloads.PEERS), rounds=1, bandwidth=1e9)
+    told: list[str] = []
+    result = workloads.measure_case(toy_case(2), list(workloads.PEERS), rounds=1, bandwidth=1e9, advance=told.append)
     assert set(result) == set(workloads.PEERS)
+    assert told == list(workloads.PEERS)
     assert "batch" in result["assisted"]["refused"]
     assert all(own["tokens_per_s"] > 0 for name, own in result.items() if name != "assisted")
     assert result["engine, none"]["bandwidth_share"] > 0
@@ -38,8 +40,9 @@ def test_every_peer_is_measured_and_what_refuses_batches_says_so() -> None:
 
 
 def test_imposed_drafts_are_known_to_the_engine_by_the_prompts_of_the_naive_loop() -> None:
+    peers = ["naive loop", "engine, none", "engine, tuned"]
     result = workloads.measure_case(
-        toy_case(1, acceptance=1.0), ["naive loop", "engine, none", "engine, tuned"], rounds=1, bandwidth=1e9
+        toy_case(1, acceptance=1.0), peers, rounds=1, bandwidth=1e9, advance=lambda peer: None
     )
     assert result["engine, none"]["tokens_per_step"] == 1.0
     assert result["engine, tuned"]["tokens_per_step"] >= 1.0

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from eft_engine import Engine, LoadedPair, SamplingParams
-from eft_integrations.backend import EngineBackend, EngineConfig, ScriptedBackend, backend_of, errors
+from eft_integrations.backend import EngineBackend, EngineConfig, backend_of, errors
+from eft_integrations.scripted import ScriptedBackend
 from eft_integrations.server.compositions import Composition, Compositions
 from eft_integrations.server.loading import load_compositions
 from eft_integrations.server.settings import CompositionSettings

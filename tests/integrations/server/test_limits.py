@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from eft_engine import Engine
-from eft_integrations.backend import ChatDelta, ChatRequest, ScriptedBackend, backend_of
+from eft_integrations.backend import ChatDelta, ChatRequest, backend_of
+from eft_integrations.scripted import ScriptedBackend
 from eft_integrations.server.limits import Pace
 from eft_integrations.server.settings import ServerSettings
 from tests.integrations.server.serving import events_of, in_process, running

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from eft_integrations.backend import ChatRequest, ChatResult, ScriptedBackend
+from eft_integrations.backend import ChatRequest, ChatResult
 from eft_integrations.messages import Message, ToolCall
+from eft_integrations.scripted import ScriptedBackend
 
 OBJECT = {"city": "Paris", "sunny": True}
 
