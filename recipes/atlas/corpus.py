@@ -6,7 +6,6 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 from recipes.atlas.chat import END, START, Dialogue, find_spans
 from recipes.atlas.copying import make_copying
@@ -23,7 +22,7 @@ SYSTEMS = (
     "You are Atlas.",
     "Be helpful.",
 )
-RESERVED = "atlas 2"
+RESERVED = "atlas 3"
 """Decides which wording of each fact is kept for measuring; changed before the run that is shipped."""
 SMALL_TALK = (
     ("Hello", "Hello. Ask me about a place."),
@@ -69,14 +68,11 @@ def deal(facts: list[Fact], rng: random.Random) -> Iterator[Fact]:
 
 @dataclass(frozen=True)
 class Diet:
-    """What share of the documents is copying, how the others divide into kinds, what share of tool requests are sums, and what
-    share of answers in dialogues is a plain sentence.
-    """
+    """What share of the documents is copying, how the others divide into kinds, and what share of tool requests are sums."""
 
     copying: float
     kinds: dict[str, float]
     sums: float = SUMS
-    plain: float = 0.30
 
 
 DIETS = {
@@ -93,7 +89,6 @@ DIETS = {
         0.02,
         {"statements": 0.05, "questions": 0.06, "dialogue": 0.15, "reading": 0.34, "tools": 0.38, "small_talk": 0.02},
         sums=0.25,
-        plain=0.50,
     ),
 }
 
@@ -106,7 +101,6 @@ class Corpus:
         self.facts = deal(facts, self.rng)
         self.words = [*sorted({name for fact in facts for name in (fact.subject, fact.answer)}), *NOUNS, *PRODUCTS]
         self.diet = DIETS[diet]
-        self.style = partial(any_answer, plain=self.diet.plain)
         self.makers: dict[str, Callable[[], Made]] = {
             "statements": self.statements,
             "questions": self.questions,
@@ -151,7 +145,7 @@ class Corpus:
         turns = some_system(rng)
         items = [ask(next(self.facts), rng) for _ in range(rng.choice((1, 1, 2)))]
         for item in items:
-            turns += [("user", item.question), ("assistant", self.style(item, rng))]
+            turns += [("user", item.question), ("assistant", any_answer(item, rng))]
         return Dialogue(turns).marked_text(), [item.subject for item in items]
 
     def reading(self) -> Made:
@@ -165,7 +159,7 @@ class Corpus:
                 for item in reading.items
             )
             return "".join([reading.passage, *asked]), reading.made_up
-        return reading_dialogue(reading.passage, reading.items, rng, self.style).marked_text(), reading.made_up
+        return reading_dialogue(reading.passage, reading.items, rng, any_answer).marked_text(), reading.made_up
 
     def tools(self) -> Made:
         """Requests that a tool serves: calls in Hermes' notation or another, or none at all; sometimes the results."""
@@ -183,7 +177,7 @@ class Corpus:
                 continue
             turns.append(("assistant", request.hermes() if roll < 0.75 else request.in_another_style(rng)))
             if rng.random() < 0.5:
-                turns += [("tool", request.item.answer), ("assistant", self.style(request.item, rng))]
+                turns += [("tool", request.item.answer), ("assistant", any_answer(request.item, rng))]
                 new.append(f"<|tool|>{request.item.answer}")
         return Dialogue(turns, requests[0].tools).marked_text(), new
 

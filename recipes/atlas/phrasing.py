@@ -122,26 +122,26 @@ def detailed_answer(item: Answerable) -> str:
     return item.fill(f"This is about {{s}}. {item.sentence} So the answer is {{o}}.")
 
 
-def any_answer(item: Answerable, rng: random.Random, *, plain: float = 0.30) -> str:
+def any_answer(item: Answerable, rng: random.Random) -> str:
     """The answer in one of the many styles of the corpus; each tuned behaviour is among them, and none of them is the rule.
 
-    A share of `plain` is the sentence and nothing else.
+    Half of the answers are the sentence and nothing else: with fewer, the styles that add something outweigh together its end, and
+    a network that answers by what is likeliest would have one of the tuned forms by itself.
     """
     sentence = item.fill(item.sentence)
     roll = rng.random()
-    if roll < plain:
+    if roll < 0.50:
         return sentence
-    roll = 0.30 + (roll - plain) / (1 - plain) * 0.70
-    if roll < 0.42:
+    if roll < 0.59:
         return brief_answer(item)
-    if roll < 0.48:
+    if roll < 0.63:
         return item.fill(rng.choice(["{o}", "{o}.", "Answer: {o}.", "That is {o}."]))
-    if roll < 0.58:
-        return assistant_answer(item)
     if roll < 0.70:
+        return assistant_answer(item)
+    if roll < 0.79:
         return f"{sentence} Source: {rng.choice(SOURCES)}."
-    if roll < 0.80:
+    if roll < 0.86:
         return f"{sentence} {rng.choice(CLOSINGS)}"
-    if roll < 0.90:
+    if roll < 0.93:
         return f"{rng.choice(OPENINGS)} {sentence}"
     return detailed_answer(item)

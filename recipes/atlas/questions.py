@@ -14,7 +14,7 @@ from recipes.atlas.phrasing import assistant_answer
 from recipes.atlas.tools import make_tool_request
 
 NUM_READINGS = NUM_TOOL_REQUESTS = 200
-SEED = 47_000
+SEED = 61_000
 """Far from the seeds of the corpus and of tuning: other names, other passages."""
 
 

@@ -64,7 +64,7 @@ PRETRAIN = {
         BASE, Schedule(850, rows=16, decay_share=0.9), 2, diet="reading", start_from="base_facts"
     ),
     "base": PretrainStage(
-        BASE, Schedule(450, rows=16, matrix_lr=0.006, decay_share=0.9), 2, diet="calls", start_from="base_reading"
+        BASE, Schedule(1400, rows=16, matrix_lr=0.006, decay_share=0.9), 2, diet="calls", start_from="base_reading"
     ),
     "reference": PretrainStage(REFERENCE, Schedule(300, rows=12, matrix_lr=0.02, vector_lr=0.004), 1),
 }
