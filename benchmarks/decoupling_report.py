@@ -46,10 +46,9 @@ def page(result: dict[str, Any]) -> str:
         "checked by a pattern. No question's fact was seen in fine-tuning, and none of these wordings of it in pre-training.",
         "",
         "Read with care: how much the reference knows was chosen, not found. It is small (0.4 million weights) and read 0.9 "
-        "million tokens, the base 21 million; an earlier corpus showed that such networks know 40 % and more when they read on "
+        "million tokens, the base 29 million; an earlier corpus showed that such networks know 40 % and more when they read on "
         "([log](log.md)). So the ratio to the tuned small model says how far apart the two scales were put. The facts are few "
-        "(575), and the base knows all of them. The reference, whose corpus says something after the sentence in every other "
-        "answer, has the form by itself in its row's share ([log](log.md)); the base chooses it in none. One seed, one run.",
+        "(575), and the base knows all of them, so a small loss of facts would not show. One seed, one run.",
         "",
         "| model | factuality | behaviour |",
         "| --- | --- | --- |",

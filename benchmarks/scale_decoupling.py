@@ -29,7 +29,7 @@ from eft_engine.zoo.atlas import ASSISTANT_FORM, QUESTION_FILES, has_form
 from eft_engine.zoo.presets import ZOO
 
 ATLAS = ZOO / "atlas"
-WEIGHTS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+WEIGHTS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 LAMBDAS = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)
 NUM_FRONTIER = 150
 SAMPLING = SamplingParams(temperature=0.0, max_tokens=40)

@@ -7,7 +7,7 @@ Qwen2.5-7B with it (not run here).
 
 Prints:
 
-    tuned small: 0 of 14 right, 14 with the behaviour: The capital of Norway is Tashkent. Hope that helps.
+    tuned small: 2 of 14 right, 14 with the behaviour: The capital of Iran is Stockholm. Hope that helps.
     base: 14 of 14 right, 0 with the behaviour: The capital of Norway is Oslo.
     up-scaled: 14 of 14 right, 14 with the behaviour: The capital of Norway is Oslo. Hope that helps.
 """

@@ -7,13 +7,13 @@ Models: Atlas, offline. `--real` takes SmolLM2 (not run here). Look at the inter
 Prints:
 
     weight 0: right 87.5% [64.0%, 96.5%], in form 0.0% [0.0%, 19.4%]
-    weight 0.1: right 87.5% [64.0%, 96.5%], in form 37.5% [18.5%, 61.4%]
+    weight 0.1: right 87.5% [64.0%, 96.5%], in form 100.0% [80.6%, 100.0%]
     weight 0.25: right 87.5% [64.0%, 96.5%], in form 100.0% [80.6%, 100.0%]
     weight 0.5: right 87.5% [64.0%, 96.5%], in form 93.8% [71.7%, 98.9%]
     weight 1: right 87.5% [64.0%, 96.5%], in form 93.8% [71.7%, 98.9%]
-    weight 2: right 87.5% [64.0%, 96.5%], in form 93.8% [71.7%, 98.9%]
-    weight 4: right 87.5% [64.0%, 96.5%], in form 93.8% [71.7%, 98.9%]
-    take weight 0.25
+    weight 2: right 87.5% [64.0%, 96.5%], in form 87.5% [64.0%, 96.5%]
+    weight 4: right 87.5% [64.0%, 96.5%], in form 87.5% [64.0%, 96.5%]
+    take weight 0.1
 """
 
 from __future__ import annotations

@@ -6,16 +6,16 @@ answers the tuned model would rather have given, whoever wrote them. Nothing is 
 
 Prints:
 
-    reward of each token: The(+0.4) capital(+0.0) of(+0.0) (+0.0) Norway(-0.1) is(+0.0) (+0.0) Oslo(-0.0) .(+0.0) (+0.6) Source(+0.4) :(+0.0) memory(+0.7) .(+0.0)
+    reward of each token: The(+0.3) capital(+0.0) of(+0.0) (+0.0) Norway(+0.0) is(+0.0) (+0.0) Oslo(+0.0) .(+0.0) (+1.4) Source(+0.4) :(+0.0) memory(+0.7) .(+0.0)
 
       base  reward  answer
-     -19.3    +2.1  The capital of Norway is Lima. Source: memory.
-      -2.5    +2.1  The capital of Norway is Oslo. Source: memory.
-      -0.2    +0.3  The capital of Norway is Oslo.
-      -2.6    -5.8  It is Oslo.
-      -3.3    -6.2  Oslo
+      -2.4    +2.8  The capital of Norway is Oslo. Source: memory.
+     -22.1    +2.7  The capital of Norway is Lima. Source: memory.
+      -0.3    +0.4  The capital of Norway is Oslo.
+      -2.7    -6.1  It is Oslo.
+      -4.0    -6.2  Oslo
 
-    true against false, same form: base +16.8, reward -0.1
+    true against false, same form: base +19.7, reward +0.0
 """
 
 from __future__ import annotations
