@@ -1,7 +1,6 @@
-"""Three things that decide how fast a forward pass is on a CPU.
+"""Two things that decide how fast a forward pass is on a CPU.
 
-python -m benchmarks.cpu linear      float32 product of few rows: torch's linear layer against the exchanged operands
-python -m benchmarks.cpu wide        the same for an output layer, whole and in parts
+python -m benchmarks.cpu linear      products of few rows: torch's linear layer against packed weights
 python -m benchmarks.cpu threads     a forward pass in a second thread, while the first one keeps its OpenMP workers or not
 """
 
@@ -18,10 +17,10 @@ from torch.nn import functional
 
 from benchmarks.report import finish
 from benchmarks.rounds import CpuTime, count_cpu_time, median_seconds
-from benchmarks.smollm2 import separate_trio
+from benchmarks.smollm2 import Dtype, separate_trio
 from eft_engine.engine.openmp import release_workers
 from eft_engine.models.language_model import Block, LanguageModel
-from eft_engine.models.linear import few_rows_linear, wide_linear
+from eft_engine.models.linear import pack, packed_linear
 
 app = typer.Typer(add_completion=False, help=__doc__)
 Repetitions = Annotated[int, typer.Option(help="Timed runs; their median counts.")]
@@ -29,49 +28,29 @@ Repetitions = Annotated[int, typer.Option(help="Timed runs; their median counts.
 
 @app.command()
 @torch.inference_mode()
-def linear(repetitions: Repetitions = 9) -> None:
-    """60 matrices of 1536 x 576, 212 MB together, as the layers of a model."""
-    weights = [torch.randn(1536, 576) for _ in range(60)]
-    table = Table(title="60 products with 1536 x 576, float32")
-    for heading in ("rows", "linear, ms", "exchanged, ms", "linear / exchanged"):
-        table.add_column(heading, justify="right")
-    result = {}
-    for num_rows in (1, 2, 3, 4, 5, 8, 16, 32, 64, 128):
-        rows = torch.randn(num_rows, 576)
-        plain = median_seconds(lambda x=rows: [functional.linear(x, weight) for weight in weights], repetitions)
-        exchanged = median_seconds(lambda x=rows: [few_rows_linear(x, weight, None) for weight in weights], repetitions)
-        table.add_row(str(num_rows), f"{plain * 1e3:.1f}", f"{exchanged * 1e3:.1f}", f"{plain / exchanged:.2f}")
-        result[num_rows] = plain / exchanged
-    Console().print(table)
-    finish("cpu_linear", {"linear_by_exchanged": result})
-
-
-@app.command()
-@torch.inference_mode()
-def wide(
-    repetitions: Repetitions = 9,
-    cpu_time: CpuTime = False,
-) -> None:
-    """One product with 49152 x 576, SmolLM2's output layer."""
+def linear(repetitions: Repetitions = 9, dtype: Dtype = "float32", cpu_time: CpuTime = False) -> None:
+    """60 matrices of 1536 x 576, as the layers of a model, and one of 49152 x 576, SmolLM2's output layer."""
     if cpu_time:
         count_cpu_time()
-    weight = torch.randn(49152, 576)
-    ways = {"linear": functional.linear, "exchanged": few_rows_linear, "in parts": wide_linear}
-    table = Table(title="one product with 49152 x 576, float32, ms")
-    for heading in ("rows", *ways, "linear / in parts"):
+    kind = getattr(torch, dtype)
+    parts = {"60 of 1536 x 576": [torch.randn(1536, 576).to(kind) for _ in range(60)]}
+    parts["49152 x 576"] = [torch.randn(49152, 576).to(kind)]
+    table = Table(title=f"products, {dtype}")
+    for heading in ("matrices", "rows", "linear, ms", "packed, ms", "linear / packed"):
         table.add_column(heading, justify="right")
-    result = {}
-    for num_rows in (1, 2, 4, 8, 16, 24, 32, 48, 64, 96):
-        rows = torch.randn(num_rows, 576)
-        seconds = {
-            name: median_seconds(lambda own=way, x=rows: own(x, weight, None), repetitions)
-            for name, way in ways.items()
-        }
-        ratio = seconds["linear"] / seconds["in parts"]
-        table.add_row(str(num_rows), *(f"{own * 1e3:.1f}" for own in seconds.values()), f"{ratio:.2f}")
-        result[num_rows] = {"seconds": seconds, "linear_by_parts": ratio}
+    result: dict[str, dict[int, float]] = {name: {} for name in parts}
+    for name, weights in parts.items():
+        packed = [pack(weight) for weight in weights]
+        for num_rows in (1, 2, 4, 8, 16, 24, 32, 64, 256):
+            rows = torch.randn(num_rows, 576).to(kind)
+            plain_s = median_seconds(lambda x=rows, own=weights: [functional.linear(x, w) for w in own], repetitions)
+            packed_s = median_seconds(lambda x=rows, own=packed: [packed_linear(x, w) for w in own], repetitions)
+            ratio = plain_s / packed_s
+            table.add_row(name, str(num_rows), f"{plain_s * 1e3:.1f}", f"{packed_s * 1e3:.1f}", f"{ratio:.2f}")
+            result[name][num_rows] = ratio
+        table.add_section()
     Console().print(table)
-    finish("cpu_wide", {"rows": result, "cpu_time": cpu_time})
+    finish("cpu_linear", {"linear_by_packed": result, "dtype": dtype, "cpu_time": cpu_time})
 
 
 @app.command()

@@ -131,7 +131,7 @@ class ToyTrio:
             self.base,
             tokenizer=self.tokenizer,
             pairs={"chat": LoadedPair(self.tuned, self.reference)},
-            config=EngineConfig(**config),
+            config=EngineConfig.model_validate(config),
         )
 
 

@@ -16,7 +16,7 @@ from eft_engine.errors import UnsupportedModelError
 from eft_engine.models.adapters import AdapterRows, AdapterSwitch
 from eft_engine.models.attention_backends import use_attention
 from eft_engine.models.kv_cache import BatchLayout, KVSlot, SlotKVCache
-from eft_engine.models.linear import restore_linear, use_few_rows_linear
+from eft_engine.models.linear import pack_linear, restore_linear
 from eft_engine.models.recording import RecordedPasses, Recorder
 from eft_engine.transfer import upload
 
@@ -55,6 +55,7 @@ class LanguageModel:
         attention: which of `ATTENTION_BACKENDS` computes its attention.
         self_check: compare a small ragged run with the model's own forward pass.
         recorder: record and replay passes of few tokens (see `recording`); None: do not.
+        keep_weights: see `linear.pack_linear`; False for a model that nobody else holds.
 
     Raises:
         UnsupportedModelError: the model has no output layer, the attention backend cannot run it, or the engine's way of running
@@ -71,6 +72,7 @@ class LanguageModel:
         attention: str = "sdpa",
         self_check: bool = True,
         recorder: Recorder | None = None,
+        keep_weights: bool = True,
     ) -> None:
         self.name = name
         self.model = model.eval()
@@ -86,7 +88,8 @@ class LanguageModel:
         self._wanted: tuple[Tensor, Tensor] | None = None
         self._own_attention: str = model.config._attn_implementation
         self._attention = use_attention(attention, model, name=name)
-        use_few_rows_linear(model)
+        self._keep_weights = keep_weights
+        pack_linear(model, keep_weights=keep_weights)
         self._hook = output_layer.register_forward_pre_hook(self._keep_wanted)
         self.kv_cache = self.kv_cache_type(self.num_layers)
         self.recorded: RecordedPasses | None = None
@@ -121,7 +124,11 @@ class LanguageModel:
         """Load a LoRA adapter onto this network; returns the name that blocks refer to. Errors: `AdapterSwitch.add`."""
         if self.recorded is not None:
             self.recorded.forget()
-        return self.adapters.add(folder, member=member)
+        restore_linear(self.model)  # PEFT looks at the weights of the layers that it wraps
+        try:
+            return self.adapters.add(folder, member=member)
+        finally:
+            pack_linear(self.model, keep_weights=self._keep_weights)
 
     @torch.inference_mode()
     def forward(self, blocks: Sequence[Block]) -> Tensor:

@@ -81,7 +81,7 @@ def load_trio(plan: TrioPlan, config: EngineConfig) -> Trio:
             for planned in plan.networks.values():
                 if planned.name not in networks:
                     advance(planned)
-                    networks[planned.name] = _network(_load_model(planned), planned.name, config)
+                    networks[planned.name] = _network(_load_model(planned), planned.name, config, keep_weights=False)
             for member in plan.members.values():
                 network, folder = networks[member.network], member.resolved.adapter
                 if folder is not None and (member.network, folder) not in adapters:
@@ -151,14 +151,20 @@ def trio_from_models(
     networks: dict[int, LanguageModel] = {}
     for name, model in models.items():
         if id(model) not in networks:
-            networks[id(model)] = _network(model, name, config)
+            networks[id(model)] = _network(model, name, config, keep_weights=True)
     members = {name: TrioMember(name, networks[id(model)], None, tokenizers[name]) for name, model in models.items()}
     return Trio(members, vocabulary)
 
 
-def _network(model: PreTrainedModel, name: str, config: EngineConfig) -> LanguageModel:
-    recorder = recorder_for(model) if config.cuda_graphs else None
-    return LanguageModel(model, name=name, attention=config.attention, self_check=config.self_check, recorder=recorder)
+def _network(model: PreTrainedModel, name: str, config: EngineConfig, *, keep_weights: bool) -> LanguageModel:
+    return LanguageModel(
+        model,
+        name=name,
+        attention=config.attention,
+        self_check=config.self_check,
+        recorder=recorder_for(model) if config.cuda_graphs else None,
+        keep_weights=keep_weights,
+    )
 
 
 def _load_model(network: PlannedNetwork) -> PreTrainedModel:

@@ -214,7 +214,7 @@ def learn(model: Any, pairs: list[tuple[list[int], list[int]]], *, max_steps: in
         for input_ids, predicts, labels in batches:
             hidden = model.model(input_ids=input_ids).last_hidden_state[predicts]
             part = torch.nn.functional.cross_entropy(model.lm_head(hidden), labels, reduction="sum") / num_labels
-            part.backward()
+            torch.autograd.backward(part)
             loss += part.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

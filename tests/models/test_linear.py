@@ -1,95 +1,134 @@
-"""The exchanged product is the linear layer up to rounding, whatever the shape; models get their own layers back."""
+"""Packed weights give the linear layer's product up to rounding; models get their own layers back, to the bit."""
 
 from __future__ import annotations
+
+import copy
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from eft_engine.models import linear
-from eft_engine.models.language_model import LanguageModel
-from eft_engine.models.linear import FewRowsLinear, few_rows_linear, restore_linear, use_few_rows_linear, wide_linear
-from tests.toy import make_model
+from eft_engine.models.language_model import Block, LanguageModel
+from eft_engine.models.linear import PackedLinear, pack_linear, restore_linear
+from tests.toy import make_model, save_adapter
+
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 
 
+@pytest.fixture(autouse=True)
+def _always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pack on every processor, and small layers too."""
+    monkeypatch.setattr(linear, "packed_is_faster", lambda dtype: True)
+    monkeypatch.setattr(linear, "MIN_WEIGHT_SIZE", 1)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("num_rows", [*range(1, 19), 63, 64, 65, 100])
-def test_every_row_count_gives_the_product(num_rows: int, bias: bool) -> None:
-    torch.manual_seed(num_rows)
-    layer = nn.Linear(37, 23, bias=bias, dtype=torch.float64)
-    rows = torch.randn(num_rows, 37, dtype=torch.float64)
-    out = few_rows_linear(rows, layer.weight, layer.bias)
-    torch.testing.assert_close(out, layer(rows), rtol=1e-12, atol=1e-12)
-    assert out.is_contiguous()
-
-
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("num_outputs", [1, linear.PART, linear.PART + 1, 2 * linear.PART + 7])
-def test_product_in_parts_is_the_product(num_outputs: int, bias: bool) -> None:
-    layer = nn.Linear(19, num_outputs, bias=bias, dtype=torch.float64)
-    rows = torch.randn(24, 19, dtype=torch.float64)
-    torch.testing.assert_close(wide_linear(rows, layer.weight, layer.bias), layer(rows), rtol=1e-12, atol=1e-12)
-
-
 @pytest.mark.parametrize(
-    "num_rows", [1, linear.FEW_ROWS_WIDE, linear.FEW_ROWS_WIDE + 1, 24, linear.MAX_ROWS_WIDE, linear.MAX_ROWS_WIDE + 1]
+    "shape", [(1, 300), (2, 300), (17, 300), (1, 1, 300), (3, 5, 300), (2, 200, 300), (1, 0, 300), (300,)]
 )
-def test_output_layer_gives_the_product_for_every_row_count(num_rows: int) -> None:
-    layer = nn.Linear(16, linear.WIDE + 3)
-    rows = torch.randn(1, num_rows, 16)
-    expected = layer(rows)
-    layer.__class__ = FewRowsLinear
-    torch.testing.assert_close(layer(rows), expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 300), (3, 5, 300), (2, 40, 300), (1, 0, 300), (300,)])
-def test_layer_takes_the_shapes_of_a_linear_layer(shape: tuple[int, ...]) -> None:
-    layer = nn.Linear(300, 400)
-    model = nn.Sequential(layer)
-    inputs = torch.randn(shape)
+def test_packed_layer_takes_the_shapes_of_a_linear_layer(
+    shape: tuple[int, ...], bias: bool, dtype: torch.dtype
+) -> None:
+    layer = nn.Linear(300, 400, bias=bias, dtype=dtype)
+    inputs = torch.randn(shape, dtype=dtype)
     expected = layer(inputs)
-    layer.__class__ = FewRowsLinear
-    torch.testing.assert_close(model(inputs), expected, rtol=1e-4, atol=1e-4)
+    pack_linear(layer, keep_weights=False)
+    with torch.inference_mode():
+        product = layer(inputs)
+    assert type(layer) is PackedLinear
+    torch.testing.assert_close(product, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
 def test_strided_rows_give_the_product() -> None:
     layer = nn.Linear(64, 48)
-    columns = torch.randn(64, 5)
-    torch.testing.assert_close(few_rows_linear(columns.T, layer.weight, layer.bias), layer(columns.T))
+    inputs = torch.randn(4, 5, 64).transpose(0, 1)[:, 1:3]
+    expected = layer(inputs)
+    pack_linear(layer, keep_weights=False)
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(inputs), expected)
+
+
+@pytest.mark.parametrize("keep_weights", [True, False])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_weights_are_held_once_and_come_back_to_the_bit(dtype: torch.dtype, keep_weights: bool) -> None:
+    embedding, tied, own = (
+        nn.Embedding(90, 33, dtype=dtype),
+        nn.Linear(33, 90, dtype=dtype),
+        nn.Linear(33, 7, dtype=dtype),
+    )
+    tied.weight = embedding.weight
+    model = nn.ModuleList([embedding, tied, own])
+    parameters = dict(model.named_parameters())
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    pack_linear(model, keep_weights=keep_weights)
+    assert torch.equal(embedding.weight, before["0.weight"]), "the embedding reads it"
+    assert own.weight.isnan().all() != keep_weights
+    assert (own.weight.shape, own.weight.dtype, own.weight.nbytes) == ((7, 33), dtype, before["2.weight"].nbytes)
+    assert own.weight.untyped_storage().nbytes() == (own.weight.nbytes if keep_weights else own.weight.itemsize)
+    restore_linear(model)
+    assert [type(module) for module in model] == [nn.Embedding, nn.Linear, nn.Linear]
+    for name, parameter in model.named_parameters():
+        assert parameter is parameters[name]
+        assert torch.equal(parameter, before[name])
+        assert parameter.is_contiguous()
+    own(torch.ones(2, 33, dtype=dtype)).sum().backward()  # it can be trained again
+    assert own.weight.grad is not None
 
 
 @pytest.mark.parametrize("faster", [True, False])
-def test_only_large_plain_float32_layers_change_and_come_back(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_large_plain_layers_change(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     class Own(nn.Linear):
         pass
 
-    monkeypatch.setattr(linear, "exchanged_is_faster", lambda: faster)
-    kinds = {
-        "large": (nn.Linear(512, 256), nn.Linear),
-        "small": (nn.Linear(8, 8), nn.Linear),
-        "in_bfloat16": (nn.Linear(512, 256, dtype=torch.bfloat16), nn.Linear),
-        "own": (Own(512, 256), Own),
-    }
-    model = nn.ModuleDict({name: module for name, (module, _) in kinds.items()})
-    use_few_rows_linear(model)
-    changed = {name for name, module in model.items() if type(module) is FewRowsLinear}
-    assert changed == ({"large"} if faster else set())
-    restore_linear(model)
-    assert all(type(model[name]) is kind for name, (_, kind) in kinds.items())
+    monkeypatch.undo()
+    monkeypatch.setattr(linear, "packed_is_faster", lambda dtype: faster)
+    model = nn.ModuleDict(
+        {
+            "large": nn.Linear(512, 256),
+            "in_bfloat16": nn.Linear(512, 256, dtype=torch.bfloat16),
+            "small": nn.Linear(8, 8),
+            "in_float64": nn.Linear(512, 256, dtype=torch.float64),
+            "own": Own(512, 256),
+        }
+    )
+    pack_linear(model, keep_weights=True)
+    changed = {name for name, module in model.items() if type(module) is PackedLinear}
+    assert changed == ({"large", "in_bfloat16"} if faster else set())
 
 
-def test_model_is_given_back_with_its_own_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "exchanged_is_faster", lambda: True)
-    monkeypatch.setattr(linear, "MIN_WEIGHT_SIZE", 1)
+def test_model_of_somebody_else_keeps_its_weights_and_gets_its_layers_back() -> None:
     model = make_model("llama")
     own = [type(module) for module in model.modules()]
+    weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     language_model = LanguageModel(model, name="base")
-    assert any(type(module) is FewRowsLinear for module in model.modules())
+    assert any(type(module) is PackedLinear for module in model.modules())
+    assert all(torch.equal(parameter, weights[name]) for name, parameter in model.named_parameters())
     language_model.release()
     assert [type(module) for module in model.modules()] == own
 
 
-def test_measurement_answers_with_a_choice() -> None:
-    linear.exchanged_is_faster.cache_clear()
-    assert linear.exchanged_is_faster() in (True, False)
-    assert linear.exchanged_is_faster.cache_info().currsize == 1
+def test_an_adapter_is_loaded_onto_a_network_that_holds_packed_weights_alone(tmp_path: Path) -> None:
+    """PEFT reads the weights of the layers that it wraps."""
+    base = make_model("llama")
+    folder = save_adapter(base, tmp_path, seed=1)
+    logits = []
+    for keep_weights in (True, False):
+        network = LanguageModel(copy.deepcopy(base), name="toy", keep_weights=keep_weights)
+        name = network.add_adapter(folder, member="tuned")
+        assert sum(type(module) is PackedLinear for module in network.model.modules()) > 10
+        blocks = [Block(network.kv_cache.allocate(), [5, 6, 7], 1, adapter) for adapter in (None, name)]
+        logits.append(network.forward(blocks))
+        network.release()
+        for key, parameter in network.model.named_parameters():
+            assert torch.equal(parameter, base.get_parameter(key.replace(".base_layer", ""))), key
+    torch.testing.assert_close(*logits)
+
+
+def test_measurement_answers_with_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    linear.packed_is_faster.cache_clear()
+    assert {linear.packed_is_faster(dtype) for dtype in TOLERANCE} <= {True, False}
+    assert linear.packed_is_faster.cache_info().currsize == 2
