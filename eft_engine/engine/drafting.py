@@ -5,13 +5,16 @@ Equal distributions then give equal tokens, similar ones mostly do, and verifica
 plain decoding gives for the seed, whatever was drafted. Greedy decoding is the case of one-hot rows.
 
 Two drafters: prompt lookup, which costs no forward pass, and the tuned model, whose log-probabilities at the drafted positions
-are part of the target anyway and are kept for it. How many tokens to draft is decided per sequence from its measured acceptance
-and the measured times of forward passes.
+are part of the target anyway and are kept for it. How many tokens to draft is decided from measured acceptance and measured
+times of forward passes: first per sequence, then for the step as a whole, since the rows of a pass are padded to the longest.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,12 +24,33 @@ from eft_engine.engine.acceptance import expected_tokens
 from eft_engine.engine.routing import Stream
 from eft_engine.engine.running import ForwardCosts, StreamRunner
 from eft_engine.engine.sequence import GenerationSequence
+from eft_engine.models.language_model import LanguageModel
 
 MARGIN = 1.05
 """Drafting must promise this much more speed than plain decoding; below, estimates are noise."""
 
 PROBE_INTERVAL = 32
 """A sequence that does not draft because it did not pay tries one token again after this many."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What one sequence would draft in the next step.
+
+    `rate` is how likely each draft is accepted, `drafting` the streams whose models draw them (none: they cost nothing to guess).
+    Those of a sequence that is not adaptive are not `trimmable`. One that `is_due` drafts a token whether that pays or not, to see
+    what its acceptance is now.
+    """
+
+    number: int = 0
+    rate: float = 0.0
+    drafting: tuple[Stream, ...] = ()
+    trimmable: bool = True
+    is_due: bool = False
+
+    def within(self, limit: int) -> int:
+        """How many are left when each sequence may have `limit`."""
+        return min(self.number, limit) if self.trimmable else self.number
 
 
 class DraftPolicy:
@@ -50,6 +74,38 @@ class DraftPolicy:
         ]
         best = max(range(limit + 1), key=speeds.__getitem__)
         return best if speeds[best] > MARGIN * speeds[0] else 0
+
+    def shared_limit(self, proposals: Mapping[GenerationSequence, Proposal]) -> int:
+        """Most drafts of each sequence in a step of all of these: the number that maximises their tokens per second together.
+
+        One sequence's drafts make the pass longer for all, so what would pay for each, were all like it, may not pay for a few.
+        """
+        longest = max(proposal.number for proposal in proposals.values())
+        if longest == 0 or self._step_seconds(proposals, 0) == 0.0:
+            return longest
+        speeds = [
+            sum(expected_tokens(proposal.rate, proposal.within(limit)) for proposal in proposals.values())
+            / self._step_seconds(proposals, limit)
+            for limit in range(longest + 1)
+        ]
+        best = max(range(longest + 1), key=speeds.__getitem__)
+        return best if speeds[best] > MARGIN * speeds[0] else 0
+
+    def _step_seconds(self, proposals: Mapping[GenerationSequence, Proposal], limit: int) -> float:
+        """Seconds of a step in which every sequence has its drafts within `limit`, padding included."""
+        num_rows: Counter[LanguageModel] = Counter()
+        num_columns: dict[LanguageModel, int] = {}
+        num_drawing: Counter[tuple[LanguageModel, int]] = Counter()  # streams that draw their first, second, ... token
+        for sequence, proposal in proposals.items():
+            number = proposal.within(limit)
+            for stream in sequence.streams:
+                draws = stream in proposal.drafting
+                num_rows[stream.network] += 1
+                num_columns[stream.network] = max(num_columns.get(stream.network, 1), 1 if draws else number + 1)
+                num_drawing.update((stream.network, position) for position in range(number if draws else 0))
+        passes = [(network, rows * num_columns[network]) for network, rows in num_rows.items()]
+        passes += [(network, rows) for (network, _), rows in num_drawing.items()]
+        return sum(self._costs.estimate(network, num_tokens) for network, num_tokens in passes)
 
     def _seconds(self, sequence: GenerationSequence, number: int, drafting: Seq[Stream], batch_size: int) -> float:
         """Seconds of a step with `number` drafts: small models draft one by one, the others read the block."""
@@ -76,55 +132,71 @@ class Drafter:
 
     def draft(self, sequences: Seq[GenerationSequence]) -> None:
         """What a grammar forces, else prompt lookup where it finds something, else the tuned model."""
+        if not sequences:
+            return
+        proposals = {sequence: self._propose(sequence, len(sequences)) for sequence in sequences}
+        limit = self._policy.shared_limit(proposals)
+        if any(proposal.is_due for proposal in proposals.values()):
+            limit = max(limit, 1)
         wanted: dict[GenerationSequence, int] = {}
-        for sequence in sequences:
-            sequence.clear_drafts()
-            if not self._take_forced(sequence) and not self._look_up(sequence, len(sequences)):
-                number = self._num_tuned_drafts(sequence, len(sequences))
-                if number:
-                    wanted[sequence] = number
+        for sequence, proposal in proposals.items():
+            number = proposal.within(limit)
+            if number and proposal.drafting:
+                wanted[sequence] = number
+            else:
+                sequence.drafts = sequence.drafts[:number]
         self._draft_with_tuned(wanted)
 
-    def _take_forced(self, sequence: GenerationSequence) -> bool:
-        """Tokens that the grammar leaves no choice about need no forward pass to be guessed."""
+    def _propose(self, sequence: GenerationSequence, batch_size: int) -> Proposal:
+        """What would pay for this sequence; tokens that need no forward pass are in its `drafts` already."""
+        sequence.clear_drafts()
+        return self._forced(sequence) or self._look_up(sequence, batch_size) or self._tuned(sequence, batch_size)
+
+    def _forced(self, sequence: GenerationSequence) -> Proposal | None:
+        """Tokens that the grammar leaves no choice about."""
         if sequence.grammar is None or sequence.speculation.drafter == "none":
-            return False
+            return None
         sequence.drafts = sequence.grammar.forced()[: max(sequence.draft_limit, 0)]
         sequence.drafted_by = sequence.forced_acceptance
-        return bool(sequence.drafts)
+        if not sequence.drafts:
+            return None
+        return self._proposal(sequence, len(sequence.drafts), sequence.forced_acceptance.rate)
 
-    def _look_up(self, sequence: GenerationSequence, batch_size: int) -> bool:
+    def _look_up(self, sequence: GenerationSequence, batch_size: int) -> Proposal | None:
+        """Tokens that followed the last ones before."""
         if sequence.lookup is None:
-            return False
+            return None
         found = sequence.lookup.propose(sequence.draft_limit)
         if sequence.grammar is not None:
             found = sequence.grammar.valid_prefix(found)
         if not found:
-            return False
-        number = self._policy.num_drafts(
-            sequence, sequence.lookup_acceptance.rate, drafting=(), batch_size=batch_size, limit=len(found)
-        )
-        number = number or self._probe(sequence)
-        sequence.drafts = found[:number]
+            return None
+        rate = sequence.lookup_acceptance.rate
+        number = self._policy.num_drafts(sequence, rate, drafting=(), batch_size=batch_size, limit=len(found))
+        proposal = self._proposal(sequence, number, rate)
+        sequence.drafts = found[: proposal.number]
         sequence.drafted_by = sequence.lookup_acceptance
-        return number > 0
+        return proposal if proposal.number else None
 
-    def _num_tuned_drafts(self, sequence: GenerationSequence, batch_size: int) -> int:
-        drafting = sequence.drafting_streams
+    def _tuned(self, sequence: GenerationSequence, batch_size: int) -> Proposal:
+        """Tokens that the tuned model is to draw."""
+        drafting = tuple(stream for stream, _ in sequence.drafting_streams)
         if not drafting or sequence.draft_limit == 0:
-            return 0
+            return Proposal()
+        rate = sequence.tuned_acceptance.rate
         number = self._policy.num_drafts(
-            sequence,
-            sequence.tuned_acceptance.rate,
-            drafting=[stream for stream, _ in drafting],
-            batch_size=batch_size,
-            limit=sequence.draft_limit,
+            sequence, rate, drafting=drafting, batch_size=batch_size, limit=sequence.draft_limit
         )
-        return number or self._probe(sequence)
+        return self._proposal(sequence, number, rate, drafting)
 
-    def _probe(self, sequence: GenerationSequence) -> int:
-        since = len(sequence.output_ids) - sequence.last_drafted_at
-        return 1 if since >= PROBE_INTERVAL and sequence.draft_limit else 0
+    @staticmethod
+    def _proposal(
+        sequence: GenerationSequence, number: int, rate: float, drafting: tuple[Stream, ...] = ()
+    ) -> Proposal:
+        is_due = len(sequence.output_ids) - sequence.last_drafted_at >= PROBE_INTERVAL
+        return Proposal(
+            max(number, int(is_due)), rate, drafting, trimmable=sequence.speculation.adaptive, is_due=is_due
+        )
 
     def _draft_with_tuned(self, wanted: dict[GenerationSequence, int]) -> None:
         """Token by token, for all sequences that want another one together.

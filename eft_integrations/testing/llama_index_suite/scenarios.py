@@ -6,7 +6,7 @@ turn: a test fixture can learn a scenario by running it with an LLM that reads i
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -146,7 +146,7 @@ WEATHER_CALL = ("get_weather", '{"city": "Oslo"}')
 SUNNY = "It is sunny in Oslo."
 PIER = "The ferry leaves from pier four."
 
-SCRIPTS: dict[str, tuple[Callable[[LLM], Awaitable[Outcome]], list[str | tuple[str, str]]]] = {
+SCRIPTS: dict[str, tuple[Callable[[LLM], Coroutine[Any, Any, Outcome]], list[str | tuple[str, str]]]] = {
     "function agent": (function_agent, [WEATHER_CALL, SUNNY]),
     "react agent": (
         react_agent,

@@ -1,0 +1,83 @@
+"""How many tokens to draft: what pays for one sequence alone, and for the step in which it is padded together with others."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from eft_engine.engine.drafting import DraftPolicy, Proposal
+from eft_engine.engine.running import ForwardCosts
+
+BASE, SMALL = "base", "small"
+
+
+def policy(*, per_pass: float, per_token: float) -> DraftPolicy:
+    """A pass of any network takes `per_pass` and `per_token` for each of its tokens, padding included."""
+    costs: Any = ForwardCosts()
+    for network in (BASE, SMALL):
+        for num_tokens in (1, 2, 4, 8, 16, 32, 64, 128, 256):
+            costs.note(network, num_tokens, per_pass + per_token * num_tokens)
+    return DraftPolicy(costs)
+
+
+def sequence() -> Any:
+    """A base, and a small model that may draft."""
+    streams = (SimpleNamespace(network=BASE), SimpleNamespace(network=SMALL))
+    return SimpleNamespace(streams=streams, speculation=SimpleNamespace(adaptive=True))
+
+
+class Sequence(SimpleNamespace):
+    """Hashable by identity, as sequences are."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+def proposals(*given: Proposal) -> Any:
+    """One sequence for each."""
+    return {Sequence(streams=sequence().streams): proposal for proposal in given}
+
+
+LIKELY = Proposal(number=4, rate=0.9)
+NOTHING = Proposal()
+
+
+@pytest.mark.parametrize(
+    ("others", "limit"),
+    [
+        pytest.param([], 4, id="alone it pays"),
+        pytest.param([LIKELY] * 15, 3, id="it pays for all"),
+        pytest.param([NOTHING] * 15, 0, id="one of sixteen makes the pass longer for all"),
+    ],
+)
+def test_drafts_are_paid_by_the_whole_step(others: list[Proposal], limit: int) -> None:
+    costly_tokens = policy(per_pass=0.01, per_token=0.001)
+    assert costly_tokens.shared_limit(proposals(LIKELY, *others)) == limit
+
+
+def test_where_only_passes_cost_one_sequence_may_draft_for_itself() -> None:
+    assert policy(per_pass=1.0, per_token=0.0).shared_limit(proposals(LIKELY, *[NOTHING] * 3)) == 4
+
+
+def test_passes_of_the_model_that_draws_count() -> None:
+    by_lookup = proposals(Proposal(number=1, rate=0.6))
+    by_model = {
+        sequence: Proposal(number=1, rate=0.6, drafting=(sequence.streams[1],)) for sequence in proposals(NOTHING)
+    }
+    same_passes = policy(per_pass=1.0, per_token=0.0)
+    assert same_passes.shared_limit(by_lookup) == 1  # 1.6 tokens in 2 passes instead of 1
+    assert same_passes.shared_limit(by_model) == 1  # 1.6 tokens in 3 passes: still more than 1 in 2
+    assert same_passes.shared_limit({own: Proposal(1, 0.3, drafted.drafting) for own, drafted in by_model.items()}) == 0
+
+
+def test_a_fixed_number_is_not_trimmed() -> None:
+    costly_tokens = policy(per_pass=0.01, per_token=0.001)
+    fixed = Proposal(number=4, rate=0.9, trimmable=False)
+    assert fixed.within(0) == 4
+    assert LIKELY.within(2) == 2
+    assert costly_tokens.shared_limit(proposals(fixed, LIKELY)) == 4  # the pass is that long anyway
+
+
+def test_unknown_costs_leave_what_each_would_draft() -> None:
+    assert DraftPolicy(ForwardCosts()).shared_limit(proposals(LIKELY, NOTHING)) == 4
