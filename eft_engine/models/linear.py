@@ -24,6 +24,9 @@ MIN_WEIGHT_SIZE = 2**16
 _PACKED_FOR_ROWS = 16
 """oneDNN chooses the order by a number of rows; this one serves prompts and single tokens alike."""
 
+_OPERATORS = ("_reorder_linear_weight", "_linear_pointwise")
+"""Of `torch.ops.mkldnn`; torch's compiler uses them, but they are not public, so a torch without them is served as it is."""
+
 _MEASURED_ROWS = (1, 2, 8, 64)
 _MEASURED_SHAPE = (16384, 1024)  # larger than caches, as the weights of a model are together
 _REPETITIONS = 3
@@ -101,6 +104,8 @@ def _is_eligible(module: nn.Module) -> bool:
 def packed_is_faster(dtype: torch.dtype) -> bool:
     """Whether packed products of this dtype are faster here, over a few row counts together. Measured once."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    if not all(hasattr(torch.ops.mkldnn, name) for name in _OPERATORS):
         return False
     if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False

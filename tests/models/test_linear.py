@@ -127,6 +127,14 @@ def test_an_adapter_is_loaded_onto_a_network_that_holds_packed_weights_alone(tmp
     torch.testing.assert_close(*logits)
 
 
+def test_a_torch_without_the_operators_is_served_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    linear.packed_is_faster.cache_clear()
+    monkeypatch.setattr(linear, "_OPERATORS", ("_no_such_operator",))
+    assert not linear.packed_is_faster(torch.float32)
+    linear.packed_is_faster.cache_clear()
+
+
 def test_measurement_answers_with_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     linear.packed_is_faster.cache_clear()
