@@ -5,8 +5,8 @@ Equal distributions then give equal tokens, similar ones mostly do, and verifica
 plain decoding gives for the seed, whatever was drafted. Greedy decoding is the case of one-hot rows.
 
 Two drafters: prompt lookup, which costs no forward pass, and the tuned model, whose log-probabilities at the drafted positions
-are part of the target anyway and are kept for it. How many tokens to draft is decided from measured acceptance and measured
-times of forward passes: first per sequence, then for the step as a whole, since the rows of a pass are padded to the longest.
+are part of the target anyway and are kept for it. How many tokens to draft is decided from measured acceptance and the measured
+times of a step's parts: first per sequence, then for the step as a whole, since the rows of a pass are padded to the longest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 from eft_engine.decoding.sampling import choose, forbid, needs_penalties, penalise
 from eft_engine.engine.acceptance import expected_tokens
 from eft_engine.engine.routing import Stream
-from eft_engine.engine.running import ForwardCosts, StreamRunner
+from eft_engine.engine.running import StepCosts, StreamRunner, Work
 from eft_engine.engine.sequence import GenerationSequence
 from eft_engine.models.language_model import LanguageModel
 
@@ -56,7 +56,7 @@ class Proposal:
 class DraftPolicy:
     """How many tokens to draft: the number that maximises expected tokens per second."""
 
-    def __init__(self, costs: ForwardCosts) -> None:
+    def __init__(self, costs: StepCosts) -> None:
         self._costs = costs
 
     def num_drafts(
@@ -95,21 +95,25 @@ class DraftPolicy:
         """Seconds of a step in which every sequence has its drafts within `limit`, padding included."""
         num_rows: Counter[LanguageModel] = Counter()
         num_columns: dict[LanguageModel, int] = {}
-        num_drawing: Counter[tuple[LanguageModel, int]] = Counter()  # streams that draw their first, second, ... token
+        drawing: Counter[tuple[LanguageModel | Work, int]] = Counter()  # rows of the first, second, ... draft
         for sequence, proposal in proposals.items():
             number = proposal.within(limit)
             for stream in sequence.streams:
                 draws = stream in proposal.drafting
                 num_rows[stream.network] += 1
                 num_columns[stream.network] = max(num_columns.get(stream.network, 1), 1 if draws else number + 1)
-                num_drawing.update((stream.network, position) for position in range(number if draws else 0))
-        passes = [(network, rows * num_columns[network]) for network, rows in num_rows.items()]
-        passes += [(network, rows) for (network, _), rows in num_drawing.items()]
-        return sum(self._costs.estimate(network, num_tokens) for network, num_tokens in passes)
+                drawing.update((stream.network, position) for position in range(number if draws else 0))
+            drawing.update((Work.DRAW, position) for position in range(number if proposal.drafting else 0))
+        parts: list[tuple[LanguageModel | Work, int]] = [(part, rows) for (part, _), rows in drawing.items()]
+        parts += [(network, rows * num_columns[network]) for network, rows in num_rows.items()]
+        parts.append((Work.VERIFY, sum(proposal.within(limit) + 1 for proposal in proposals.values())))
+        return sum(self._costs.estimate(part, size) for part, size in parts)
 
     def _seconds(self, sequence: GenerationSequence, number: int, drafting: Seq[Stream], batch_size: int) -> float:
         """Seconds of a step with `number` drafts: small models draft one by one, the others read the block."""
-        total = 0.0
+        total = self._costs.estimate(Work.VERIFY, batch_size * (number + 1))
+        if drafting:
+            total += number * self._costs.estimate(Work.DRAW, batch_size)
         networks = {stream.network for stream in sequence.streams}
         for network in networks:
             streams = [stream for stream in sequence.streams if stream.network is network]
@@ -206,20 +210,27 @@ class Drafter:
         reads = self.reads_drafts or any(sequence.needs_drafts_read for sequence in wanted)
         active = list(wanted)
         while active:
-            scores = self._next_scores(active)  # [active, width]
-            for row, sequence in enumerate(active):
-                sequence.drafted_by = sequence.tuned_acceptance
-                if needs_penalties(sequence.sampling):
-                    penalise(scores[row], sequence.sampling, sequence.history_after(len(sequence.drafts)))
-                if sequence.grammar is not None:
-                    forbid(scores[row : row + 1], sequence.grammar_masks()[-1:])
-            token_ids, confidences = self._draw(scores, active)
-            if reads:
-                self._take_read(wanted, active, token_ids.tolist(), confidences.tolist())
-            else:
-                for sequence, token_id in zip(active, token_ids.unbind(), strict=True):
-                    sequence.add_unread_draft(token_id)
+            with self._runner.timing(Work.DRAW, len(active)):
+                self._draft_one(active, wanted, reads=reads)
             active = [sequence for sequence in active if len(sequence.drafts) < wanted[sequence]]
+
+    def _draft_one(
+        self, active: Seq[GenerationSequence], wanted: dict[GenerationSequence, int], *, reads: bool
+    ) -> None:
+        """Another token for each of these."""
+        scores = self._next_scores(active)  # [active, width]
+        for row, sequence in enumerate(active):
+            sequence.drafted_by = sequence.tuned_acceptance
+            if needs_penalties(sequence.sampling):
+                penalise(scores[row], sequence.sampling, sequence.history_after(len(sequence.drafts)))
+            if sequence.grammar is not None:
+                forbid(scores[row : row + 1], sequence.grammar_masks()[-1:])
+        token_ids, confidences = self._draw(scores, active)
+        if reads:
+            self._take_read(wanted, active, token_ids.tolist(), confidences.tolist())
+        else:
+            for sequence, token_id in zip(active, token_ids.unbind(), strict=True):
+                sequence.add_unread_draft(token_id)
 
     def _take_read(
         self,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import enum
 import statistics
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -24,41 +26,49 @@ NUM_REMEMBERED = 9
 CALIBRATION_SIZES = (1, 4, 16)
 
 
-class ForwardCosts:
-    """Seconds of a forward pass by network and number of tokens, from the passes that were run.
+class Work(enum.Enum):
+    """What a step does besides forward passes."""
 
-    Passes are collected by powers of two of their token count. Between two sizes the estimate is linear, beyond the largest one
-    proportional.
+    DRAW = "draws drafts from logits of small models"
+    VERIFY = "composes logits, draws the target's tokens, and tells callers"
+
+
+class StepCosts:
+    """Seconds of the parts of a step by their size: a network's forward pass by tokens, other work by rows; as they were measured.
+
+    They are collected by powers of two of the size. Between two sizes the estimate is linear, beyond the largest one proportional.
     """
 
     def __init__(self) -> None:
-        self._passes: dict[LanguageModel, dict[int, deque[tuple[int, float]]]] = defaultdict(dict)
-        self._medians: dict[LanguageModel, list[tuple[float, float]]] = {}  # asked for many times between two passes
+        self._noted: dict[LanguageModel | Work, dict[int, deque[tuple[int, float]]]] = defaultdict(dict)
+        self._medians: dict[
+            LanguageModel | Work, list[tuple[float, float]]
+        ] = {}  # asked for many times between two notes
 
-    def note(self, network: LanguageModel, num_tokens: int, seconds: float) -> None:
-        """A forward pass over `num_tokens` tokens (padding included) took `seconds`."""
-        sizes = self._passes[network]
-        sizes.setdefault(num_tokens.bit_length(), deque(maxlen=NUM_REMEMBERED)).append((num_tokens, seconds))
-        self._medians.pop(network, None)
+    def note(self, part: LanguageModel | Work, size: int, seconds: float) -> None:
+        """A forward pass over `size` tokens, padding included, or other work on `size` rows, took `seconds`."""
+        sizes = self._noted[part]
+        sizes.setdefault(size.bit_length(), deque(maxlen=NUM_REMEMBERED)).append((size, seconds))
+        self._medians.pop(part, None)
 
-    def estimate(self, network: LanguageModel, num_tokens: int) -> float:
-        """Expected seconds; 0 when the network was never run."""
-        if network not in self._medians:
-            self._medians[network] = sorted(
-                (statistics.median(tokens for tokens, _ in passes), statistics.median(seconds for _, seconds in passes))
-                for passes in self._passes[network].values()
+    def estimate(self, part: LanguageModel | Work, size: int) -> float:
+        """Expected seconds; 0 for what was never done."""
+        if part not in self._medians:
+            self._medians[part] = sorted(
+                (statistics.median(size for size, _ in noted), statistics.median(seconds for _, seconds in noted))
+                for noted in self._noted[part].values()
             )
-        points = self._medians[network]
+        points = self._medians[part]
         if not points:
             return 0.0
-        above = next((index for index, (tokens, _) in enumerate(points) if tokens >= num_tokens), None)
+        above = next((index for index, (known, _) in enumerate(points) if known >= size), None)
         if above is None:
-            tokens, seconds = points[-1]
-            return seconds * num_tokens / tokens
+            known, seconds = points[-1]
+            return seconds * size / known
         if above == 0:
             return points[0][1]
         (left, left_seconds), (right, right_seconds) = points[above - 1 : above + 1]
-        return left_seconds + (right_seconds - left_seconds) * (num_tokens - left) / (right - left)
+        return left_seconds + (right_seconds - left_seconds) * (size - left) / (right - left)
 
 
 class StreamRunner:
@@ -69,7 +79,8 @@ class StreamRunner:
         self.device = device
         self._totals = totals
         self.masked_ids = torch.tensor(vocabulary.masked_ids, dtype=torch.long, device=device)
-        self.costs = ForwardCosts()
+        self.costs = StepCosts()
+        self._forward_s = 0.0
         self._streams: dict[LanguageModel, torch.cuda.Stream] = {}
 
     def calibrate(self, networks: Iterable[LanguageModel]) -> None:
@@ -88,6 +99,14 @@ class StreamRunner:
                         self.costs.note(network, num_tokens, time.perf_counter() - started)
                     slot.truncate(0)
             network.kv_cache.release(slot)
+
+    @contextmanager
+    def timing(self, work: Work, num_rows: int) -> Iterator[None]:
+        """Note what the block takes besides forward passes. On an accelerator it only queues, so there nothing is noted."""
+        started, forward_s = time.perf_counter(), self._forward_s
+        yield
+        if self.device.type == "cpu":
+            self.costs.note(work, num_rows, time.perf_counter() - started - (self._forward_s - forward_s))
 
     def read(self, blocks: Iterable[tuple[LanguageModel, Block]]) -> None:
         """Feed blocks of which no logits are wanted."""
@@ -128,6 +147,7 @@ class StreamRunner:
         num_tokens = len(group) * max(len(block.token_ids) for block in group)
         if logits.device.type == "cpu":  # elsewhere the pass has only been queued by now
             self.costs.note(network, num_tokens, seconds)
+        self._forward_s += seconds
         self._totals.count_forward(network, num_tokens, seconds)
         return logits
 

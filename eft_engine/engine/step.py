@@ -23,7 +23,7 @@ from eft_engine.decoding.composition import compose, keep_tuned_outside_nucleus
 from eft_engine.decoding.sampling import choose, forbid, needs_penalties, penalise
 from eft_engine.engine.drafting import Drafter
 from eft_engine.engine.metrics import EngineTotals
-from eft_engine.engine.running import StreamRunner
+from eft_engine.engine.running import StreamRunner, Work
 from eft_engine.engine.scheduler import PrefillWork, StepPlan
 from eft_engine.engine.sequence import GenerationSequence, ScoringSequence, Sequence
 from eft_engine.errors import NonFiniteLogitsError
@@ -99,10 +99,12 @@ class Stepper:
         if not plan.ready:
             return
         self._drafter.draft([sequence for sequence in plan.ready if isinstance(sequence, GenerationSequence)])
-        evaluation = self._evaluate(plan.ready)
-        scores = evaluation.composed()
-        verdict = self._verify(evaluation, scores)
-        self._commit(evaluation, scores, verdict)
+        num_rows = sum(1 + len(sequence.lookahead()) for sequence in plan.ready)
+        with self._runner.timing(Work.VERIFY, num_rows):
+            evaluation = self._evaluate(plan.ready)
+            scores = evaluation.composed()
+            verdict = self._verify(evaluation, scores)
+            self._commit(evaluation, scores, verdict)
 
     def _prefill(self, works: Seq[PrefillWork]) -> None:
         blocks = []

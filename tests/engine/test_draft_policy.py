@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from eft_engine.engine.drafting import DraftPolicy, Proposal
-from eft_engine.engine.running import ForwardCosts
+from eft_engine.engine.running import StepCosts
 
 BASE, SMALL = "base", "small"
 
 
 def policy(*, per_pass: float, per_token: float) -> DraftPolicy:
     """A pass of any network takes `per_pass` and `per_token` for each of its tokens, padding included."""
-    costs: Any = ForwardCosts()
+    costs: Any = StepCosts()
     for network in (BASE, SMALL):
         for num_tokens in (1, 2, 4, 8, 16, 32, 64, 128, 256):
             costs.note(network, num_tokens, per_pass + per_token * num_tokens)
@@ -80,4 +80,4 @@ def test_a_fixed_number_is_not_trimmed() -> None:
 
 
 def test_unknown_costs_leave_what_each_would_draft() -> None:
-    assert DraftPolicy(ForwardCosts()).shared_limit(proposals(LIKELY, NOTHING)) == 4
+    assert DraftPolicy(StepCosts()).shared_limit(proposals(LIKELY, NOTHING)) == 4

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from eft_engine.engine.acceptance import Acceptance, expected_tokens
-from eft_engine.engine.running import ForwardCosts, group_by_length
+from eft_engine.engine.running import StepCosts, group_by_length
 from eft_engine.models.kv_cache import KVSlot
 from eft_engine.models.language_model import Block
 
@@ -15,7 +15,7 @@ NETWORK: Any = object()
 
 
 def test_costs_are_linear_between_measured_sizes_and_proportional_beyond() -> None:
-    costs = ForwardCosts()
+    costs = StepCosts()
     assert costs.estimate(NETWORK, 3) == 0.0
     for num_tokens, seconds in ((1, 10.0), (4, 16.0), (16, 40.0)):
         costs.note(NETWORK, num_tokens, seconds)
@@ -23,7 +23,7 @@ def test_costs_are_linear_between_measured_sizes_and_proportional_beyond() -> No
 
 
 def test_one_slow_pass_does_not_change_an_estimate() -> None:
-    costs = ForwardCosts()
+    costs = StepCosts()
     for seconds in (1.0, 1.0, 1.0, 50.0):
         costs.note(NETWORK, 1, seconds)
     assert costs.estimate(NETWORK, 1) == 1.0
