@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from eft_integrations.backend import ChatRequest, ChatResult
+from eft_integrations.backend import ChatRequest, ChatResult, resolve_weights
 from eft_integrations.messages import Message, ToolCall
 from eft_integrations.scripted import ScriptedBackend
 
@@ -37,4 +37,5 @@ class ToolUser(ScriptedBackend):
         if request.response_schema is not None:
             return Message("assistant", json.dumps(OBJECT))
         said = called[-1].content if called else request.messages[-1].content
-        return Message("assistant", f"{said} {json.dumps(self._effective(request.reward_weights))}")
+        weights = resolve_weights(request.reward_weights, self.weights)
+        return Message("assistant", f"{said} {json.dumps(weights)}")
