@@ -14,7 +14,10 @@ from eft_engine.models.language_model import Block, LanguageModel
 from eft_engine.models.linear import PackedLinear, pack_linear, restore_linear
 from tests.toy import make_model, save_adapter
 
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
+TOLERANCE = {torch.float32: 1e-4}
+HAS_BFLOAT16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+if HAS_BFLOAT16:  # oneDNN refuses it on processors without AVX-512
+    TOLERANCE[torch.bfloat16] = 0.1
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +91,7 @@ def test_only_large_plain_layers_change(faster: bool, monkeypatch: pytest.Monkey
     model = nn.ModuleDict(
         {
             "large": nn.Linear(512, 256),
-            "in_bfloat16": nn.Linear(512, 256, dtype=torch.bfloat16),
+            "large_too": nn.Linear(256, 512, dtype=torch.bfloat16 if HAS_BFLOAT16 else torch.float32),
             "small": nn.Linear(8, 8),
             "in_float64": nn.Linear(512, 256, dtype=torch.float64),
             "own": Own(512, 256),
@@ -96,7 +99,7 @@ def test_only_large_plain_layers_change(faster: bool, monkeypatch: pytest.Monkey
     )
     pack_linear(model, keep_weights=True)
     changed = {name for name, module in model.items() if type(module) is PackedLinear}
-    assert changed == ({"large", "in_bfloat16"} if faster else set())
+    assert changed == ({"large", "large_too"} if faster else set())
 
 
 def test_model_of_somebody_else_keeps_its_weights_and_gets_its_layers_back() -> None:
@@ -138,5 +141,7 @@ def test_a_torch_without_the_operators_is_served_as_it_is(monkeypatch: pytest.Mo
 def test_measurement_answers_with_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     linear.packed_is_faster.cache_clear()
-    assert {linear.packed_is_faster(dtype) for dtype in TOLERANCE} <= {True, False}
+    answers = [linear.packed_is_faster(dtype) for dtype in (torch.float32, torch.bfloat16)]
+    assert set(answers) <= {True, False}
+    assert answers[1] is False or HAS_BFLOAT16
     assert linear.packed_is_faster.cache_info().currsize == 2
