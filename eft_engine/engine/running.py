@@ -52,7 +52,7 @@ class StepCosts:
         self._medians.pop(part, None)
 
     def estimate(self, part: LanguageModel | Work, size: int) -> float:
-        """Expected seconds; 0 for what was never done."""
+        """Expected seconds; 0 for what was never done, but drawing is taken to be like verifying until it is known."""
         if part not in self._medians:
             self._medians[part] = sorted(
                 (statistics.median(size for size, _ in noted), statistics.median(seconds for _, seconds in noted))
@@ -60,7 +60,7 @@ class StepCosts:
             )
         points = self._medians[part]
         if not points:
-            return 0.0
+            return self.estimate(Work.VERIFY, size) if part is Work.DRAW else 0.0
         above = next((index for index, (known, _) in enumerate(points) if known >= size), None)
         if above is None:
             known, seconds = points[-1]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from eft_engine.engine.drafting import DraftPolicy, Proposal
-from eft_engine.engine.running import StepCosts
+from eft_engine.engine.running import StepCosts, Work
 
 BASE, SMALL = "base", "small"
 
@@ -69,6 +69,21 @@ def test_passes_of_the_model_that_draws_count() -> None:
     assert same_passes.shared_limit(by_lookup) == 1  # 1.6 tokens in 2 passes instead of 1
     assert same_passes.shared_limit(by_model) == 1  # 1.6 tokens in 3 passes: still more than 1 in 2
     assert same_passes.shared_limit({own: Proposal(1, 0.3, drafted.drafting) for own, drafted in by_model.items()}) == 0
+
+
+def test_drawing_and_verifying_count_beside_passes() -> None:
+    drafted = {own: Proposal(1, 0.8, drafting=(own.streams[1],)) for own in proposals(NOTHING)}
+    for verify_s, limit in ((0.0, 1), (10.0, 0)):
+        costs: Any = StepCosts()
+        costs.note(BASE, 1, 1.0)
+        costs.note(BASE, 2, 1.0)
+        costs.note(SMALL, 1, 0.1)
+        costs.note(Work.VERIFY, 1, verify_s)
+        costs.note(Work.VERIFY, 2, 2 * verify_s)
+        assert costs.estimate(Work.DRAW, 1) == verify_s, "not known yet"
+        assert DraftPolicy(costs).shared_limit(drafted) == limit
+    costs.note(Work.DRAW, 1, 0.25)
+    assert costs.estimate(Work.DRAW, 1) == 0.25
 
 
 def test_a_fixed_number_is_not_trimmed() -> None:
