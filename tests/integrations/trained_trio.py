@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from langchain_core.tools import tool
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from eft_engine import Engine, EngineConfig, LoadedPair
+from eft_engine import Engine, EngineConfig, LoadedPair, SpeculationOptions
 from eft_integrations.backend import Asked, ChatRequest
 from eft_integrations.langchain.convert import to_messages, to_tools
 from tests.toy import CHAT_TEMPLATE, SPECIAL_TOKENS
@@ -262,3 +263,15 @@ def trained_engine() -> Engine:
     """One engine for all tests of LangChain."""
     texts = [text for own in LANGCHAIN for text in (own.request.messages[0].content, own.answer)]
     return train(LANGCHAIN, texts).engine()
+
+
+@contextmanager
+def without_drafts(engine: Engine) -> Iterator[None]:
+    """Requests that say nothing of drafting do none: whether it pays is measured, and would decide how many passes there are."""
+    requests = engine._requests
+    own = requests._config
+    requests._config = own.model_copy(update={"speculation": SpeculationOptions(drafter="none")})
+    try:
+        yield
+    finally:
+        requests._config = own
