@@ -65,34 +65,30 @@ class DraftPolicy:
         """The best number in 0..limit for a sequence that steps together with `batch_size - 1` others like it."""
         if limit <= 0 or not sequence.speculation.adaptive:
             return max(limit, 0)
-        plain = self._seconds(sequence, 0, drafting, batch_size)
-        if plain == 0.0:
-            return limit
-        speeds = [
-            expected_tokens(rate, number) / self._seconds(sequence, number, drafting, batch_size)
-            for number in range(limit + 1)
-        ]
-        best = max(range(limit + 1), key=speeds.__getitem__)
-        return best if speeds[best] > MARGIN * speeds[0] else 0
+        return self._best_limit({sequence: Proposal(limit, rate, tuple(drafting))}, num_alike=batch_size)
 
     def shared_limit(self, proposals: Mapping[GenerationSequence, Proposal]) -> int:
         """Most drafts of each sequence in a step of all of these: the number that maximises their tokens per second together.
 
         One sequence's drafts make the pass longer for all, so what would pay for each, were all like it, may not pay for a few.
         """
+        return self._best_limit(proposals, num_alike=1)
+
+    def _best_limit(self, proposals: Mapping[GenerationSequence, Proposal], *, num_alike: int) -> int:
+        """The limit with most expected tokens per second in a step that has every sequence `num_alike` times."""
         longest = max(proposal.number for proposal in proposals.values())
-        if longest == 0 or self._step_seconds(proposals, 0) == 0.0:
+        if longest == 0 or self._seconds(proposals, 0, num_alike) == 0.0:
             return longest
         speeds = [
             sum(expected_tokens(proposal.rate, proposal.within(limit)) for proposal in proposals.values())
-            / self._step_seconds(proposals, limit)
+            / self._seconds(proposals, limit, num_alike)
             for limit in range(longest + 1)
         ]
         best = max(range(longest + 1), key=speeds.__getitem__)
         return best if speeds[best] > MARGIN * speeds[0] else 0
 
-    def _step_seconds(self, proposals: Mapping[GenerationSequence, Proposal], limit: int) -> float:
-        """Seconds of a step in which every sequence has its drafts within `limit`, padding included."""
+    def _seconds(self, proposals: Mapping[GenerationSequence, Proposal], limit: int, num_alike: int) -> float:
+        """Seconds of a step with drafts within `limit`: small models draft one by one, the others read the block, padded."""
         num_rows: Counter[LanguageModel] = Counter()
         num_columns: dict[LanguageModel, int] = {}
         drawing: Counter[tuple[LanguageModel | Work, int]] = Counter()  # rows of the first, second, ... draft
@@ -107,22 +103,7 @@ class DraftPolicy:
         parts: list[tuple[LanguageModel | Work, int]] = [(part, rows) for (part, _), rows in drawing.items()]
         parts += [(network, rows * num_columns[network]) for network, rows in num_rows.items()]
         parts.append((Work.VERIFY, sum(proposal.within(limit) + 1 for proposal in proposals.values())))
-        return sum(self._costs.estimate(part, size) for part, size in parts)
-
-    def _seconds(self, sequence: GenerationSequence, number: int, drafting: Seq[Stream], batch_size: int) -> float:
-        """Seconds of a step with `number` drafts: small models draft one by one, the others read the block."""
-        total = self._costs.estimate(Work.VERIFY, batch_size * (number + 1))
-        if drafting:
-            total += number * self._costs.estimate(Work.DRAW, batch_size)
-        networks = {stream.network for stream in sequence.streams}
-        for network in networks:
-            streams = [stream for stream in sequence.streams if stream.network is network]
-            own = [stream for stream in streams if stream in drafting]
-            if own:
-                total += number * self._costs.estimate(network, batch_size * len(own))
-            num_tokens = len(own) + (len(streams) - len(own)) * (number + 1)
-            total += self._costs.estimate(network, batch_size * num_tokens)
-        return total
+        return sum(self._costs.estimate(part, num_alike * size) for part, size in parts)
 
 
 class Drafter:

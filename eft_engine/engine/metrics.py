@@ -76,6 +76,11 @@ class EngineTotals:
         totals.num_tokens += num_tokens
         totals.host_s += seconds
 
+    @property
+    def forward_s(self) -> float:
+        """Seconds of the host in forward passes of all networks."""
+        return sum(totals.host_s for totals in self.forwards.values())
+
     def count_request(
         self, outcome: Outcome, usage: Usage, *, num_drafted: int, num_accepted: int, num_steps: int
     ) -> None:

@@ -41,9 +41,8 @@ class StepCosts:
 
     def __init__(self) -> None:
         self._noted: dict[LanguageModel | Work, dict[int, deque[tuple[int, float]]]] = defaultdict(dict)
-        self._medians: dict[
-            LanguageModel | Work, list[tuple[float, float]]
-        ] = {}  # asked for many times between two notes
+        # Asked for many times between two notes.
+        self._medians: dict[LanguageModel | Work, list[tuple[float, float]]] = {}
 
     def note(self, part: LanguageModel | Work, size: int, seconds: float) -> None:
         """A forward pass over `size` tokens, padding included, or other work on `size` rows, took `seconds`."""
@@ -80,7 +79,6 @@ class StreamRunner:
         self._totals = totals
         self.masked_ids = torch.tensor(vocabulary.masked_ids, dtype=torch.long, device=device)
         self.costs = StepCosts()
-        self._forward_s = 0.0
         self._streams: dict[LanguageModel, torch.cuda.Stream] = {}
 
     def calibrate(self, networks: Iterable[LanguageModel]) -> None:
@@ -103,10 +101,10 @@ class StreamRunner:
     @contextmanager
     def timing(self, work: Work, num_rows: int) -> Iterator[None]:
         """Note what the block takes besides forward passes. On an accelerator it only queues, so there nothing is noted."""
-        started, forward_s = time.perf_counter(), self._forward_s
+        started, forward_s = time.perf_counter(), self._totals.forward_s
         yield
         if self.device.type == "cpu":
-            self.costs.note(work, num_rows, time.perf_counter() - started - (self._forward_s - forward_s))
+            self.costs.note(work, num_rows, time.perf_counter() - started - (self._totals.forward_s - forward_s))
 
     def read(self, blocks: Iterable[tuple[LanguageModel, Block]]) -> None:
         """Feed blocks of which no logits are wanted."""
@@ -147,7 +145,6 @@ class StreamRunner:
         num_tokens = len(group) * max(len(block.token_ids) for block in group)
         if logits.device.type == "cpu":  # elsewhere the pass has only been queued by now
             self.costs.note(network, num_tokens, seconds)
-        self._forward_s += seconds
         self._totals.count_forward(network, num_tokens, seconds)
         return logits
 

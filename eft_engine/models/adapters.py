@@ -91,10 +91,6 @@ class AdapterSwitch:
         finally:
             self._rows = {}
 
-    def num_bytes(self, name: str) -> int:
-        """Bytes of one adapter's weights."""
-        return sum(parameter.nbytes for key, parameter in self._model.named_parameters() if f".{name}." in f"{key}.")
-
     def _switch_off_hooks(self) -> None:
         for hook in self._hooks:
             hook.remove()

@@ -1,6 +1,6 @@
 """Linear layers on a CPU, with their weights in the order in which oneDNN reads them.
 
-`torch.nn.functional.linear` hands float32 to the BLAS, which on some processors takes two to seven times as long as oneDNN, and
+`torch.nn.functional.linear` hands float32 to the BLAS, which on some processors takes two to six times as long as oneDNN, and
 bfloat16 to oneDNN, which then reads a matrix in an order that it was not made for. Packed once, as torch's own compiler does with
 models that it freezes, both are as fast as memory and processor allow, for one row and for a thousand. Whether it is faster here is
 measured once per process and dtype; the result differs from `nn.Linear` by rounding only.
@@ -95,7 +95,7 @@ def _is_eligible(module: nn.Module) -> bool:
     return (
         weight.device.type == "cpu"
         and weight.dtype in (torch.float32, torch.bfloat16)
-        and (weight.numel() >= MIN_WEIGHT_SIZE)
+        and weight.numel() >= MIN_WEIGHT_SIZE
     )
 
 

@@ -13,11 +13,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from eft_integrations.backend import ChatBackend, ChatRequest, ChatResult, EngineBackend, errors, resolve_weights
+from eft_integrations.backend import (
+    ChatBackend,
+    ChatRequest,
+    ChatResult,
+    EngineBackend,
+    RewardWeights,
+    errors,
+    resolve_weights,
+)
 from eft_integrations.server.errors import INVALID, ApiError, Kind
 from eft_integrations.weights import HEADER, first_given, parse_alias, parse_weights
-
-RewardWeights = float | Mapping[str, float] | None
 
 
 @dataclass(frozen=True)

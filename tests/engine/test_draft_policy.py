@@ -22,21 +22,17 @@ def policy(*, per_pass: float, per_token: float) -> DraftPolicy:
     return DraftPolicy(costs)
 
 
-def sequence() -> Any:
+class Sequence:
     """A base, and a small model that may draft."""
-    streams = (SimpleNamespace(network=BASE), SimpleNamespace(network=SMALL))
-    return SimpleNamespace(streams=streams, speculation=SimpleNamespace(adaptive=True))
 
-
-class Sequence(SimpleNamespace):
-    """Hashable by identity, as sequences are."""
-
-    __hash__ = object.__hash__  # type: ignore[assignment]
+    def __init__(self) -> None:
+        self.streams = (SimpleNamespace(network=BASE), SimpleNamespace(network=SMALL))
+        self.speculation = SimpleNamespace(adaptive=True)
 
 
 def proposals(*given: Proposal) -> Any:
     """One sequence for each."""
-    return {Sequence(streams=sequence().streams): proposal for proposal in given}
+    return {Sequence(): proposal for proposal in given}
 
 
 LIKELY = Proposal(number=4, rate=0.9)
@@ -54,6 +50,21 @@ NOTHING = Proposal()
 def test_drafts_are_paid_by_the_whole_step(others: list[Proposal], limit: int) -> None:
     costly_tokens = policy(per_pass=0.01, per_token=0.001)
     assert costly_tokens.shared_limit(proposals(LIKELY, *others)) == limit
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+@pytest.mark.parametrize("draws", [False, True])
+def test_one_among_others_like_it_is_all_of_them_together(batch_size: int, draws: bool) -> None:
+    own: Any = Sequence()
+    drafting = own.streams[1:] if draws else ()
+    costly_tokens = policy(per_pass=0.01, per_token=0.001)
+    alone = costly_tokens.num_drafts(own, 0.9, drafting=drafting, batch_size=batch_size, limit=4)
+    all_of_them: Any = {}
+    for _ in range(batch_size):
+        each = Sequence()
+        all_of_them[each] = Proposal(4, 0.9, each.streams[1:] if draws else ())
+    assert alone == costly_tokens.shared_limit(all_of_them)
+    assert alone > 0 or batch_size == 16
 
 
 def test_where_only_passes_cost_one_sequence_may_draft_for_itself() -> None:
