@@ -38,8 +38,8 @@ class Proposal:
     """What one sequence would draft in the next step.
 
     `rate` is how likely each draft is accepted, `drafting` the streams whose models draw them (none: they cost nothing to guess).
-    Those of a sequence that is not adaptive are not `trimmable`. One that `is_due` drafts a token whether that pays or not, to see
-    what its acceptance is now.
+    Those that a grammar forces, and those of a sequence that is not adaptive, are not `trimmable`. One that `is_due` drafts a token
+    whether that pays or not, to see what its acceptance is now.
     """
 
     number: int = 0
@@ -145,7 +145,7 @@ class Drafter:
         sequence.drafted_by = sequence.forced_acceptance
         if not sequence.drafts:
             return None
-        return self._proposal(sequence, len(sequence.drafts), sequence.forced_acceptance.rate)
+        return Proposal(len(sequence.drafts), sequence.forced_acceptance.rate, trimmable=False)
 
     def _look_up(self, sequence: GenerationSequence, batch_size: int) -> Proposal | None:
         """Tokens that followed the last ones before."""
