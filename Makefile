@@ -9,9 +9,11 @@ CLIENTS := .venv-clients
 CREWAI := .venv-crewai
 # vLLM pins torch, transformers and most of what it needs.
 VLLM := .venv-vllm
+# llama.cpp is built from source; beside it stands everything of .venv. An environment of its own keeps the other tests' texts those of torch.
+LLAMA_CPP := .venv-llama-cpp
 RUNNERS := httpx pytest pytest-asyncio pytest-timeout
 
-.PHONY: help venv demo test test-clients test-vllm lint clean
+.PHONY: help venv demo test test-clients test-llama-cpp test-vllm lint clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -50,6 +52,18 @@ test-clients: venv $(CLIENTS)/.installed $(CREWAI)/.installed  ## client librari
 	$(CLIENTS)/bin/python -m pytest --confcutdir=tests/clients tests/clients
 	$(CREWAI)/bin/python -m pytest --confcutdir=tests/clients tests/clients
 
+$(LLAMA_CPP)/.installed: constraints.txt Makefile $(STAMP)
+	test -x $(LLAMA_CPP)/bin/python || $(PYTHON) -m venv $(LLAMA_CPP)
+	$(LLAMA_CPP)/bin/python -c "import sysconfig; print('import site; site.addsitedir(\'$(CURDIR)/$(VENV)/lib/python%s/site-packages\')' \
+		% sysconfig.get_python_version())" > "$$($(LLAMA_CPP)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/eft.pth"
+	$(LLAMA_CPP)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "llama-cpp-python>=0.3.36"
+	touch $@
+
+test-llama-cpp: $(LLAMA_CPP)/.installed  ## GGUF members inside llama.cpp, in an environment of its own (builds llama.cpp: five minutes, a C++ compiler)
+	$(LLAMA_CPP)/bin/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --runtime llama.cpp \
+		--cov=eft_engine/models/llama_cpp --cov-config=tests/llama_cpp_coverage.ini --cov-report=term --cov-fail-under=95 \
+		tests/engine tests/models/test_bad_gguf.py tests/models/test_llama_cpp_adapters.py tests/zoo/test_presets.py
+
 $(VLLM)/.installed: pyproject.toml constraints-vllm.txt
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check "torch==$$(sed -n 's/^torch==//p' constraints-vllm.txt)"
@@ -66,4 +80,4 @@ lint: venv  ## ruff (format and rules) and strict typing
 	$(BIN)/mypy
 
 clean:  ## remove the environment and everything built
-	rm -rf $(VENV) $(CLIENTS) $(CREWAI) $(VLLM) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(CLIENTS) $(CREWAI) $(LLAMA_CPP) $(VLLM) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -20,7 +20,8 @@ import torch
 
 from benchmarks.rounds import median_seconds
 from eft_engine import Engine
-from eft_engine.models.language_model import Block, LanguageModel
+from eft_engine.models.language_model import LanguageModel
+from eft_engine.models.network import Block
 
 Rows = Sequence[str | None]
 """Adapter of every row."""
@@ -31,6 +32,7 @@ CONTEXT_LEN = 64
 def batch_limits(engine: Engine, requests: Sequence[Rows], *, repetitions: int = 5) -> dict[str, float]:
     """The limits for an idle engine of one network; `requests` are the rows that each of them needs."""
     (network,) = engine._trio.networks
+    assert isinstance(network, LanguageModel), "limits are those of torch's products"
     everything = [row for rows in requests for row in rows]
     sizes = sorted({len(rows) for rows in requests} | {len(everything)})
     kinds = {tuple(rows) for rows in requests} | {tuple(everything)}

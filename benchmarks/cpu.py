@@ -19,8 +19,9 @@ from benchmarks.report import finish
 from benchmarks.rounds import CpuTime, count_cpu_time, median_seconds
 from benchmarks.smollm2 import Dtype, separate_trio
 from eft_engine.engine.openmp import release_workers
-from eft_engine.models.language_model import Block, LanguageModel
+from eft_engine.models.language_model import LanguageModel
 from eft_engine.models.linear import pack, packed_linear
+from eft_engine.models.network import Block
 
 app = typer.Typer(add_completion=False, help=__doc__)
 Repetitions = Annotated[int, typer.Option(help="Timed runs; their median counts.")]

@@ -35,7 +35,8 @@ from benchmarks.imposed import impose
 from benchmarks.naive import naive_batch, transformers_batch
 from benchmarks.report import finish
 from eft_engine import Engine, EngineConfig, LoadedPair, SamplingParams, SpeculationOptions
-from eft_engine.models.language_model import Block
+from eft_engine.models.language_model import LanguageModel
+from eft_engine.models.network import Block
 
 PARTS = ("draft", "speed", "overhead")
 WEIGHT = 0.5
@@ -129,7 +130,8 @@ def right_answers(prompts: list[list[int]], max_tokens: int, vocab_size: int) ->
 def draft_floor(trio: RandomTrio, bandwidth: float, num_steps: int) -> dict[str, float]:
     """One token after another through the tuned model; nothing waits for the device in between."""
     with trio.engine(SpeculationOptions(drafter="none"), 1) as engine:
-        network = next(network for network in engine._trio.networks if network.model is trio.tuned)
+        networks = [network for network in engine._trio.networks if isinstance(network, LanguageModel)]
+        network = next(network for network in networks if network.model is trio.tuned)
         slot = network.kv_cache.allocate()
         slot.reserved_len = 4 * num_steps
         seconds = []

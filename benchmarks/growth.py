@@ -30,6 +30,7 @@ from benchmarks.report import finish
 from benchmarks.rounds import CpuTime, clock, count_cpu_time
 from benchmarks.smollm2 import shared_engine
 from eft_engine import Engine, EngineConfig, SamplingParams, SpeculationOptions
+from eft_engine.models.language_model import LanguageModel
 
 NUM_LAYERS, NUM_HEADS, NUM_KV_HEADS, HEAD_DIM = 30, 9, 3, 64
 """SmolLM2-135M."""
@@ -55,7 +56,8 @@ def attention_seconds(context_len: int) -> float:
 @contextmanager
 def timed_attention(engine: Engine) -> Iterator[list[float]]:
     """Seconds of every call of the engine's attention function."""
-    (name,) = {network.model.config._attn_implementation for network in engine._trio.networks}
+    networks = [network for network in engine._trio.networks if isinstance(network, LanguageModel)]
+    (name,) = {network.model.config._attn_implementation for network in networks}
     own = AttentionInterface()[name]
     seconds: list[float] = []
 

@@ -34,7 +34,7 @@ class ImposedDrafter(Drafter):
     ) -> None:
         super().__init__(drafter._runner)
         self._right = right
-        self._acceptance = acceptance
+        self._imposed = acceptance
         self._random = random.Random(seed)
 
     def _draw(self, scores: Tensor, sequences: Sequence[GenerationSequence]) -> tuple[Tensor, Tensor]:
@@ -43,7 +43,7 @@ class ImposedDrafter(Drafter):
             right = self._right[sequence.streams[0].prompt_ids]
             position = len(sequence.output_ids) + len(sequence.drafts)
             token_id = right[position] if position < len(right) else 0
-            wrong = self._random.random() >= self._acceptance
+            wrong = self._random.random() >= self._imposed
             token_ids.append((token_id + 1) % scores.shape[-1] if wrong else token_id)
         wanted = upload(token_ids, scores.device)[:, None]
         sure = torch.full_like(scores, -torch.inf).scatter_(-1, wanted, 0.0)

@@ -55,6 +55,45 @@ def _as_stop_list(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
+Runtime = Literal["auto", "torch", "llama.cpp"]
+"""Who computes a network: `auto` takes llama.cpp for a .gguf file where llama-cpp-python is installed, and torch for all else."""
+
+CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+"""How llama.cpp holds keys or values; the quantised ones need flash attention."""
+
+
+class LlamaCppOptions(Options):
+    """How llama.cpp holds and computes a network. What is None is decided at loading, and `eft inspect` tells it."""
+
+    n_gpu_layers: int | None = Field(
+        default=None, ge=-1, description="layers held on a GPU; -1: all; None: all where llama.cpp was built for a GPU"
+    )
+    n_threads: int | None = Field(
+        default=None, ge=1, le=512, description="threads for steps of few tokens; None: as many as torch takes"
+    )
+    n_threads_batch: int | None = Field(
+        default=None, ge=1, le=512, description="threads for prompts; None: `n_threads`"
+    )
+    n_ctx: int = Field(
+        default=2048,
+        ge=256,
+        description="tokens that all requests together have room for at the start; the room grows when it is full",
+    )
+    n_ubatch: int = Field(default=512, ge=32, le=4096, description="most tokens computed at a time")
+    cache_type_k: CacheType = Field(default="f16", description="type of the keys in memory")
+    cache_type_v: CacheType = Field(default="f16", description="type of the values in memory")
+    flash_attention: bool | None = Field(default=None, description="None: where llama.cpp has it for this network")
+    use_mmap: bool = Field(
+        default=True,
+        description="map the file instead of reading it: it is ready sooner, and processes share its memory",
+    )
+    repack: bool = Field(
+        default=True,
+        description="on a CPU: copy k-quant matrices into another order, which makes single tokens faster and prompts slower",
+    )
+    check_tensors: bool = Field(default=True, description="look for values that are not finite while the file is read")
+
+
 class MemberConfig(Options):
     """Where one member comes from and how it is held.
 
@@ -62,7 +101,9 @@ class MemberConfig(Options):
     is short for the pair's reference with that adapter on top.
     """
 
-    source: str = Field(description="hub id, folder, or .gguf file", min_length=1)
+    source: str = Field(
+        description="hub id, folder, or .gguf file (on a hub: organisation/model/file.gguf)", min_length=1
+    )
     adapter: str | None = Field(
         default=None, description="folder or hub id of a LoRA adapter to put on top of `source`"
     )
@@ -82,6 +123,10 @@ class MemberConfig(Options):
         default=None, description="a transformers quantisation config object, passed through"
     )
     trust_remote_code: bool = Field(default=False, description="run modelling code shipped with the checkpoint")
+    runtime: Runtime | None = Field(default=None, description="auto, torch or llama.cpp; None: the engine's")
+    llama_cpp: LlamaCppOptions | None = Field(
+        default=None, description="how llama.cpp runs it (threads, layers on a GPU, ...); None: the engine's"
+    )
     tensor_parallel: bool = Field(
         default=False,
         description="split every layer over all processes of torchrun; see docs/tensor_parallel.md",
@@ -349,8 +394,18 @@ class SpeculationOptions(Options):
 class EngineConfig(Options):
     """How members are held and how the engine steps."""
 
-    dtype: str = Field(default="auto", description="float32, bfloat16, float16, or auto: the checkpoint's own")
+    dtype: str = Field(
+        default="auto",
+        description="float32, bfloat16, float16, or auto: the checkpoint's own; bfloat16 for .gguf files where that is fast",
+    )
     device: str = Field(default="auto", description="cpu, cuda, cuda:1, ..., or auto: a GPU when there is one")
+    runtime: Runtime = Field(
+        default="auto",
+        description="who computes networks: torch, llama.cpp, or auto: llama.cpp for .gguf files where it is installed",
+    )
+    llama_cpp: LlamaCppOptions = Field(
+        default_factory=LlamaCppOptions, description="how llama.cpp runs networks, unless a member has its own"
+    )
     max_num_seqs: int = Field(
         default=16, ge=1, description="most requests that step together; the others wait in order"
     )

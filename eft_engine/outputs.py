@@ -227,6 +227,13 @@ class MemberReport:
     logits_width: int
     context_len: int
     dtype: str
+    """Type of the weights as they are held: of torch, or of a quantised file (Q4_K_M)."""
+    runtime: str = "torch"
+    """Who computes: torch or llama.cpp."""
+    is_mapped: bool = False
+    """The weights stay in the file, which is mapped: `parameter_bytes` of it, as much as is used in memory, shared by processes."""
+    notes: tuple[str, ...] = ()
+    """Why it runs as it does."""
 
 
 @dataclass(frozen=True)
@@ -247,3 +254,8 @@ class TrioReport:
     vocabulary: VocabularyReport
     total_bytes: int
     """Bytes of all distinct weights and adapters together."""
+
+    @property
+    def mapped_bytes(self) -> int:
+        """How many of them stay in mapped files."""
+        return sum(own.parameter_bytes for own in self.members if own.is_mapped and own.network == own.name)

@@ -7,6 +7,7 @@ import torch
 from hypothesis import settings
 from transformers import logging
 
+from tests import toy
 from tests.toy import ToyTrio, make_trio
 
 logging.set_verbosity_error()
@@ -17,6 +18,27 @@ settings.load_profile("eft")
 
 # Toy models are so small that handing work to a second thread costs more than the work, many times so on a busy machine.
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The engine's own tests run in either runtime."""
+    parser.addoption(
+        "--runtime", choices=("torch", "llama.cpp"), default="torch", help="what engines of toy trios run in"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before tests are collected: parameters depend on it."""
+    toy.RUNTIME = config.getoption("--runtime")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that look into one runtime are not for the other one."""
+    other = {"torch": "llama_cpp", "llama.cpp": "torch"}[toy.RUNTIME]
+    left_out = [item for item in items if item.get_closest_marker(f"only_{other}")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(autouse=True)

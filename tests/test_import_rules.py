@@ -31,7 +31,20 @@ ALLOWED_LIBRARIES: dict[str, set[str]] = {
     "text": {"llguidance"},
     "transfer": {"torch"},
     "decoding": {"torch", "numpy"},
-    "models": {"torch", "transformers", "peft", "safetensors", "huggingface_hub", "rich", "psutil", "flash_attn"},
+    "models": {
+        "torch",
+        "transformers",
+        "tokenizers",
+        "numpy",
+        "peft",
+        "safetensors",
+        "huggingface_hub",
+        "rich",
+        "psutil",
+        "flash_attn",
+        "gguf",
+        "llama_cpp",
+    },
     "engine": {"torch"},
     "evaluation": {"pydantic", "matplotlib", "jsonschema"},
     "zoo": set(),
@@ -168,6 +181,15 @@ def test_only_one_file_knows_the_cache_classes() -> None:
     assert cache_imports("from transformers import DynamicCache") == ["transformers.DynamicCache"]
     knowing = [relative(path) for path in FILES if cache_imports(path.read_text(encoding="utf-8"))]
     assert knowing == ["eft_engine/models/kv_cache.py"]
+
+
+def test_only_one_file_imports_llama_cpp() -> None:
+    knowing = [
+        relative(path)
+        for path in FILES
+        if any(name.partition(".")[0] == "llama_cpp" for name in imported(path.read_text(encoding="utf-8")))
+    ]
+    assert knowing == ["eft_engine/models/llama_cpp/library.py"]
 
 
 def test_package_contracts_and_text_import_without_torch() -> None:

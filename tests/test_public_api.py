@@ -19,6 +19,7 @@ PUBLIC_NAMES = [
     "GenerationDelta",
     "JsonSchema",
     "Lark",
+    "LlamaCppOptions",
     "LoadedPair",
     "MemberConfig",
     "PlainText",

@@ -40,6 +40,9 @@ SPECIAL_TOKENS = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
 END_ID = 256
 VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
 
+RUNTIME = "torch"
+"""What engines of toy trios run in; `pytest --runtime llama.cpp` changes it."""
+
 
 def make_tokenizer(
     *, shuffle: bool = False, extra_tokens: Sequence[str] = (), chat: bool = True
@@ -114,6 +117,14 @@ def make_model(
 
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "gpt2", "phi3")
+WITH_STATES = ("lfm2", "falcon_h1")
+"""Short convolutions, and Mamba-2, beside attention."""
+LLAMA_CPP_ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "phi3", *WITH_STATES)
+
+
+def architectures() -> tuple[str, ...]:
+    """Those that the runtime of the tests is judged on."""
+    return LLAMA_CPP_ARCHITECTURES if RUNTIME == "llama.cpp" else ARCHITECTURES
 
 
 @dataclass(frozen=True)
@@ -136,7 +147,11 @@ class ToyTrio:
 
 
 def make_trio(architecture: str, *, context_len: int = 256) -> ToyTrio:
-    """A base of hidden size 64 with a pair of hidden size 32."""
+    """A base of hidden size 64 with a pair of hidden size 32, whose engine runs in the runtime that the tests are run with."""
+    if RUNTIME == "llama.cpp":
+        from tests.llama_cpp_trios import make_llama_cpp_trio
+
+        return make_llama_cpp_trio(architecture, context_len=context_len)
     return ToyTrio(
         base=make_model(architecture, hidden_size=64, num_layers=2, seed=1, context_len=context_len),
         tuned=make_model(architecture, seed=2, context_len=context_len),

@@ -196,7 +196,8 @@ def _conditions(engine: Any, weights: Any, **sizes: int) -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "device": engine.config.device,
         "members": {
-            member.name: {"source": member.source, "dtype": member.dtype} for member in engine.report().members
+            member.name: {"source": member.source, "dtype": member.dtype, "runtime": member.runtime}
+            for member in engine.report().members
         },
         "reward_weights": weights if weights is not None else engine.weights,
         **sizes,

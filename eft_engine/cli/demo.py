@@ -65,10 +65,14 @@ def demo(
     started = time.perf_counter()
     with options.load_engine(choice) as engine:
         loaded_s = time.perf_counter() - started
+        runtime = engine.report().members[0].runtime
+        if not as_json:
+            out.print(f"SmolLM2-135M runs in {runtime}, ready after {loaded_s:.1f} s")
         results = measure(engine, questions)
     summary = {
         "atlas": atlas_summary,
         "preset": "smollm2-json",
+        "runtime": runtime,
         "num_questions": len(questions),
         "scores": {f"{result.weight:g}": result.score for result in results},
         "tokens_per_s": {f"{result.weight:g}": round(result.tokens_per_s, 1) for result in results},

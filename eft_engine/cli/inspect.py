@@ -28,7 +28,8 @@ def inspect(
     """Show parameters, bytes, shared weights and the vocabulary proof of a trio, without loading weights."""
     from eft_engine.models.planning import plan_trio
 
-    planned = plan_trio(choice.base, choice.pairs, choice.config)
+    config = choice.config.model_copy(update={"runtime": "torch"}) if plan else choice.config
+    planned = plan_trio(choice.base, choice.pairs, config)
     if plan:
         _show_capacity(planned, gpu_bytes=int(gpu_gib * 2**30), context_len=context, as_json=as_json)
         return
@@ -41,18 +42,23 @@ def inspect(
     for member in report.members:
         if member.network == member.name:
             out.print(f"{member.name}: {member.source}", soft_wrap=True)
+            for note in member.notes:
+                out.print(f"  {note}", soft_wrap=True)
     vocabulary = report.vocabulary
     out.print(f"shared vocabulary: {vocabulary.shared_vocab_size} ids, {len(vocabulary.masked_ids)} masked")
     for difference in vocabulary.differences:
         out.print(f"  masked: {difference}")
-    out.print(f"weights in memory: {_mib(report.total_bytes)} (shared weights counted once)")
+    mapped = report.mapped_bytes
+    out.print(f"weights in memory: {_mib(report.total_bytes - mapped)} (shared weights counted once)")
+    if mapped:
+        out.print(f"mapped from files, in memory as far as the system keeps them there: {_mib(mapped)}")
 
 
 def _members(report: TrioReport) -> Table:
     table = Table()
-    for heading in ("member", "network"):
+    for heading in ("member", "network", "runtime"):
         table.add_column(heading)
-    for heading in ("parameters", "weights", "adapter", "dtype"):
+    for heading in ("parameters", "weights", "adapter", "type"):
         table.add_column(heading, justify="right")
     for member in report.members:
         own = member.network == member.name
@@ -61,8 +67,9 @@ def _members(report: TrioReport) -> Table:
             f"{member.architecture}\n{member.context_len} context, {member.logits_width} logits"
             if own
             else f"that of {member.network}",
+            member.runtime,
             f"{member.num_parameters / 1e6:,.1f} M",
-            _mib(member.parameter_bytes) if own else "shared",
+            (_mib(member.parameter_bytes) + (" mapped" if member.is_mapped else "")) if own else "shared",
             _mib(member.adapter_bytes) if member.adapter else "-",
             member.dtype,
         )

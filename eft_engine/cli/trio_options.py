@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from eft_engine.config import EngineConfig, MemberConfig, Messages, Prompt, TunedPair
+from eft_engine.config import EngineConfig, LlamaCppOptions, MemberConfig, Messages, Prompt, TunedPair
 from eft_engine.errors import InvalidOptionError
 
 Base = Annotated[str | None, typer.Option("--base", help="The large model: hub id, folder or .gguf file.")]
@@ -33,6 +33,17 @@ Preset = Annotated[
 ]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
+Runtime = Annotated[
+    str,
+    typer.Option("--runtime", help="auto, torch or llama.cpp; auto: llama.cpp for .gguf files where it is installed."),
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", help="With llama.cpp: threads; as many as there are cores by default.")
+]
+GPULayers = Annotated[
+    int | None,
+    typer.Option("--gpu-layers", help="With llama.cpp built for a GPU: layers of each network held there; -1: all."),
+]
 Weight = Annotated[
     list[str] | None,
     typer.Option(
@@ -83,13 +94,22 @@ def choose_trio(
     preset: Preset = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    runtime: Runtime = "auto",
+    threads: Threads = None,
+    gpu_layers: GPULayers = None,
 ) -> TrioChoice:
     """What the options mean.
 
     Raises:
         InvalidOptionError: they contradict each other or are incomplete.
     """
-    config = EngineConfig(dtype=dtype, device=device)
+    named_runtime: Any = runtime  # checked there
+    config = EngineConfig(
+        dtype=dtype,
+        device=device,
+        runtime=named_runtime,
+        llama_cpp=LlamaCppOptions(n_threads=threads, n_gpu_layers=gpu_layers),
+    )
     named = any((base, tuned, reference, pair))
     if not named or preset:
         if named:

@@ -54,7 +54,6 @@ def member_logprobs(logits: Tensor, masked_ids: Tensor) -> tuple[Tensor, Tensor]
     return scores - normalisers[:, None], normalisers
 
 
-@fused
 def compose(logprobs: Tensor, coefficients: Tensor) -> Tensor:
     """Unnormalised composed scores.
 
@@ -72,9 +71,31 @@ def compose(logprobs: Tensor, coefficients: Tensor) -> Tensor:
     Returns:
         `[rows, width]`, float32.
     """
+    if logprobs.device.type == "cpu":
+        return _compose_member_by_member(logprobs, coefficients)
+    return _compose_at_once(logprobs, coefficients)
+
+
+@fused
+def _compose_at_once(logprobs: Tensor, coefficients: Tensor) -> Tensor:
+    """As `compose`, for a device that is not to be waited for."""
     weighted = coefficients[:, :, None]
     silent = torch.isneginf(logprobs) & (weighted <= 0)
     return (logprobs * weighted).masked_fill_(silent, 0.0).sum(dim=1)
+
+
+def _compose_member_by_member(logprobs: Tensor, coefficients: Tensor) -> Tensor:
+    """As `compose`. Nothing as large as `logprobs` is made, and zero probabilities, which are rare, are looked for at once."""
+    scores = torch.zeros_like(logprobs[:, 0])
+    has_zeros = bool(logprobs.amin() == -torch.inf)
+    for values, weights in zip(logprobs.unbind(dim=1), coefficients[:, :, None].unbind(dim=1), strict=True):
+        if not weights.any():  # it was not run, or it does not matter
+            continue
+        weighted = values * weights
+        if has_zeros:
+            weighted.masked_fill_(torch.isneginf(values) & (weights <= 0), 0.0)
+        scores += weighted
+    return scores
 
 
 def keep_tuned_outside_nucleus(scores: Tensor, tuned: Tensor, top_p: Tensor) -> Tensor:

@@ -20,17 +20,20 @@ import torch
 from torch import Tensor
 
 from eft_engine.decoding.sampling import choose, forbid, needs_penalties, penalise
-from eft_engine.engine.acceptance import expected_tokens
+from eft_engine.engine.acceptance import AcceptanceByWeights, expected_tokens
 from eft_engine.engine.routing import Stream
 from eft_engine.engine.running import StepCosts, StreamRunner, Work
 from eft_engine.engine.sequence import GenerationSequence
-from eft_engine.models.language_model import LanguageModel
+from eft_engine.models.network import Network
 
-MARGIN = 1.05
+MARGIN = 1.02
 """Drafting must promise this much more speed than plain decoding; below, estimates are noise."""
 
 PROBE_INTERVAL = 32
 """A sequence that does not draft because it did not pay tries one token again after this many."""
+
+EARLY_PROBE_INTERVAL = 8
+"""The same while little is known about what the tuned model's drafts are worth."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +92,9 @@ class DraftPolicy:
 
     def _seconds(self, proposals: Mapping[GenerationSequence, Proposal], limit: int, num_alike: int) -> float:
         """Seconds of a step with drafts within `limit`: small models draft one by one, the others read the block, padded."""
-        num_rows: Counter[LanguageModel] = Counter()
-        num_columns: dict[LanguageModel, int] = {}
-        drawing: Counter[tuple[LanguageModel | Work, int]] = Counter()  # rows of the first, second, ... draft
+        num_rows: Counter[Network] = Counter()
+        num_columns: dict[Network, int] = {}
+        drawing: Counter[tuple[Network | Work, int]] = Counter()  # rows of the first, second, ... draft
         for sequence, proposal in proposals.items():
             number = proposal.within(limit)
             for stream in sequence.streams:
@@ -100,10 +103,11 @@ class DraftPolicy:
                 num_columns[stream.network] = max(num_columns.get(stream.network, 1), 1 if draws else number + 1)
                 drawing.update((stream.network, position) for position in range(number if draws else 0))
             drawing.update((Work.DRAW, position) for position in range(number if proposal.drafting else 0))
-        parts: list[tuple[LanguageModel | Work, int]] = [(part, rows) for (part, _), rows in drawing.items()]
-        parts += [(network, rows * num_columns[network]) for network, rows in num_rows.items()]
+        parts: list[tuple[Network | Work, int]] = [(part, rows) for (part, _), rows in drawing.items()]
         parts.append((Work.VERIFY, sum(proposal.within(limit) + 1 for proposal in proposals.values())))
-        return sum(self._costs.estimate(part, num_alike * size) for part, size in parts)
+        passes = {network: num_alike * rows * num_columns[network] for network, rows in num_rows.items()}
+        beside = sum(self._costs.estimate(part, num_alike * size) for part, size in parts)
+        return beside + self._costs.estimate_passes(passes)
 
 
 class Drafter:
@@ -112,6 +116,7 @@ class Drafter:
     def __init__(self, runner: StreamRunner) -> None:
         self._runner = runner
         self._policy = DraftPolicy(runner.costs)
+        self._acceptance = AcceptanceByWeights(prior=0.7)
         self.reads_drafts = runner.device.type == "cpu"
         """Whether every draft is read as soon as it is drawn, which shows when to stop."""
 
@@ -168,6 +173,8 @@ class Drafter:
         drafting = tuple(stream for stream, _ in sequence.drafting_streams)
         if not drafting or sequence.draft_limit == 0:
             return Proposal()
+        if sequence.tuned_acceptance is None:
+            sequence.tuned_acceptance = self._acceptance.start(sequence.request.weights.values())
         rate = sequence.tuned_acceptance.rate
         number = self._policy.num_drafts(
             sequence, rate, drafting=drafting, batch_size=batch_size, limit=sequence.draft_limit
@@ -178,7 +185,10 @@ class Drafter:
     def _proposal(
         sequence: GenerationSequence, number: int, rate: float, drafting: tuple[Stream, ...] = ()
     ) -> Proposal:
-        is_due = len(sequence.output_ids) - sequence.last_drafted_at >= PROBE_INTERVAL
+        acceptance = sequence.tuned_acceptance
+        is_known = acceptance is None or acceptance.is_known
+        interval = PROBE_INTERVAL if is_known else EARLY_PROBE_INTERVAL
+        is_due = len(sequence.output_ids) - sequence.last_drafted_at >= interval
         return Proposal(
             max(number, int(is_due)), rate, drafting, trimmable=sequence.speculation.adaptive, is_due=is_due
         )

@@ -75,7 +75,12 @@ class Engine:
             max_kv_cache_bytes=config.max_kv_cache_bytes,
             prefixes=PrefixCache(max_warm=config.max_warm_prefixes),
         )
-        self._worker = EngineWorker(scheduler, stepper, max_queued_requests=config.max_queued_requests)
+        self._worker = EngineWorker(
+            scheduler,
+            stepper,
+            max_queued_requests=config.max_queued_requests,
+            computes_alone=all(network.num_threads > 0 for network in trio.networks),
+        )
 
     # ---- making one ----------------------------------------------------------------------------------------------------
 

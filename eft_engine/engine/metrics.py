@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from eft_engine.models.language_model import LanguageModel
+from eft_engine.models.network import Network
 from eft_engine.outputs import RequestMetrics, Usage
 
 Outcome = Literal["finished", "failed", "cancelled"]
@@ -67,9 +67,9 @@ class EngineTotals:
         self.requests: Counter[Outcome] = Counter()
         self.tokens: Counter[str] = Counter()
         """By `prompt`, `cached_prompt`, `completion`, `drafted`, `accepted`; and evaluations as `steps`."""
-        self.forwards: dict[LanguageModel, ForwardTotals] = defaultdict(ForwardTotals)
+        self.forwards: dict[Network, ForwardTotals] = defaultdict(ForwardTotals)
 
-    def count_forward(self, network: LanguageModel, num_tokens: int, seconds: float) -> None:
+    def count_forward(self, network: Network, num_tokens: int, seconds: float) -> None:
         """A forward pass over `num_tokens` tokens, padding included."""
         totals = self.forwards[network]
         totals.num_forwards += 1

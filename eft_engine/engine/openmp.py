@@ -26,9 +26,21 @@ def release_workers() -> None:
 
     Costs about a microsecond when there are none.
     """
-    pause = _pause_function()
+    pause = _openmp_function("omp_pause_resource_all")
     if pause is not None:
         pause(_PAUSE_SOFT)
+
+
+def compute_alone() -> None:
+    """From now on torch computes in the calling thread alone; other threads are not changed.
+
+    For a thread whose networks run in llama.cpp: that has workers of its own, and idle ones of torch's would take their cores. Does
+    nothing where torch does not run on OpenMP.
+    """
+    function = _openmp_function("omp_set_num_threads")
+    if function is not None:
+        torch.get_num_threads()  # torch sets the thread's number when it is first asked
+        function(1)
 
 
 @contextlib.contextmanager
@@ -43,16 +55,16 @@ def num_threads(number: int) -> Iterator[None]:
 
 
 @functools.cache
-def _pause_function() -> Callable[[int], int] | None:
-    """`omp_pause_resource_all` of the OpenMP library that torch has loaded."""
+def _openmp_function(name: str) -> Callable[[int], int] | None:
+    """A function of the OpenMP library that torch has loaded."""
     if os.name != "posix" or "OpenMP" not in torch.__config__.parallel_info():
         return None
     for library in sorted((Path(torch.__file__).parent / "lib").glob("lib*omp*.so*")):
         try:
             loaded = ctypes.CDLL(str(library), mode=os.RTLD_NOLOAD)
-            function = loaded.omp_pause_resource_all
+            function: Callable[[int], int] = getattr(loaded, name)
         except (OSError, AttributeError):  # not loaded, or before OpenMP 5.0
             continue
-        function.argtypes, function.restype = [ctypes.c_int], ctypes.c_int
+        function.argtypes, function.restype = [ctypes.c_int], ctypes.c_int  # type: ignore[attr-defined]
         return function
     return None

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from eft_engine.engine.routing import Stream
-from eft_engine.models.kv_cache import KVSlot
-from eft_engine.models.language_model import LanguageModel
+from eft_engine.models.network import KVSlot, Network
 
 MIN_SHARED_LEN = 16
 """Shorter common beginnings are read again: that is as fast as moving them."""
@@ -38,17 +37,18 @@ def common_prefix_len(first: Sequence[int], second: Sequence[int]) -> int:
 class ReadPrefix:
     """Tokens that a slot holds. `warm`: no request uses the slot, so it may be taken over."""
 
-    network: LanguageModel
+    network: Network
     adapter: str | None
     token_ids: tuple[int, ...]
     slot: KVSlot
     warm: bool
 
     def shared_len(self, stream: Stream) -> int:
-        """Tokens at the start of the stream's prompt that this slot holds; the last one is always left to be read."""
+        """Tokens at the start of the stream's prompt that this slot can give it; the last one is always left to be read."""
         if (self.network, self.adapter) != (stream.network, stream.adapter):
             return 0
-        return common_prefix_len(self.token_ids, stream.prompt_ids[:-1])
+        length = common_prefix_len(self.token_ids, stream.prompt_ids[:-1])
+        return self.network.kv_cache.keepable_len(self.slot, length)
 
 
 class PrefixCache:
@@ -119,6 +119,8 @@ class PrefixCache:
 def worth_waiting(stream: Stream, running: Iterable[Stream]) -> bool:
     """Whether a running request is about to read a beginning that `stream` shares, so that starting later means reading less."""
     for other in running:
+        if stream.network.has_state:  # by the time that the beginning was read, more was
+            continue
         if (other.network, other.adapter) == (stream.network, stream.adapter) and other.cache_len < len(
             other.prompt_ids
         ):

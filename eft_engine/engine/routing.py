@@ -17,9 +17,8 @@ from torch import Tensor
 from eft_engine.config import CompositionOptions
 from eft_engine.decoding.composition import member_coefficients
 from eft_engine.errors import InvalidOptionError
-from eft_engine.models.kv_cache import KVSlot
-from eft_engine.models.language_model import Block, LanguageModel
 from eft_engine.models.loading import Trio
+from eft_engine.models.network import Block, KVSlot, Network
 from eft_engine.text.prompt import RenderedPrompt
 
 
@@ -31,7 +30,7 @@ class Stream:
     sum of their coefficients. `slot` is held while the sequence runs; `num_cached` of its tokens were there from the start.
     """
 
-    network: LanguageModel
+    network: Network
     adapter: str | None
     prompt_ids: tuple[int, ...]
     members: tuple[int, ...]
@@ -116,7 +115,7 @@ def plan_route(
         InvalidOptionError: conservative mode with more than one active pair.
     """
     coefficients = member_coefficients(list(weights.values()), amplification=composition.amplification)
-    grouped: dict[tuple[LanguageModel, str | None, tuple[int, ...]], list[int]] = {}
+    grouped: dict[tuple[Network, str | None, tuple[int, ...]], list[int]] = {}
     for index, member in enumerate(trio.members.values()):
         prompt_ids = getattr(prompt, member.name.rpartition(".")[2])
         grouped.setdefault((member.network, member.adapter, prompt_ids), []).append(index)

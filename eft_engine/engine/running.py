@@ -5,8 +5,9 @@ from __future__ import annotations
 import enum
 import statistics
 import time
-from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from eft_engine.decoding.composition import member_logprobs
 from eft_engine.engine.metrics import EngineTotals
-from eft_engine.models.language_model import Block, LanguageModel
+from eft_engine.engine.side_by_side import threads_side_by_side
+from eft_engine.models.network import Block, Network
 from eft_engine.text.vocabulary import SharedVocabulary
 
 PADDING_FREE_LEN = 16
@@ -23,7 +25,16 @@ PADDING_FREE_LEN = 16
 NUM_REMEMBERED = 9
 """Forward passes of one size whose median time is the estimate for that size."""
 
+APART = 8
+"""Sizes up to this one have estimates of their own."""
+
 CALIBRATION_SIZES = (1, 4, 16)
+
+CALIBRATION_ROUNDS = 3
+"""Times that networks side by side are timed; the first one starts threads."""
+
+MAX_SIDE_BY_SIDE = 32
+"""Networks that run at the same time; with more of them, some wait."""
 
 
 class Work(enum.Enum):
@@ -33,24 +44,30 @@ class Work(enum.Enum):
     VERIFY = "composes logits, draws the target's tokens, and tells callers"
 
 
+Part = Network | Work | frozenset[Network]
+"""Of a step: passes of a network, other work, or passes of networks side by side."""
+
+
 class StepCosts:
     """Seconds of the parts of a step by their size: a network's forward pass by tokens, other work by rows; as they were measured.
 
-    They are collected by powers of two of the size. Between two sizes the estimate is linear, beyond the largest one proportional.
+    Small sizes are kept apart (kernels often work in blocks of a few rows), larger ones are collected by powers of two. Between two
+    sizes the estimate is linear, beyond the largest one proportional.
     """
 
     def __init__(self) -> None:
-        self._noted: dict[LanguageModel | Work, dict[int, deque[tuple[int, float]]]] = defaultdict(dict)
+        self._noted: dict[Part, dict[int, deque[tuple[int, float]]]] = defaultdict(dict)
         # Asked for many times between two notes.
-        self._medians: dict[LanguageModel | Work, list[tuple[float, float]]] = {}
+        self._medians: dict[Part, list[tuple[float, float]]] = {}
 
-    def note(self, part: LanguageModel | Work, size: int, seconds: float) -> None:
+    def note(self, part: Part, size: int, seconds: float) -> None:
         """A forward pass over `size` tokens, padding included, or other work on `size` rows, took `seconds`."""
         sizes = self._noted[part]
-        sizes.setdefault(size.bit_length(), deque(maxlen=NUM_REMEMBERED)).append((size, seconds))
+        key = size if size <= APART else APART + size.bit_length()
+        sizes.setdefault(key, deque(maxlen=NUM_REMEMBERED)).append((size, seconds))
         self._medians.pop(part, None)
 
-    def estimate(self, part: LanguageModel | Work, size: int) -> float:
+    def estimate(self, part: Part, size: int) -> float:
         """Expected seconds; 0 for what was never done, but drawing is taken to be like verifying until it is known."""
         if part not in self._medians:
             self._medians[part] = sorted(
@@ -69,6 +86,11 @@ class StepCosts:
         (left, left_seconds), (right, right_seconds) = points[above - 1 : above + 1]
         return left_seconds + (right_seconds - left_seconds) * (size - left) / (right - left)
 
+    def estimate_passes(self, passes: Mapping[Network, int]) -> float:
+        """Expected seconds of an evaluation in which each network reads so many tokens."""
+        together = self.estimate(frozenset(passes), 1) if threads_side_by_side(passes) is not None else 0.0
+        return together or sum(self.estimate(network, size) for network, size in passes.items())
+
 
 class StreamRunner:
     """Runs blocks of any networks. Belongs to the engine's thread."""
@@ -79,16 +101,18 @@ class StreamRunner:
         self._totals = totals
         self.masked_ids = torch.tensor(vocabulary.masked_ids, dtype=torch.long, device=device)
         self.costs = StepCosts()
-        self._streams: dict[LanguageModel, torch.cuda.Stream] = {}
+        self._streams: dict[Network, torch.cuda.Stream] = {}
+        self._threads = ThreadPoolExecutor(MAX_SIDE_BY_SIDE, thread_name_prefix="eft-network")
+        self._overlap_s = 0.0  # of forward passes that ran side by side
 
-    def calibrate(self, networks: Iterable[LanguageModel]) -> None:
+    def calibrate(self, networks: Sequence[Network]) -> None:
         """Time passes of a few sizes, so that the first decisions about drafting are not guesses. The first pass of each size
-        pays for memory and is not counted.
+        pays for memory and is not counted; in llama.cpp the first of all, which has all of its memory.
         """
-        for network in networks:
-            slot = network.kv_cache.allocate()
+        slots = {network: network.kv_cache.allocate() for network in networks}
+        for network, slot in slots.items():
             for num_tokens in CALIBRATION_SIZES:
-                for counted in (False, True):
+                for counted in (False, True) if num_tokens == 1 or network.num_threads == 0 else (True,):
                     started = time.perf_counter()
                     network.forward([Block(slot, [0] * num_tokens, 1)])
                     if network.device.type != "cpu":
@@ -96,33 +120,70 @@ class StreamRunner:
                     if counted:
                         self.costs.note(network, num_tokens, time.perf_counter() - started)
                     slot.truncate(0)
+        threads = threads_side_by_side(dict.fromkeys(networks, 1))
+        for _ in range(CALIBRATION_ROUNDS if threads is not None else 0):
+            assert threads is not None, "a round is for networks that run side by side"
+            self._compute_side_by_side({network: [Block(slot, [0], 1)] for network, slot in slots.items()}, threads)
+            for slot in slots.values():
+                slot.truncate(0)
+        for network, slot in slots.items():
             network.kv_cache.release(slot)
 
     @contextmanager
     def timing(self, work: Work, num_rows: int) -> Iterator[None]:
         """Note what the block takes besides forward passes. On an accelerator it only queues, so there nothing is noted."""
-        started, forward_s = time.perf_counter(), self._totals.forward_s
+        started, forward_s = time.perf_counter(), self._totals.forward_s - self._overlap_s
         yield
         if self.device.type == "cpu":
-            self.costs.note(work, num_rows, time.perf_counter() - started - (self._totals.forward_s - forward_s))
+            forward_s = self._totals.forward_s - self._overlap_s - forward_s
+            self.costs.note(work, num_rows, time.perf_counter() - started - forward_s)
 
-    def read(self, blocks: Iterable[tuple[LanguageModel, Block]]) -> None:
+    def read(self, blocks: Iterable[tuple[Network, Block]]) -> None:
         """Feed blocks of which no logits are wanted."""
         for network, group in _grouped(blocks):
             self._forward(network, group)
 
-    def logprobs(self, blocks: Iterable[tuple[LanguageModel, Block]]) -> Iterator[tuple[list[Block], Tensor, Tensor]]:
+    def logprobs(self, blocks: Iterable[tuple[Network, Block]]) -> Iterator[tuple[list[Block], Tensor, Tensor]]:
         """Feed blocks; yields, group by group, the blocks, their log-probabilities over the shared vocabulary
         `[sum of num_logits, width]` in float32, and the normalisers `[sum of num_logits]`.
         """
         for group, logits in self._run(list(_grouped(blocks))):
             yield group, *member_logprobs(logits[:, : self.width].to(self.device), self.masked_ids)
 
-    def _run(self, groups: list[tuple[LanguageModel, list[Block]]]) -> Iterator[tuple[list[Block], Tensor]]:
-        """Groups and their logits; on a GPU, networks run side by side, each in a stream of its own."""
-        if self.device.type != "cuda" or len({network for network, _ in groups}) < 2:
+    def _run(self, groups: list[tuple[Network, list[Block]]]) -> Iterator[tuple[list[Block], Tensor]]:
+        """Groups and their logits. Networks may run side by side: on a GPU in streams, in llama.cpp in threads of their own."""
+        threads = threads_side_by_side(_tokens(groups))
+        on_gpu = [(network, group) for network, group in groups if network.device.type == "cuda"]
+        if threads is not None:
+            blocks = dict(groups)
+            for network, (logits, seconds) in self._compute_side_by_side(blocks, threads).items():
+                self._totals.count_forward(network, 1, seconds)
+                yield blocks[network], logits
+        elif len(on_gpu) == len(groups) and len({network for network, _ in groups}) > 1:
+            yield from self._run_in_streams(groups)
+        else:
             yield from ((group, self._forward(network, group)) for network, group in groups)
-            return
+
+    def _compute_side_by_side(
+        self, blocks: Mapping[Network, list[Block]], threads: Mapping[Network, int]
+    ) -> dict[Network, tuple[Tensor, float]]:
+        """Logits and seconds of each network, which reads one token."""
+        for network, number in threads.items():
+            network.use_threads(number)
+        try:
+            started = time.perf_counter()
+            passes = {network: self._threads.submit(self._timed, network, group) for network, group in blocks.items()}
+            wait(passes.values())  # whatever fails: nobody computes when the step goes on
+            done = {network: computed.result() for network, computed in passes.items()}
+            seconds = time.perf_counter() - started
+        finally:
+            for network in threads:
+                network.use_threads(network.num_threads)
+        self.costs.note(frozenset(blocks), 1, seconds)
+        self._overlap_s += sum(own for _, own in done.values()) - seconds
+        return done
+
+    def _run_in_streams(self, groups: list[tuple[Network, list[Block]]]) -> Iterator[tuple[list[Block], Tensor]]:
         here = torch.cuda.current_stream(self.device)
         done = []
         for network, group in groups:
@@ -138,10 +199,14 @@ class StreamRunner:
             here.wait_stream(stream)
         yield from done
 
-    def _forward(self, network: LanguageModel, group: list[Block]) -> Tensor:
+    @staticmethod
+    def _timed(network: Network, group: list[Block]) -> tuple[Tensor, float]:
         started = time.perf_counter()
         logits = network.forward(group)
-        seconds = time.perf_counter() - started
+        return logits, time.perf_counter() - started
+
+    def _forward(self, network: Network, group: list[Block]) -> Tensor:
+        logits, seconds = self._timed(network, group)
         num_tokens = len(group) * max(len(block.token_ids) for block in group)
         if logits.device.type == "cpu":  # elsewhere the pass has only been queued by now
             self.costs.note(network, num_tokens, seconds)
@@ -149,8 +214,16 @@ class StreamRunner:
         return logits
 
 
-def _grouped(blocks: Iterable[tuple[LanguageModel, Block]]) -> Iterator[tuple[LanguageModel, list[Block]]]:
-    by_network: dict[LanguageModel, list[Block]] = defaultdict(list)
+def _tokens(groups: Iterable[tuple[Network, list[Block]]]) -> dict[Network, int]:
+    """Tokens of each network's passes."""
+    tokens: Counter[Network] = Counter()
+    for network, group in groups:
+        tokens[network] += sum(len(block.token_ids) for block in group)
+    return tokens
+
+
+def _grouped(blocks: Iterable[tuple[Network, Block]]) -> Iterator[tuple[Network, list[Block]]]:
+    by_network: dict[Network, list[Block]] = defaultdict(list)
     for network, block in blocks:
         by_network[network].append(block)
     for network, own in by_network.items():

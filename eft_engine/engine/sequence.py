@@ -191,7 +191,7 @@ class GenerationSequence(Sequence):
         self.last_drafted_at = 0
         self.lookup_acceptance = Acceptance(prior=0.6)
         self.forced_acceptance = Acceptance(prior=0.95)
-        self.tuned_acceptance = Acceptance(prior=0.7)
+        self.tuned_acceptance: Acceptance | None = None  # known when it first might draft
         self._kept: dict[Stream, list[tuple[Tensor, Tensor]]] = {}
         self._race_times: dict[int, Tensor] = {}  # of this step, by offset
         self.lookup: PromptLookupIndex | None = None

@@ -27,8 +27,7 @@ from eft_engine.engine.running import StreamRunner, Work
 from eft_engine.engine.scheduler import PrefillWork, StepPlan
 from eft_engine.engine.sequence import GenerationSequence, ScoringSequence, Sequence
 from eft_engine.errors import NonFiniteLogitsError
-from eft_engine.models.kv_cache import KVSlot
-from eft_engine.models.language_model import Block, LanguageModel
+from eft_engine.models.network import Block, KVSlot, Network
 from eft_engine.outputs import PairScore, TokenLogprobs, TokenScore, TopToken
 from eft_engine.text.tokenizer import Tokenizer
 from eft_engine.text.vocabulary import SharedVocabulary
@@ -88,7 +87,7 @@ class Stepper:
         self._drafter = Drafter(self._runner)
         self._tokenizer = tokenizer
 
-    def calibrate(self, networks: Seq[LanguageModel]) -> None:
+    def calibrate(self, networks: Seq[Network]) -> None:
         """See `StreamRunner.calibrate`."""
         self._runner.calibrate(networks)
 
@@ -117,7 +116,7 @@ class Stepper:
     def _evaluate(self, sequences: Seq[Sequence]) -> Evaluation:
         """Run all streams of these sequences over their drafts; what drafting has predicted already is not run again."""
         rows: list[tuple[Sequence, range]] = []
-        blocks: list[tuple[LanguageModel, Block]] = []
+        blocks: list[tuple[Network, Block]] = []
         places: dict[KVSlot, tuple[int, int]] = {}  # first row and member of a block's logits
         kept: list[tuple[int, int, Tensor, Tensor]] = []
         num_rows = 0

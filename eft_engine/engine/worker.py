@@ -7,7 +7,7 @@ import logging
 import threading
 from weakref import WeakSet
 
-from eft_engine.engine.openmp import release_workers
+from eft_engine.engine.openmp import compute_alone, release_workers
 from eft_engine.engine.scheduler import Scheduler, StepPlan
 from eft_engine.engine.sequence import Sequence
 from eft_engine.engine.step import Stepper
@@ -27,10 +27,17 @@ def _close_all() -> None:
 
 
 class EngineWorker:
-    """Owns the scheduler and the stepper. `submit`, `cancel` and `close` may be called from any thread."""
+    """Owns the scheduler and the stepper. `submit`, `cancel` and `close` may be called from any thread.
 
-    def __init__(self, scheduler: Scheduler, stepper: Stepper, *, max_queued_requests: int | None) -> None:
+    Args:
+        computes_alone: what torch computes here, it computes in this thread alone.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, stepper: Stepper, *, max_queued_requests: int | None, computes_alone: bool
+    ) -> None:
         self._max_queued_requests = max_queued_requests
+        self._computes_alone = computes_alone
         self._scheduler = scheduler
         self._stepper = stepper
         self._inbox: list[Sequence] = []
@@ -91,6 +98,8 @@ class EngineWorker:
             self._thread.join()
 
     def _run(self) -> None:
+        if self._computes_alone:
+            compute_alone()
         while self._wait_for_work():
             try:
                 self._work()

@@ -22,6 +22,9 @@ from eft_engine.errors import CorruptWeightsError, UnsafeWeightsError, Unsupport
 AdapterRows = Mapping[str, Tensor]
 """By adapter: which rows of a pass have it, bool `[rows]`."""
 
+INITIAL_VALUES_FROM_THE_MODEL = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Initialisations of PEFT that subtract what they put into A and B from the weights of the layer (PiSSA, arXiv 2404.02948)."""
+
 
 class AdapterSwitch:
     """Holds the adapters of one network and adds to each row what its adapter says."""
@@ -118,9 +121,24 @@ def check_adapter(folder: Path, *, member: str) -> dict[str, Any]:
     """The adapter's configuration, if the engine can switch it per row.
 
     Raises:
+        UnsafeWeightsError, CorruptWeightsError: see `read_adapter_config`.
+        UnsupportedAdapterError: not a plain LoRA, or it touches embeddings or the output layer.
+    """
+    config = read_adapter_config(folder, member=member)
+    reasons = beyond_lora(config)
+    if _touches_embeddings(config.get("target_modules")):
+        reasons.append("it changes the embeddings or the output layer")
+    if reasons:
+        raise _unsupported(folder, member, reasons)
+    return config
+
+
+def read_adapter_config(folder: Path, *, member: str) -> dict[str, Any]:
+    """The configuration of an adapter whose weights lie beside it as safetensors; the weights are not opened.
+
+    Raises:
         UnsafeWeightsError: there are only pickled weights.
         CorruptWeightsError: files are missing or unreadable.
-        UnsupportedAdapterError: not a plain LoRA, or it touches embeddings or the output layer.
     """
     source = str(folder)
     weights = folder / "adapter_model.safetensors"
@@ -135,15 +153,20 @@ def check_adapter(folder: Path, *, member: str) -> dict[str, Any]:
         raise CorruptWeightsError(f"{member}: {folder} has no adapter_model.safetensors", member=member, source=source)
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        kind, rank = config["peft_type"], config["r"]
+        _ = config["peft_type"], config["r"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptWeightsError(
             f"{member}: {folder}/adapter_config.json is not an adapter configuration: {error!r}",
             member=member,
             source=source,
         ) from error
-    assert rank is not None
-    reasons = [
+    return dict(config)
+
+
+def beyond_lora(config: Mapping[str, Any]) -> list[str]:
+    """What an adapter does beyond adding `scaling * B(A(x))` to layers, by its configuration; no runtime can hold that."""
+    kind, initial = config["peft_type"], str(config.get("init_lora_weights", True)).lower()
+    return [
         reason
         for found, reason in (
             (kind != "LORA", f"it is of type {kind}, not LORA"),
@@ -154,17 +177,16 @@ def check_adapter(folder: Path, *, member: str) -> dict[str, Any]:
                 config.get("target_parameters"),
                 f"it changes parameters outside of layers ({config.get('target_parameters')})",
             ),
-            (
-                _touches_embeddings(config.get("target_modules")),
-                "it changes the embeddings or the output layer",
-            ),
             (config.get("bias", "none") != "none", f"it trains biases (bias={config.get('bias')!r})"),
+            (config.get("layer_replication"), "it repeats layers of the model"),
+            (
+                initial.startswith(INITIAL_VALUES_FROM_THE_MODEL),
+                f"it starts from values taken out of the model's own weights (init_lora_weights={initial!r}), which would "
+                "change for the other members too; save it with PEFT's path_initial_model_for_weight_conversion",
+            ),
         )
         if found
     ]
-    if reasons:
-        raise _unsupported(folder, member, reasons)
-    return dict(config)
 
 
 def _unsupported(folder: Path, member: str, reasons: Sequence[str]) -> UnsupportedAdapterError:

@@ -19,24 +19,11 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from eft_engine.models.network import KVSlot
 from eft_engine.transfer import upload
 
 LENGTH_STEP = 256
 """Buffers grow to a multiple of this many positions (and at least by half), so that growing stays rare."""
-
-
-@dataclass(eq=False)
-class KVSlot:
-    """One stream's place in the cache. `length` is the number of valid positions, `reserved_len` how many it may need."""
-
-    index: int
-    length: int = 0
-    reserved_len: int = 0
-
-    def truncate(self, length: int) -> None:
-        """Keep the first `length` positions."""
-        assert 0 <= length <= self.length, f"cannot keep {length} of {self.length} positions"
-        self.length = length
 
 
 @dataclass
@@ -248,6 +235,10 @@ class SlotKVCache(Cache):  # type: ignore[misc]
         self.max_len = 0
         self.reserve(max((slot.length for slot in self._slots if slot is not None), default=0))
         self.fit()
+
+    def keepable_len(self, slot: KVSlot, length: int) -> int:
+        """All of them: positions are kept apart."""
+        return length
 
     @torch.inference_mode()
     def copy_prefix(self, source: KVSlot, target: KVSlot, length: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,8 +14,9 @@ from transformers import PreTrainedModel
 from eft_engine.errors import UnsupportedModelError
 from eft_engine.models.adapters import AdapterRows, AdapterSwitch
 from eft_engine.models.attention_backends import use_attention
-from eft_engine.models.kv_cache import BatchLayout, KVSlot, SlotKVCache
+from eft_engine.models.kv_cache import BatchLayout, SlotKVCache
 from eft_engine.models.linear import pack_linear, restore_linear
+from eft_engine.models.network import Block, Network
 from eft_engine.models.recording import RecordedPasses, Recorder
 from eft_engine.transfer import upload
 
@@ -24,26 +24,7 @@ SELF_CHECK_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 """Largest allowed difference of logits, relative to the largest logit; other dtypes: 0.1, as their rounding differs by path."""
 
 
-@dataclass(frozen=True)
-class Block:
-    """What one stream feeds in one forward pass, and for how many of its last tokens logits are wanted."""
-
-    slot: KVSlot
-    token_ids: Sequence[int]
-    num_logits: int
-    adapter: str | None = None
-    unread_ids: Tensor | None = None
-    """The block's last tokens where only the device knows them yet; `token_ids` has placeholders there."""
-
-    def read(self) -> Block:
-        """The same block with all of its tokens known to the host, which waits for the device if it must."""
-        if self.unread_ids is None:
-            return self
-        known = self.token_ids[: len(self.token_ids) - len(self.unread_ids)]
-        return replace(self, token_ids=[*known, *self.unread_ids.tolist()], unread_ids=None)
-
-
-class LanguageModel:
+class LanguageModel(Network):
     """A causal language model of transformers, run over slots.
 
     While it is held here the model's attention function, its output layer and, on a CPU, its linear layers are ours; `release`
@@ -63,6 +44,7 @@ class LanguageModel:
     """
 
     kv_cache_type: ClassVar[type[SlotKVCache]] = SlotKVCache
+    kv_cache: SlotKVCache
 
     def __init__(
         self,
@@ -85,6 +67,7 @@ class LanguageModel:
         self.num_layers: int = text_config.num_hidden_layers
         self.device = model.get_input_embeddings().weight.device
         self.adapters = AdapterSwitch(model)
+        self._adapter_names: dict[Path, str] = {}
         self._wanted: tuple[Tensor, Tensor] | None = None
         self._own_attention: str = model.config._attn_implementation
         self._attention = use_attention(attention, model, name=name)
@@ -120,8 +103,15 @@ class LanguageModel:
     def _own_parameters(self) -> Iterator[Tensor]:
         return (parameter for key, parameter in self.model.named_parameters() if ".lora_" not in key)
 
-    def add_adapter(self, folder: Path, *, member: str) -> str:
-        """Load a LoRA adapter onto this network; returns the name that blocks refer to. Errors: `AdapterSwitch.add`."""
+    def with_adapter(self, adapter: Path, *, member: str) -> tuple[LanguageModel, str]:
+        """See `Network`: the network itself, onto which the LoRA adapter of a PEFT folder is loaded, each folder once.
+        Errors: `AdapterSwitch.add`.
+        """
+        if adapter not in self._adapter_names:
+            self._adapter_names[adapter] = self._add_adapter(adapter, member=member)
+        return self, self._adapter_names[adapter]
+
+    def _add_adapter(self, folder: Path, *, member: str) -> str:
         if self.recorded is not None:
             self.recorded.forget()
         restore_linear(self.model)  # PEFT looks at the weights of the layers that it wraps
@@ -247,6 +237,7 @@ class LanguageModel:
         """Give the model back: own attention function, own linear layers, no hooks, no adapters of ours. The cache is dropped."""
         self._hook.remove()
         self.adapters.remove()
+        self._adapter_names.clear()
         restore_linear(self.model)
         self.model.set_attn_implementation(self._own_attention)
         self.recorded = None

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from safetensors import SafetensorError
 from torch.distributed.tensor import DTensor
-from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedModel, modeling_gguf_pytorch_utils
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from eft_engine.config import EngineConfig
@@ -24,13 +23,24 @@ from eft_engine.errors import (
     ModelNotFoundError,
     UnsupportedModelError,
 )
+from eft_engine.models.gguf_weights import load_gguf_model
 from eft_engine.models.language_model import LanguageModel
-from eft_engine.models.planning import PlannedNetwork, TrioPlan
+from eft_engine.models.llama_cpp.network import LlamaCppNetwork
+from eft_engine.models.llama_cpp.weights import LlamaCppWeights
+from eft_engine.models.network import Network
+from eft_engine.models.network_plans import PlannedNetwork
+from eft_engine.models.planning import TrioPlan
 from eft_engine.models.process_group import RankChannel, num_ranks
 from eft_engine.models.recording import recorder_for
 from eft_engine.models.tensor_parallel import ShardedLanguageModel, follow, loading_arguments
 from eft_engine.text.tokenizer import Tokenizer
 from eft_engine.text.vocabulary import MemberVocabulary, SharedVocabulary, prove_vocabulary
+
+MAX_LLAMA_CPP_SLOTS = 256
+"""Sequences that llama.cpp can tell apart in one context; who comes beyond them waits."""
+
+SCORED_TOGETHER = 64
+"""Rows of logits that a scoring request wants at a time."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,7 @@ class TrioMember:
     """One member ready to run: a network, the name of its adapter on that network, and its tokenizer."""
 
     name: str
-    network: LanguageModel
+    network: Network
     adapter: str | None
     tokenizer: Tokenizer
 
@@ -51,7 +61,7 @@ class Trio:
     vocabulary: SharedVocabulary
 
     @property
-    def networks(self) -> list[LanguageModel]:
+    def networks(self) -> list[Network]:
         """The distinct networks, the base's first."""
         return list(dict.fromkeys(member.network for member in self.members.values()))
 
@@ -65,12 +75,11 @@ def load_trio(plan: TrioPlan, config: EngineConfig) -> Trio:
         UnsupportedModelError: see `LanguageModel`.
         TensorParallelError: another rank could not load its part of a network.
     """
-    networks: dict[str, LanguageModel] = {}
-    adapters: dict[tuple[str, Path], str] = {}
+    networks: dict[str, Network] = {}
     members: dict[str, TrioMember] = {}
-    with _progress_display(plan, config) as advance:
+    with _progress_display(plan, config) as display:
         if plan.sharded:
-            sharded, channel = _load_sharded(plan, config, advance)
+            sharded, channel = _load_sharded(plan, config, display)
             channel.open()
             for leading in sharded.values():
                 leading.lead(channel)
@@ -80,18 +89,22 @@ def load_trio(plan: TrioPlan, config: EngineConfig) -> Trio:
         try:
             for planned in plan.networks.values():
                 if planned.name not in networks:
-                    advance(planned)
-                    networks[planned.name] = _network(_load_model(planned), planned.name, config, keep_weights=False)
+                    networks[planned.name] = _load_network(planned, plan, config, display.start(planned))
             for member in plan.members.values():
-                network, folder = networks[member.network], member.resolved.adapter
-                if folder is not None and (member.network, folder) not in adapters:
-                    adapters[member.network, folder] = network.add_adapter(folder, member=member.name)
-                adapter = adapters[member.network, folder] if folder is not None else None
+                network, adapter = networks[member.network], None
+                if member.resolved.adapter is not None:
+                    network, adapter = network.with_adapter(member.resolved.adapter, member=member.name)
                 members[member.name] = TrioMember(member.name, network, adapter, member.tokenizer)
         except BaseException:
-            for network in networks.values():  # ranks that follow must not wait
+            # Those with adapters too; and ranks that follow must not wait.
+            for network in dict.fromkeys([*networks.values(), *(member.network for member in members.values())]):
                 network.release()
             raise
+    unused = [
+        network for network in networks.values() if all(member.network is not network for member in members.values())
+    ]
+    for network in unused:  # only with adapters, which are networks of their own
+        network.release()
     return Trio(members, plan.vocabulary)
 
 
@@ -102,13 +115,13 @@ def follow_trio(plan: TrioPlan, config: EngineConfig) -> None:
         LoadError: as for `load_trio`.
         TensorParallelError: another rank could not load its part, is lost, or failed.
     """
-    with _progress_display(plan, config) as advance:
-        networks, channel = _load_sharded(plan, config, advance)
+    with _progress_display(plan, config) as display:
+        networks, channel = _load_sharded(plan, config, display)
     follow(networks, channel)
 
 
 def _load_sharded(
-    plan: TrioPlan, config: EngineConfig, advance: Callable[[PlannedNetwork], None]
+    plan: TrioPlan, config: EngineConfig, display: LoadingDisplay
 ) -> tuple[dict[str, ShardedLanguageModel], RankChannel]:
     """On all ranks together: the networks that are split, before any other."""
     channel = RankChannel(timeout_s=config.tensor_parallel_timeout_s)
@@ -116,9 +129,9 @@ def _load_sharded(
     with channel.agreement():
         _check_memory(plan.networks.values() if channel.rank == 0 else plan.sharded)
     for planned in plan.sharded:
-        advance(planned)
+        progress = display.start(planned)
         with channel.agreement():
-            model = _load_model(planned)
+            model = _load_model(planned, progress)
         with channel.agreement():
             networks[planned.name] = ShardedLanguageModel(
                 model, name=planned.name, attention=config.attention, self_check=config.self_check
@@ -156,6 +169,34 @@ def trio_from_models(
     return Trio(members, vocabulary)
 
 
+def _load_network(
+    planned: PlannedNetwork, plan: TrioPlan, config: EngineConfig, progress: Callable[[int], None]
+) -> Network:
+    if planned.runtime == "torch":
+        return _network(_load_model(planned, progress), planned.name, config, keep_weights=False)
+    assert planned.gguf is not None, "llama.cpp computes .gguf files alone"
+    assert planned.llama_cpp is not None, "a network in llama.cpp has options for it"
+    weights = LlamaCppWeights(
+        planned.gguf,
+        options=planned.llama_cpp,
+        name=planned.name,
+        original_context_len=planned.original_context_len,
+        progress=progress,
+    )
+    # A request may have a stream for each member; then there are warm prefixes, and two that only loading uses.
+    num_members = sum(member.network == planned.name for member in plan.members.values())
+    num_slots = config.max_num_seqs * num_members + config.max_warm_prefixes + 2
+    rows_of_request = 1 + config.speculation.max_draft_tokens
+    return LlamaCppNetwork(
+        weights,
+        options=planned.llama_cpp,
+        name=planned.name,
+        max_slots=min(num_slots, MAX_LLAMA_CPP_SLOTS),
+        max_outputs=max(SCORED_TOGETHER, config.max_num_seqs * rows_of_request),
+        self_check=config.self_check,
+    )
+
+
 def _network(model: PreTrainedModel, name: str, config: EngineConfig, *, keep_weights: bool) -> LanguageModel:
     return LanguageModel(
         model,
@@ -167,8 +208,19 @@ def _network(model: PreTrainedModel, name: str, config: EngineConfig, *, keep_we
     )
 
 
-def _load_model(network: PlannedNetwork) -> PreTrainedModel:
+def _load_model(network: PlannedNetwork, progress: Callable[[int], None]) -> PreTrainedModel:
     own, source = network.member, network.source
+    if network.gguf is not None and own.device_map is None and own.quantization_config is None:
+        assert network.config is not None, "torch has a configuration"
+        assert network.dtype is not None, "torch has a dtype"
+        return load_gguf_model(
+            network.gguf,
+            network.config,
+            dtype=network.dtype,
+            device=network.device,
+            member=network.name,
+            progress=progress,
+        )
     arguments: dict[str, Any] = {
         "dtype": network.dtype,
         "trust_remote_code": own.trust_remote_code,
@@ -181,7 +233,8 @@ def _load_model(network: PlannedNetwork) -> PreTrainedModel:
         arguments["revision"] = own.revision
     if source.gguf_file:
         arguments["gguf_file"] = source.gguf_file
-        arguments["quantization_config"] = own.quantization_config or GgufConfig(dequantize=True)
+        if own.quantization_config is not None:
+            arguments["quantization_config"] = own.quantization_config
     else:
         arguments["use_safetensors"] = True
         if own.quantization_config is not None:
@@ -270,36 +323,45 @@ def _gib(num_bytes: int) -> str:
     return f"{num_bytes / 2**30:.2f} GiB"
 
 
+class LoadingDisplay:
+    """A bar over the bytes of all networks on stderr, or a line per network where stderr is no terminal."""
+
+    def __init__(self, plan: TrioPlan, progress: Progress, task: TaskID, *, lines: Console | None) -> None:
+        self._plan = plan
+        self._progress = progress
+        self._task = task
+        self._lines = lines
+        self._done = 0
+
+    def start(self, network: PlannedNetwork) -> Callable[[int], None]:
+        """A network is loaded next. Returns what to call with the bytes of it that are there."""
+        users = [member.name for member in self._plan.members.values() if member.network == network.name]
+        text = (
+            f"loading {network.source} ({_gib(network.parameter_bytes)}, {network.type_name}, {network.runtime}) for "
+            f"{', '.join(users)}"
+        )
+        before = self._done
+        self._progress.update(self._task, description=text, completed=before)
+        if self._lines is not None:
+            self._lines.print(text, soft_wrap=True)
+        self._done += network.parameter_bytes
+        return lambda num_bytes: self._progress.update(self._task, completed=before + num_bytes)
+
+
 @contextmanager
-def _progress_display(plan: TrioPlan, config: EngineConfig) -> Iterator[Any]:
-    """A bar over the bytes of all networks on stderr, or a line per network where stderr is no terminal; yields a function to call
-    before each network is loaded.
-    """
+def _progress_display(plan: TrioPlan, config: EngineConfig) -> Iterator[LoadingDisplay]:
     console = Console(stderr=True)
     show = console.is_terminal if config.show_progress is None else config.show_progress
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     had_bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # one display, not two over each other
-    own_gguf_bar = modeling_gguf_pytorch_utils.tqdm  # the only bar of loading that ignores that switch
-    modeling_gguf_pytorch_utils.tqdm = transformers_logging.tqdm
-    done = 0
     try:
         with Progress(
             *columns, console=console, transient=True, disable=not (show and console.is_terminal)
         ) as progress:
             task = progress.add_task("loading", total=sum(n.parameter_bytes for n in plan.networks.values()))
-
-            def advance(network: PlannedNetwork) -> None:
-                nonlocal done
-                users = [member.name for member in plan.members.values() if member.network == network.name]
-                text = f"loading {network.source} ({_gib(network.parameter_bytes)}) for {', '.join(users)}"
-                progress.update(task, description=text, completed=done)
-                if show and not console.is_terminal:
-                    console.print(text, soft_wrap=True)
-                done += network.parameter_bytes
-
-            yield advance
+            lines = console if show and not console.is_terminal else None
+            yield LoadingDisplay(plan, progress, task, lines=lines)
     finally:
-        modeling_gguf_pytorch_utils.tqdm = own_gguf_bar
         if had_bars:
             transformers_logging.enable_progress_bar()

@@ -6,53 +6,33 @@ the meta device, and the vocabulary proven. So a wrong trio is refused in second
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+from transformers import AutoTokenizer
 
 from eft_engine.config import EngineConfig, MemberConfig, TunedPair
-from eft_engine.errors import (
-    CorruptWeightsError,
-    InvalidOptionError,
-    ModelNotFoundError,
-    TokenizerMissingError,
-    UnsupportedAdapterError,
-    UnsupportedModelError,
-)
+from eft_engine.errors import TokenizerMissingError, UnsupportedAdapterError
 from eft_engine.models.adapters import adapter_num_bytes, check_adapter
-from eft_engine.models.process_group import accelerator_type, num_ranks
-from eft_engine.models.sources import ResolvedMember, Source, resolve_base, resolve_pair
-from eft_engine.models.tensor_parallel import why_not_split
+from eft_engine.models.gguf_file import GGUFFile, read_gguf
+from eft_engine.models.gguf_tokenizer import tokenizer_from_gguf
+from eft_engine.models.llama_cpp.adapter_file import check_gguf_adapter, check_peft_adapter
+from eft_engine.models.network_plans import GGUFReader, PlannedNetwork, network_key, plan_network
+from eft_engine.models.sources import ResolvedMember, resolve_base, resolve_pair
 from eft_engine.outputs import MemberReport, TrioReport, VocabularyReport
 from eft_engine.text.tokenizer import Tokenizer
 from eft_engine.text.vocabulary import MemberVocabulary, SharedVocabulary, prove_vocabulary
+
+logger = logging.getLogger(__name__)
 
 
 def member_names(pairs: Mapping[str, Any]) -> list[str]:
     """`base`, then `<pair>.tuned` and `<pair>.reference` for every pair: what members are called everywhere."""
     return ["base", *(f"{pair}.{role}" for pair in pairs for role in ("tuned", "reference"))]
-
-
-@dataclass(frozen=True)
-class PlannedNetwork:
-    """One set of weights, before it is loaded."""
-
-    name: str
-    source: Source
-    member: MemberConfig
-    config: PreTrainedConfig
-    architecture: str
-    num_parameters: int
-    dtype: torch.dtype
-    device: str
-
-    @property
-    def parameter_bytes(self) -> int:
-        """Bytes of the weights in `dtype` (a quantisation config makes them fewer)."""
-        return self.num_parameters * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -93,10 +73,13 @@ class TrioPlan:
                     architecture=network.architecture,
                     num_parameters=network.num_parameters,
                     parameter_bytes=network.parameter_bytes,
-                    adapter_bytes=adapter_num_bytes(adapter, network.dtype) if adapter else 0,
-                    logits_width=network.config.get_text_config().vocab_size,
-                    context_len=getattr(network.config.get_text_config(), "max_position_embeddings", 0),
-                    dtype=str(network.dtype).removeprefix("torch."),
+                    adapter_bytes=_adapter_bytes(adapter, network) if adapter else 0,
+                    logits_width=network.logits_width,
+                    context_len=network.context_len,
+                    dtype=network.type_name,
+                    runtime=network.runtime,
+                    is_mapped=network.is_mapped,
+                    notes=network.notes,
                 )
             )
         vocabulary = VocabularyReport(
@@ -123,31 +106,27 @@ def plan_trio(base: str | MemberConfig, pairs: Mapping[str, TunedPair], config: 
     for name, pair in pairs.items():
         resolved[f"{name}.tuned"], resolved[f"{name}.reference"] = resolve_pair(name, pair)
 
+    reader = GGUFReader()
     networks: dict[tuple[Any, ...], PlannedNetwork] = {}
     tokenizers: dict[tuple[Any, ...], Tokenizer] = {}
     members: dict[str, PlannedMember] = {}
     for role, member in resolved.items():
-        key = _network_key(member, config)
+        gguf = reader.read(role, member)
+        key = network_key(member, config)
         if key not in networks:
-            networks[key] = _plan_network(role, member, config)
+            networks[key] = plan_network(role, member, gguf, config)
         tokenizer_key = (member.source, member.config.revision, member.config.tokenizer)
         if tokenizer_key not in tokenizers:
-            tokenizers[tokenizer_key] = load_tokenizer(role, member)
+            tokenizers[tokenizer_key] = load_tokenizer(role, member, gguf)
         if member.adapter is not None:
-            check_adapter(member.adapter, member=role)
-            if member.config.tensor_parallel:
-                raise UnsupportedAdapterError(
-                    f"{role}: an adapter cannot sit on a tensor-parallel network; leave tensor_parallel out, or merge the "
-                    "adapter and give the merged model",
-                    member=role,
-                    source=str(member.adapter),
-                )
+            _check_adapter(role, member, networks[key])
         members[role] = PlannedMember(role, networks[key].name, member, tokenizers[tokenizer_key])
+    _tell_what_would_be_faster(networks.values())
 
     by_name = {network.name: network for network in networks.values()}
     vocabulary = prove_vocabulary(
         {
-            name: MemberVocabulary(member.tokenizer, by_name[member.network].config.get_text_config().vocab_size)
+            name: MemberVocabulary(member.tokenizer, by_name[member.network].logits_width)
             for name, member in members.items()
         },
         mismatched_tokens=config.mismatched_tokens,
@@ -162,114 +141,57 @@ def inspect_trio(
     return plan_trio(base, pairs, config or EngineConfig()).report()
 
 
-def _network_key(member: ResolvedMember, config: EngineConfig) -> tuple[Any, ...]:
-    """Members with equal keys share one set of weights."""
-    own = member.config
-    return (
-        member.source,
-        own.revision,
-        own.dtype or config.dtype,
-        own.device or config.device,
-        repr(own.device_map),
-        repr(own.quantization_config),
-        own.tensor_parallel,
-    )
-
-
-def _plan_network(role: str, member: ResolvedMember, config: EngineConfig) -> PlannedNetwork:
-    own, source = member.config, member.source
-    model_config = _load_config(role, member)
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=own.trust_remote_code)
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise UnsupportedModelError(
-            f"{role}: {source} is not a causal language model that transformers can build: {error}",
+def _check_adapter(role: str, member: ResolvedMember, network: PlannedNetwork) -> None:
+    adapter = member.adapter
+    assert adapter is not None, "the member has an adapter"
+    if member.config.tensor_parallel:
+        raise UnsupportedAdapterError(
+            f"{role}: an adapter cannot sit on a tensor-parallel network; leave tensor_parallel out, or merge the "
+            "adapter and give the merged model",
             member=role,
-            source=str(source),
-        ) from error
-    requested = own.dtype or config.dtype
-    if requested == "auto":
-        dtype = model_config.dtype or torch.float32
+            source=str(adapter),
+        )
+    if network.runtime == "torch":
+        if not adapter.is_dir():
+            raise UnsupportedAdapterError(
+                f"{role}: {adapter} is an adapter in llama.cpp's format and its network, {network.source}, runs in torch; give "
+                "the PEFT folder, or let llama.cpp run the network (a .gguf file, and runtime 'auto' or 'llama.cpp')",
+                member=role,
+                source=str(adapter),
+            )
+        check_adapter(adapter, member=role)
+        return
+    assert network.gguf is not None, "llama.cpp computes .gguf files alone"
+    if adapter.is_dir():
+        check_peft_adapter(adapter, model=network.gguf, member=role)
     else:
-        dtype = getattr(torch, requested)
-    device = resolve_device(own.device or config.device)
-    if own.tensor_parallel:
-        _check_tensor_parallel(role, source, model_config, device)
-    return PlannedNetwork(
-        name=role,
-        source=source,
-        member=own,
-        config=model_config,
-        architecture=type(model).__name__,
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        dtype=dtype,
-        device=device,
-    )
+        check_gguf_adapter(adapter, model=network.gguf, member=role)
 
 
-def _check_tensor_parallel(role: str, source: Source, model_config: PreTrainedConfig, device: str) -> None:
-    ranks = num_ranks()
-    if ranks < 2:
-        raise InvalidOptionError(
-            f"{role}: tensor_parallel splits a network over several processes, and this program is one; start it with "
-            "torchrun --nproc-per-node <processes> program.py",
-            option="tensor_parallel",
-            value=True,
-        )
-    if torch.device(device).type != accelerator_type():
-        raise InvalidOptionError(
-            f"{role}: a tensor-parallel network lies where transformers puts it, on {accelerator_type()}; got device={device!r}",
-            option="device",
-            value=device,
-        )
-    reason = "a .gguf file is read as a whole" if source.gguf_file else why_not_split(model_config, ranks)
-    if reason is not None:
-        raise UnsupportedModelError(
-            f"{role}: {source} cannot be tensor-parallel: {reason}", member=role, source=str(source)
-        )
+def _adapter_bytes(adapter: Path, network: PlannedNetwork) -> int:
+    if not adapter.is_dir():
+        return read_gguf(adapter, member=network.name).tensor_bytes
+    return adapter_num_bytes(adapter, network.dtype or torch.float32)  # converted ones are float32
 
 
-def resolve_device(device: str) -> str:
-    """A device name, with `auto` decided: the first GPU when there is one."""
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+def _tell_what_would_be_faster(networks: Iterable[PlannedNetwork]) -> None:
+    """One line for each network that llama.cpp would run, were it here."""
+    for network in networks:
+        if network.runtime == "torch" and network.gguf is not None:
+            for note in network.notes[:1]:
+                logger.warning("%s (%s) runs %s", network.source, network.name, note)
 
 
-def _load_config(role: str, member: ResolvedMember) -> PreTrainedConfig:
-    own, source = member.config, member.source
-    arguments: dict[str, Any] = {"revision": own.revision} if own.revision else {}
-    if source.gguf_file:
-        arguments["gguf_file"] = source.gguf_file
-    try:
-        return AutoConfig.from_pretrained(source.location, trust_remote_code=own.trust_remote_code, **arguments)
-    except ImportError as error:
-        raise UnsupportedModelError(
-            f"{role}: {source} needs a package that is not installed: {error} (GGUF files: pip install 'eft[gguf]')",
-            member=role,
-            source=str(source),
-        ) from error
-    except OSError as error:
-        raise ModelNotFoundError(
-            f"{role}: {source} is neither a local folder nor reachable on the hub: {error}",
-            member=role,
-            source=str(source),
-        ) from error
-    except Exception as error:  # a damaged file raises whatever its parser raises
-        raise CorruptWeightsError(
-            f"{role}: the configuration of {source} cannot be read: {error}", member=role, source=str(source)
-        ) from error
-
-
-def load_tokenizer(role: str, member: ResolvedMember) -> Tokenizer:
-    """The member's tokenizer.
+def load_tokenizer(role: str, member: ResolvedMember, gguf: GGUFFile | None = None) -> Tokenizer:
+    """The member's tokenizer; out of its .gguf file where it has one and none is named.
 
     Raises:
         TokenizerMissingError: the model came without one.
     """
     own, source = member.config, member.source
+    if gguf is not None and not own.tokenizer:
+        return cast(Tokenizer, tokenizer_from_gguf(gguf, member=role))
     arguments: dict[str, Any] = {"revision": own.revision} if own.revision and not own.tokenizer else {}
-    if source.gguf_file and not own.tokenizer:
-        arguments["gguf_file"] = source.gguf_file
     location = own.tokenizer or source.location
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=own.trust_remote_code, **arguments)

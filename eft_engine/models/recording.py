@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from eft_engine.models.adapters import AdapterRows
-from eft_engine.models.kv_cache import BatchLayout, KVSlot, SlotKVCache
+from eft_engine.models.kv_cache import BatchLayout, SlotKVCache
+from eft_engine.models.network import KVSlot
 from eft_engine.transfer import upload
 
 logger = logging.getLogger(__name__)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedConfig
 
 from eft_engine.errors import InvalidOptionError
+from eft_engine.models.network_plans import PlannedNetwork
 from eft_engine.models.planning import TrioPlan
 
 RESERVE = 0.1
@@ -104,16 +105,23 @@ def _windows(text: PreTrainedConfig) -> list[int | None]:
 
 
 def trio_sizes(plan: TrioPlan) -> list[MemberSize]:
-    """The members of a plan, each by itself, also where our own engine would share a network."""
-    return [
-        member_size(
-            name,
-            plan.networks[member.network].config,
-            num_parameters=plan.networks[member.network].num_parameters,
-            element_bytes=plan.networks[member.network].dtype.itemsize,
+    """The members of a plan, each by itself, also where our own engine would share a network.
+
+    Raises:
+        InvalidOptionError: a member runs in llama.cpp, which plans its memory otherwise.
+    """
+    return [_member_size(name, plan.networks[member.network]) for name, member in plan.members.items()]
+
+
+def _member_size(name: str, network: PlannedNetwork) -> MemberSize:
+    if network.config is None or network.dtype is None:
+        raise InvalidOptionError(
+            f"{name}: {network.source} runs in llama.cpp, and this plan is for networks in vLLM or torch; ask with runtime='torch'",
+            option="plan",
         )
-        for name, member in plan.members.items()
-    ]
+    return member_size(
+        name, network.config, num_parameters=network.num_parameters, element_bytes=network.dtype.itemsize
+    )
 
 
 def splits(members: Sequence[MemberSize], *, up_to: int = 16) -> list[int]:

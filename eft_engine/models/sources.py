@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download
 from transformers.utils import find_adapter_config_file
 
 from eft_engine.config import MemberConfig, TunedPair
@@ -16,6 +16,7 @@ from eft_engine.errors import (
     UnsafeWeightsError,
     UnsupportedAdapterError,
 )
+from eft_engine.models.gguf_file import read_gguf, split_paths
 
 PICKLED_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -33,7 +34,7 @@ class Source:
 
 @dataclass(frozen=True)
 class ResolvedMember:
-    """A member's network and, where it has one, its adapter's folder."""
+    """A member's network and, where it has one, its adapter: a PEFT folder, or a .gguf file."""
 
     config: MemberConfig
     source: Source
@@ -84,6 +85,9 @@ def resolve_source(member: MemberConfig, *, role: str) -> Source:
     if path.is_file() and path.suffix == ".gguf":
         return Source(str(path.parent), path.name)
     if not path.is_dir():
+        on_hub = _gguf_on_hub(text)
+        if on_hub is not None and not path.exists():
+            return on_hub
         if path.exists() or _looks_like_path(text):
             raise ModelNotFoundError(
                 f"{role}: no model folder and no .gguf file at {text!r}; give an existing folder, a .gguf file, or a "
@@ -99,7 +103,8 @@ def resolve_source(member: MemberConfig, *, role: str) -> Source:
     if (path / "config.json").is_file():
         _check_weight_files(path, role=role)
         return Source(str(path))
-    ggufs = sorted(file.name for file in path.glob("*.gguf"))
+    # The parts of a file that is split are one file, called by the first.
+    ggufs = sorted({split_paths(file)[0].name for file in path.glob("*.gguf")})
     if len(ggufs) == 1:
         return Source(str(path), ggufs[0])
     if ggufs:
@@ -109,6 +114,20 @@ def resolve_source(member: MemberConfig, *, role: str) -> Source:
     else:
         reason = "has neither a config.json nor a .gguf file"
     raise ModelNotFoundError(f"{role}: the folder {text!r} {reason}", member=role, source=text)
+
+
+def _gguf_on_hub(text: str) -> Source | None:
+    """`organisation/model/file.gguf`: a file of a hub repository, perhaps in a folder of it.
+
+    >>> _gguf_on_hub("organisation/model-GGUF/model-q4_k_m.gguf")
+    Source(location='organisation/model-GGUF', gguf_file='model-q4_k_m.gguf')
+    >>> _gguf_on_hub("./folder/model.gguf"), _gguf_on_hub("organisation/model.gguf")
+    (None, None)
+    """
+    parts = text.split("/")
+    if len(parts) < 3 or not text.endswith(".gguf") or text.startswith((".", "/", "~")) or "\\" in text:
+        return None
+    return Source("/".join(parts[:2]), "/".join(parts[2:]))
 
 
 def _looks_like_path(text: str) -> bool:
@@ -131,9 +150,35 @@ def _check_weight_files(folder: Path, *, role: str) -> None:
     )
 
 
+def gguf_path(source: Source, *, revision: str | None, role: str) -> Path:
+    """The .gguf file of a source that has one; from a hub it is downloaded, with all its parts.
+
+    Raises:
+        ModelNotFoundError: the repository cannot be reached, or has no such file.
+    """
+    assert source.gguf_file is not None, "a source without a .gguf file is read by transformers"
+    folder = Path(source.location)
+    if folder.is_dir():
+        return folder / source.gguf_file
+    try:
+        parts = [
+            hf_hub_download(source.location, part.as_posix(), revision=revision)
+            for part in split_paths(Path(source.gguf_file))
+        ]
+    except (OSError, ValueError) as error:
+        raise ModelNotFoundError(
+            f"{role}: {source} is neither a local file nor reachable on the hub: {error}",
+            member=role,
+            source=str(source),
+        ) from error
+    return Path(parts[0])
+
+
 def is_adapter(member: MemberConfig) -> bool:
-    """Whether the source holds a PEFT adapter and no model of its own."""
+    """Whether the source holds an adapter (PEFT's, or one in a .gguf file) and no model of its own."""
     path = Path(member.source).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return read_gguf(path, member=member.source).kind == "adapter"
     if path.is_dir():
         return (path / "adapter_config.json").is_file() and not (path / "config.json").is_file()
     if path.exists() or _looks_like_path(member.source):
@@ -145,17 +190,19 @@ def is_adapter(member: MemberConfig) -> bool:
 
 
 def resolve_adapter(text: str, *, revision: str | None, role: str) -> Path:
-    """Folder of an adapter; one on the hub is downloaded (configuration and safetensors only).
+    """Folder or .gguf file of an adapter; one on the hub is downloaded (configuration and safetensors only).
 
     Raises:
         ModelNotFoundError: nothing is there.
     """
     path = Path(text).expanduser()
-    if path.is_dir() and (path / "adapter_config.json").is_file():
+    if (path.is_dir() and (path / "adapter_config.json").is_file()) or (path.is_file() and path.suffix == ".gguf"):
         return path
     if path.exists() or _looks_like_path(text):
         raise ModelNotFoundError(
-            f"{role}: no adapter at {text!r} (no adapter_config.json there)", member=role, source=text
+            f"{role}: no adapter at {text!r} (no adapter_config.json there, and no .gguf file)",
+            member=role,
+            source=text,
         )
     try:
         files = ["adapter_config.json", "adapter_model.safetensors"]

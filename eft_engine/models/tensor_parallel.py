@@ -20,8 +20,9 @@ from transformers import PreTrainedConfig
 from transformers.distributed import DistributedConfig
 
 from eft_engine.errors import TensorParallelError
-from eft_engine.models.kv_cache import KVSlot, SlotKVCache
-from eft_engine.models.language_model import Block, LanguageModel
+from eft_engine.models.kv_cache import SlotKVCache
+from eft_engine.models.language_model import LanguageModel
+from eft_engine.models.network import Block, KVSlot
 from eft_engine.models.process_group import Message, RankChannel
 
 SPLITS_HEADS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value")

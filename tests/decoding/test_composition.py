@@ -13,6 +13,8 @@ from torch import Tensor
 from transformers import TopPLogitsWarper
 
 from eft_engine.decoding.composition import (
+    _compose_at_once,
+    _compose_member_by_member,
     compose,
     keep_tuned_outside_nucleus,
     member_coefficients,
@@ -252,3 +254,18 @@ def test_conservative_mode_with_a_nucleus_of_everything_changes_nothing() -> Non
     logprobs, _ = member_logprobs(random_logits(1), NONE)
     scores = compose(logprobs[None], torch.tensor([[1.0, 1.0, -1.0]]))
     assert torch.equal(keep_tuned_outside_nucleus(scores, logprobs[1:2], torch.tensor([0.999999])), scores)
+
+
+def test_members_one_by_one_are_members_at_once() -> None:
+    """What a CPU computes and what an accelerator computes, with tokens that a member forbids among the others."""
+    torch.manual_seed(1)
+    logprobs = torch.randn(6, 5, 40).log_softmax(dim=-1)
+    logprobs[torch.rand(6, 5, 40) < 0.1] = -torch.inf
+    coefficients = torch.tensor([[1.0, 0.5, -0.5, 2.0, -2.0], [0.0, 1.0, 0.0, -1.0, 1.0]] * 3)
+    one_by_one, at_once = _compose_member_by_member(logprobs, coefficients), _compose_at_once(logprobs, coefficients)
+    torch.testing.assert_close(one_by_one, at_once)
+    alone = _compose_member_by_member(logprobs[:1], coefficients[:1])
+    assert torch.equal(alone, one_by_one[:1]), "a row's bits are its own"
+    finite = torch.randn(1, 5, 40)
+    mixed = _compose_member_by_member(torch.cat([finite, logprobs[:1]]), coefficients[:1].expand(2, -1))
+    assert torch.equal(mixed[:1], _compose_member_by_member(finite, coefficients[:1]))

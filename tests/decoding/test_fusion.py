@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from eft_engine.decoding import fusion
-from eft_engine.decoding.composition import compose, member_logprobs
+from eft_engine.decoding.composition import _compose_at_once, member_logprobs
 from eft_engine.decoding.fusion import fused
 from eft_engine.decoding.races import times_of_counter
 
@@ -76,7 +76,7 @@ def test_memory_that_runs_out_is_not_mistaken_for_a_missing_compiler(monkeypatch
 LOGITS = torch.tensor([[0.5, -1.0, 2.0], [3.0, 0.0, -2.0]])
 CASES: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
     (member_logprobs, (LOGITS, torch.tensor([1]))),
-    (compose, (LOGITS.log_softmax(-1)[None], torch.tensor([[1.0, -0.5]]))),
+    (_compose_at_once, (LOGITS.log_softmax(-1)[None], torch.tensor([[1.0, -0.5]]))),
     (times_of_counter, (torch.tensor([7, 3, 0]), 11)),
 ]
 

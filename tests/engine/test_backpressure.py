@@ -10,7 +10,8 @@ import pytest
 
 from eft_engine import Engine, SamplingParams
 from eft_engine.errors import KVCacheBudgetError, QueueFullError
-from eft_engine.models.language_model import Block, LanguageModel
+from eft_engine.models.language_model import LanguageModel
+from eft_engine.models.network import Block
 from tests.toy import make_trio
 
 PROMPTS = ["abc", "the cat sat on the mat", "x", "Hello, world! " * 4, "12345", "one two three"]
@@ -76,13 +77,13 @@ def test_budget_makes_requests_wait_and_is_kept(expected: list[tuple[int, ...]])
     with make_trio("llama").engine() as engine:
         engine.generate("ab", sampling=GREEDY)
         one_request = kv_bytes(engine)
-        engine.generate(PROMPTS, sampling=GREEDY)
+        engine.generate(PROMPTS * 4, sampling=GREEDY)
         together = kv_bytes(engine)
-    budget = 2 * one_request
+    budget = (one_request + together) // 2
     assert together > budget, "without a budget this many requests take more"
     with make_trio("llama").engine(max_kv_cache_bytes=budget) as engine:
-        outputs = engine.generate(PROMPTS, sampling=GREEDY)
-        assert [output.token_ids for output in outputs] == expected
+        outputs = engine.generate(PROMPTS * 4, sampling=GREEDY)
+        assert [output.token_ids for output in outputs] == expected * 4
         assert one_request <= kv_bytes(engine) <= budget
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,16 @@ import pytest
 from eft_engine.engine.drafting import DraftPolicy, Proposal
 from eft_engine.engine.running import StepCosts, Work
 
-BASE, SMALL = "base", "small"
+
+@dataclass(frozen=True)
+class Toy:
+    """As much of a network as costs are kept by."""
+
+    name: str
+    num_threads: int = 0
+
+
+BASE, SMALL = Toy("base"), Toy("small")
 
 
 def policy(*, per_pass: float, per_token: float) -> DraftPolicy:

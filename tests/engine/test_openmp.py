@@ -12,7 +12,7 @@ import torch
 from eft_engine.engine import openmp
 from eft_engine.engine.openmp import release_workers
 
-ON_GNU_OPENMP = openmp._pause_function() is not None and Path("/proc/self/task").is_dir()
+ON_GNU_OPENMP = openmp._openmp_function("omp_pause_resource_all") is not None and Path("/proc/self/task").is_dir()
 
 
 def num_threads() -> int:
@@ -52,12 +52,12 @@ def test_torch_computes_the_same_after_release() -> None:
 
 def test_runtime_without_the_function_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.__config__, "parallel_info", lambda: "native thread pool")
-    openmp._pause_function.cache_clear()
+    openmp._openmp_function.cache_clear()
     try:
-        assert openmp._pause_function() is None
+        assert openmp._openmp_function("omp_pause_resource_all") is None
         release_workers()
     finally:
-        openmp._pause_function.cache_clear()
+        openmp._openmp_function.cache_clear()
 
 
 def test_a_limit_of_threads_holds_inside_and_in_threads_begun_there() -> None:

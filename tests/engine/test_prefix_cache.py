@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from eft_engine import SamplingParams, SpeculationOptions
 from eft_engine.engine.prefix_cache import common_prefix_len
-from tests.toy import ARCHITECTURES, make_trio, naive_greedy
+from tests.toy import WITH_STATES, architectures, make_trio, naive_greedy
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
 SYSTEM = "You are a helpful assistant who answers in verse and never in prose, whatever the question may be. "
@@ -22,7 +22,7 @@ def test_common_prefix_is_that_of_counting(first: list[int], second: list[int]) 
     assert common_prefix_len(first, second) == counted
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [name for name in architectures() if name not in WITH_STATES])
 def test_next_turn_of_a_conversation_reads_only_what_is_new(architecture: str) -> None:
     trio = make_trio(architecture)
     with trio.engine() as engine:

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from eft_engine import Engine, SamplingParams
 from eft_engine.engine.sequence import GenerationSequence
 from eft_engine.errors import EngineStepError, StepOutOfMemoryError
-from eft_engine.models.language_model import Block, LanguageModel
+from eft_engine.models.language_model import LanguageModel
 from eft_engine.models.memory import is_out_of_memory
+from eft_engine.models.network import Block
 from tests.toy import make_trio
 
 PROMPTS = ["abc", "the cat sat on the mat", "x", "Hello, world! " * 4, "12345", "one two three", "zz", "Q"]

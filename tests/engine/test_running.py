@@ -8,8 +8,7 @@ import pytest
 
 from eft_engine.engine.acceptance import Acceptance, expected_tokens
 from eft_engine.engine.running import StepCosts, group_by_length
-from eft_engine.models.kv_cache import KVSlot
-from eft_engine.models.language_model import Block
+from eft_engine.models.network import Block, KVSlot
 
 NETWORK: Any = object()
 

@@ -19,6 +19,8 @@ from eft_engine.models import planning
 from tests.engine.tensor_parallel_ranks import ROUNDS, arguments, workload
 from tests.toy import make_model, make_tokenizer, save_adapter
 
+pytestmark = pytest.mark.only_torch  # tensor-parallel networks are torch's
+
 PATIENCE_S = 240.0
 """A hanging process fails the test instead of the whole run."""
 

@@ -13,7 +13,8 @@ from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 
 from eft_engine.errors import CorruptWeightsError, LoadError, UnsafeWeightsError, UnsupportedAdapterError
 from eft_engine.models.adapters import adapter_num_bytes, check_adapter
-from eft_engine.models.language_model import Block, LanguageModel
+from eft_engine.models.language_model import LanguageModel
+from eft_engine.models.network import Block
 from tests.toy import make_model, save_adapter
 
 
@@ -21,7 +22,7 @@ def test_rows_with_and_without_adapters_share_a_pass(tmp_path: Path) -> None:
     base = make_model("llama")
     folders = [save_adapter(base, tmp_path / str(seed), seed=seed) for seed in (1, 2)]
     model = LanguageModel(copy.deepcopy(base), name="toy")
-    names = [model.add_adapter(folder, member="tuned") for folder in folders]
+    names = [model.with_adapter(folder, member="tuned")[1] for folder in folders]
     slots = [model.kv_cache.allocate() for _ in range(3)]
     prompt = [5, 6, 7, 8]
     logits = model.forward([Block(slot, prompt, 1, name) for slot, name in zip(slots, [None, *names], strict=True)])
@@ -38,7 +39,7 @@ def test_bytes_of_an_adapter_are_counted_apart(tmp_path: Path) -> None:
     folder = save_adapter(base, tmp_path, seed=1)
     alone = sum(parameter.nbytes for parameter in base.parameters())
     model = LanguageModel(copy.deepcopy(base), name="toy")
-    model.add_adapter(folder, member="tuned")
+    model.with_adapter(folder, member="tuned")
     added = sum(parameter.nbytes for parameter in model.model.parameters()) - alone
     assert model.parameter_bytes == alone
     assert adapter_num_bytes(folder, torch.float32) == added > 0
@@ -48,7 +49,7 @@ def test_release_takes_the_adapters_off(tmp_path: Path) -> None:
     base = make_model("llama")
     before = base(torch.tensor([[1, 2]])).logits
     model = LanguageModel(base, name="toy")
-    model.add_adapter(save_adapter(make_model("llama"), tmp_path, seed=1), member="tuned")
+    model.with_adapter(save_adapter(make_model("llama"), tmp_path, seed=1), member="tuned")
     model.release()
     assert torch.allclose(base(torch.tensor([[1, 2]])).logits, before, atol=1e-5)
 
@@ -77,7 +78,7 @@ def test_adapter_that_does_more_than_lora_is_refused_once_its_layers_are_there(t
     config = LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM", alora_invocation_tokens=[5])
     get_peft_model(make_model("llama"), config).save_pretrained(tmp_path)
     with pytest.raises(UnsupportedAdapterError, match=r"more to its layers \(Linear\) than B\(A\(x\)\)"):
-        LanguageModel(make_model("llama"), name="toy").add_adapter(tmp_path, member="chat.tuned")
+        LanguageModel(make_model("llama"), name="toy").with_adapter(tmp_path, member="chat.tuned")
 
 
 def _only_pickle(folder: Path) -> None:
@@ -116,5 +117,5 @@ def test_damaged_adapter_is_named(damage: Any, kind: type[LoadError], phrase: st
     folder = save_adapter(make_model("llama"), tmp_path, seed=1)
     damage(folder)
     with pytest.raises(kind, match=phrase) as caught:
-        LanguageModel(make_model("llama"), name="toy").add_adapter(folder, member="chat.tuned")
+        LanguageModel(make_model("llama"), name="toy").with_adapter(folder, member="chat.tuned")
     assert (caught.value.member, caught.value.source) == ("chat.tuned", str(folder))

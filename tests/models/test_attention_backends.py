@@ -20,7 +20,8 @@ from eft_engine.errors import UnsupportedModelError
 from eft_engine.models import attention_backends
 from eft_engine.models.attention_backends import ATTENTION_BACKENDS, AttentionBackend
 from eft_engine.models.flash_attention import flash_attention, missing_for_flash
-from eft_engine.models.language_model import Block, LanguageModel
+from eft_engine.models.language_model import LanguageModel
+from eft_engine.models.network import Block
 from tests.toy import make_model, make_trio
 
 

@@ -7,8 +7,9 @@ import random
 import pytest
 import torch
 
-from eft_engine.models.kv_cache import KVSlot, SlotKVCache
-from eft_engine.models.language_model import Block, LanguageModel
+from eft_engine.models.kv_cache import SlotKVCache
+from eft_engine.models.language_model import LanguageModel
+from eft_engine.models.network import Block, KVSlot
 from tests.toy import ARCHITECTURES, VOCAB_SIZE, make_model
 
 TOLERANCE = 2e-4

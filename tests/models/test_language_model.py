@@ -16,8 +16,9 @@ from transformers import (
 
 from eft_engine.errors import UnsupportedModelError
 from eft_engine.models.attention import slot_attention
-from eft_engine.models.kv_cache import BatchLayout, KVSlot
-from eft_engine.models.language_model import Block, LanguageModel
+from eft_engine.models.kv_cache import BatchLayout
+from eft_engine.models.language_model import LanguageModel
+from eft_engine.models.network import Block, KVSlot
 from tests.toy import make_model
 
 SMALL = {

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from eft_engine.models import linear
-from eft_engine.models.language_model import Block, LanguageModel
+from eft_engine.models.language_model import LanguageModel
 from eft_engine.models.linear import PackedLinear, pack_linear, restore_linear
+from eft_engine.models.network import Block
 from tests.toy import make_model, save_adapter
 
 TOLERANCE = {torch.float32: 1e-4}
@@ -120,7 +121,7 @@ def test_an_adapter_is_loaded_onto_a_network_that_holds_packed_weights_alone(tmp
     logits = []
     for keep_weights in (True, False):
         network = LanguageModel(copy.deepcopy(base), name="toy", keep_weights=keep_weights)
-        name = network.add_adapter(folder, member="tuned")
+        _, name = network.with_adapter(folder, member="tuned")
         assert sum(type(module) is PackedLinear for module in network.model.modules()) > 10
         blocks = [Block(network.kv_cache.allocate(), [5, 6, 7], 1, adapter) for adapter in (None, name)]
         logits.append(network.forward(blocks))

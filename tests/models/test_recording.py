@@ -21,7 +21,8 @@ from torch.utils._pytree import tree_leaves
 
 from eft_engine import Engine, SamplingParams, SpeculationOptions, TunedPair
 from eft_engine.models import loading, recording
-from eft_engine.models.language_model import Block, LanguageModel
+from eft_engine.models.language_model import LanguageModel
+from eft_engine.models.network import Block
 from eft_engine.models.recording import RecordedPasses, Recorder, recorder_for
 from tests.toy import make_model, make_trio, naive_greedy, save_adapter
 
@@ -150,7 +151,7 @@ def test_a_recording_is_replayed_with_other_rows_on_an_adapter(tmp_path: Path) -
     tuned = [PeftModel.from_pretrained(copy.deepcopy(base), str(folder)) for folder in folders]
     expected = [own(prompt).logits[0, -1].detach() for own in (base, *tuned)]
     network = LanguageModel(copy.deepcopy(base), name="toy", recorder=TapeRecorder())
-    names = [None, *(network.add_adapter(folder, member="tuned") for folder in folders)]
+    names = [None, *(network.with_adapter(folder, member="tuned")[1] for folder in folders)]
     slots = [network.kv_cache.allocate() for _ in names]
     assert network.recorded is not None
     for made, order in ((1, (0, 1, 2)), (1, (2, 0, 1)), (1, (1, 1, 0))):

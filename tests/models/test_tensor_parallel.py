@@ -12,8 +12,7 @@ import pytest
 from transformers import GPT2Config, LlamaConfig, Phi3Config
 
 from eft_engine.errors import TensorParallelError
-from eft_engine.models.kv_cache import KVSlot
-from eft_engine.models.language_model import Block
+from eft_engine.models.network import Block, KVSlot
 from eft_engine.models.process_group import Message
 from eft_engine.models.tensor_parallel import ShardedLanguageModel, follow, why_not_split
 from tests.toy import make_model

@@ -1,0 +1,1 @@
+"""What the engine is compared with: the same work as people write it by hand over other libraries."""

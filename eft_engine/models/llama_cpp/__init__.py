@@ -1,0 +1,1 @@
+"""The second runtime: networks of GGUF files, computed by llama.cpp (through llama-cpp-python's low-level interface)."""

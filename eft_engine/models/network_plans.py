@@ -1,0 +1,349 @@
+"""One set of weights before it is loaded: who will compute it, what its configuration says, and how much memory it takes."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+
+from eft_engine.config import EngineConfig, LlamaCppOptions, MemberConfig
+from eft_engine.errors import (
+    CorruptWeightsError,
+    InvalidOptionError,
+    ModelNotFoundError,
+    UnsupportedModelError,
+)
+from eft_engine.models.gguf_checks import check_gguf_model
+from eft_engine.models.gguf_file import GGUFFile, read_gguf
+from eft_engine.models.gguf_weights import config_from_gguf, fast_dtype
+from eft_engine.models.llama_cpp.library import INSTALL, computes_on_gpu, default_num_threads, why_unavailable
+from eft_engine.models.process_group import accelerator_type, num_ranks
+from eft_engine.models.sources import ResolvedMember, Source, gguf_path
+from eft_engine.models.tensor_parallel import why_not_split
+
+STATE_KEYS = ("ssm.state_size", "ssm.conv_kernel", "shortconv.l_cache", "wkv.head_size", "kda.head_dim")
+"""GGUF metadata that a network has whose layers keep a state."""
+
+LONG_FACTORS = {"rope_factors_long.weight", "blk.0.rope_factors_long.weight"}
+"""Tensors of a network that has rotary factors for short and for long texts."""
+
+TORCH_ONLY = ("device", "device_map", "quantization_config", "tensor_parallel")
+"""Options of a member that only torch honours: who gives one wants torch."""
+
+QUANTISED_BLOCK = 32
+"""Numbers in a block of quantised keys and values."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PlannedNetwork:
+    """One set of weights, before it is loaded.
+
+    `notes` are sentences for people: why it runs as it does. Exactly the networks of GGUF files have a `gguf`, and exactly
+    those that torch computes have a `config` and a `dtype`.
+    """
+
+    name: str
+    source: Source
+    member: MemberConfig
+    runtime: Literal["torch", "llama.cpp"]
+    architecture: str
+    num_parameters: int
+    parameter_bytes: int
+    """Bytes of the weights as they are held (a quantisation config makes them fewer)."""
+    type_name: str
+    device: str
+    logits_width: int
+    context_len: int
+    config: PreTrainedConfig | None = None
+    dtype: torch.dtype | None = None
+    gguf: GGUFFile | None = None
+    llama_cpp: LlamaCppOptions | None = None
+    original_context_len: int | None = None
+    """What llama.cpp is told in place of the file's. It takes rotary factors for long texts when it has room for longer ones
+    than this, and its room grows: so it is told what makes it take the same ones always. None: there is one kind.
+    """
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether the weights stay in the file, and memory has only what the system keeps of it."""
+        return self.llama_cpp is not None and self.llama_cpp.use_mmap
+
+    @property
+    def has_state(self) -> bool:
+        """Whether layers keep a state, as far as a GGUF file says."""
+        return self.gguf is not None and any(self.gguf.value(key) for key in STATE_KEYS)
+
+
+class GGUFReader:
+    """Reads each .gguf file once, however many members come from it."""
+
+    def __init__(self) -> None:
+        self._files: dict[tuple[Source, str | None], GGUFFile] = {}
+
+    def read(self, role: str, member: ResolvedMember) -> GGUFFile | None:
+        """The header of a member's file; None when it comes from somewhere else.
+
+        Raises:
+            LoadError: the file is missing, damaged, or holds no model.
+        """
+        source, revision = member.source, member.config.revision
+        if source.gguf_file is None:
+            return None
+        if (source, revision) not in self._files:
+            file = read_gguf(gguf_path(source, revision=revision, role=role), member=role)
+            if file.kind == "adapter":
+                raise ModelNotFoundError(
+                    f"{role}: {source} is an adapter; say what it sits on with MemberConfig(source=<model>, adapter=<this file>)",
+                    member=role,
+                    source=str(source),
+                )
+            if file.kind != "model":
+                raise UnsupportedModelError(
+                    f"{role}: {source} holds no language model but {file.kind!r}", member=role, source=str(source)
+                )
+            check_gguf_model(file, member=role)
+            self._files[source, revision] = file
+        return self._files[source, revision]
+
+
+def network_key(member: ResolvedMember, config: EngineConfig) -> tuple[Any, ...]:
+    """Members with equal keys share one set of weights."""
+    own = member.config
+    return (
+        member.source,
+        own.revision,
+        own.dtype or config.dtype,
+        own.device or config.device,
+        repr(own.device_map),
+        repr(own.quantization_config),
+        own.runtime or config.runtime,
+        own.llama_cpp or config.llama_cpp,
+        own.tensor_parallel,
+    )
+
+
+def plan_network(role: str, member: ResolvedMember, gguf: GGUFFile | None, config: EngineConfig) -> PlannedNetwork:
+    """Decide who computes a member's network, and what that takes.
+
+    Raises:
+        LoadError: its configuration cannot be read, or nobody here can compute it.
+    """
+    runtime, notes = choose_runtime(role, member, config)
+    if runtime == "llama.cpp":
+        assert gguf is not None, "llama.cpp computes .gguf files alone"
+        return _plan_llama_cpp(role, member, gguf, config, notes)
+    return _plan_torch(role, member, gguf, config, notes)
+
+
+def choose_runtime(
+    role: str, member: ResolvedMember, config: EngineConfig
+) -> tuple[Literal["torch", "llama.cpp"], tuple[str, ...]]:
+    """Who computes a member, and sentences that say why where that is not plain.
+
+    Raises:
+        UnsupportedModelError: llama.cpp was asked for, and it is not here or cannot.
+        InvalidOptionError: llama.cpp was asked for together with options that only torch honours.
+    """
+    own = member.config
+    asked = own.runtime or config.runtime
+    is_gguf = member.source.gguf_file is not None
+    torch_only = [name for name in TORCH_ONLY if getattr(own, name)]
+    if asked == "llama.cpp":
+        if not is_gguf:
+            raise UnsupportedModelError(
+                f"{role}: {member.source} is no .gguf file, and llama.cpp runs nothing else; leave runtime at 'auto', or convert "
+                "the model (llama.cpp's convert_hf_to_gguf.py)",
+                member=role,
+                source=str(member.source),
+            )
+        if torch_only:
+            raise InvalidOptionError(
+                f"{role}: {', '.join(torch_only)} is for torch, and runtime='llama.cpp' was asked for; see LlamaCppOptions for "
+                "what llama.cpp takes",
+                option=torch_only[0],
+                value=getattr(own, torch_only[0]),
+            )
+        reason = why_unavailable()
+        if reason is not None:
+            raise UnsupportedModelError(
+                f"{role}: runtime='llama.cpp' was asked for and {reason}; {INSTALL}",
+                member=role,
+                source=str(member.source),
+            )
+        return "llama.cpp", ()
+    if asked == "torch" or not is_gguf:
+        return "torch", ()
+    if torch_only:
+        return "torch", (f"in torch, since {', '.join(torch_only)} was asked for",)
+    reason = why_unavailable()
+    if reason is None and resolve_device(config.device) != "cpu" and not computes_on_gpu():
+        reason = f"{resolve_device(config.device)} is to compute, and this llama.cpp was built for CPUs alone"
+    if reason is not None:
+        return "torch", (f"in torch, since {reason}; faster and ready sooner in llama.cpp: {INSTALL}",)
+    return "llama.cpp", ()
+
+
+def _plan_llama_cpp(
+    role: str, member: ResolvedMember, gguf: GGUFFile, config: EngineConfig, notes: tuple[str, ...]
+) -> PlannedNetwork:
+    options = member.config.llama_cpp or config.llama_cpp
+    _check_cache_types(role, gguf, options)
+    num_threads = options.n_threads or default_num_threads()
+    options = options.model_copy(
+        update={"n_threads": num_threads, "n_threads_batch": options.n_threads_batch or num_threads}
+    )
+    planned = PlannedNetwork(
+        name=role,
+        source=member.source,
+        member=member.config,
+        runtime="llama.cpp",
+        architecture=gguf.architecture,
+        num_parameters=gguf.num_parameters,
+        parameter_bytes=gguf.tensor_bytes,
+        type_name=gguf.type_name,
+        device="cpu",
+        logits_width=gguf.vocab_size,
+        context_len=gguf.context_len,
+        gguf=gguf,
+        llama_cpp=options,
+    )
+    layers = "all layers" if options.n_gpu_layers in (None, -1) else f"{options.n_gpu_layers} layers"
+    where = f"{layers} on a GPU" if computes_on_gpu() and options.n_gpu_layers != 0 else f"{num_threads} threads"
+    notes = (*notes, f"in llama.cpp: {where}, keys {options.cache_type_k}, values {options.cache_type_v}")
+    requested = member.config.dtype or config.dtype
+    if requested != "auto":
+        notes = (*notes, f"dtype={requested!r} is for torch; llama.cpp holds the types of the file")
+    if gguf.tensors.keys() & LONG_FACTORS:
+        original = gguf.value("rope.scaling.original_context_length", gguf.context_len)
+        is_long = min(gguf.context_len, config.max_context_len or gguf.context_len) > original
+        planned = replace(planned, original_context_len=1 if is_long else gguf.context_len + 2**24)
+        kind, other = ("long", f"; max_context_len={original} takes those for short ones") if is_long else ("short", "")
+        notes = (*notes, f"rotary factors for {kind} texts, for texts of any length{other}")
+    if planned.has_state:
+        notes = (*notes, "some layers keep a state: after drafts that were wrong it is restored from a copy")
+    return replace(planned, notes=notes)
+
+
+def _check_cache_types(role: str, gguf: GGUFFile, options: LlamaCppOptions) -> None:
+    """llama.cpp makes no context then."""
+    head_len = gguf.value("attention.key_length")
+    if head_len is None:
+        head_len = gguf.value("embedding_length", 0) // max(1, int(np.max(gguf.value("attention.head_count", 1))))
+    for name in ("cache_type_k", "cache_type_v"):
+        kind = getattr(options, name)
+        if kind not in ("f32", "f16", "bf16") and head_len % QUANTISED_BLOCK:
+            raise InvalidOptionError(
+                f"{role}: {name}={kind!r} holds blocks of {QUANTISED_BLOCK} numbers, and the heads of {gguf.paths[0]} have "
+                f"{head_len}; use f16 or bf16",
+                option=name,
+                value=kind,
+            )
+    if options.cache_type_v not in ("f32", "f16", "bf16") and options.flash_attention is False:
+        raise InvalidOptionError(
+            f"{role}: quantised values (cache_type_v={options.cache_type_v!r}) need flash attention, and it is off",
+            option="cache_type_v",
+            value=options.cache_type_v,
+        )
+
+
+def _plan_torch(
+    role: str, member: ResolvedMember, gguf: GGUFFile | None, config: EngineConfig, notes: tuple[str, ...]
+) -> PlannedNetwork:
+    own, source = member.config, member.source
+    model_config = _load_config(role, member) if gguf is None else config_from_gguf(gguf, member=role)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=own.trust_remote_code)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise UnsupportedModelError(
+            f"{role}: {source} is not a causal language model that transformers can build: {error}",
+            member=role,
+            source=str(source),
+        ) from error
+    device = resolve_device(own.device or config.device)
+    requested = own.dtype or config.dtype
+    if requested != "auto":
+        dtype = getattr(torch, requested)
+    elif gguf is None:
+        dtype = model_config.dtype or torch.float32
+    else:
+        choice = fast_dtype(device)
+        dtype, notes = choice.dtype, (*notes, f"{str(choice.dtype).removeprefix('torch.')}: {choice.reason}")
+    if own.tensor_parallel:
+        _check_tensor_parallel(role, source, model_config, device)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    text_config = model_config.get_text_config()
+    planned = PlannedNetwork(
+        name=role,
+        source=source,
+        member=own,
+        runtime="torch",
+        architecture=type(model).__name__,
+        num_parameters=num_parameters,
+        parameter_bytes=num_parameters * dtype.itemsize,
+        type_name=str(dtype).removeprefix("torch."),
+        device=device,
+        logits_width=text_config.vocab_size,
+        context_len=getattr(text_config, "max_position_embeddings", 0),
+        config=model_config,
+        dtype=dtype,
+        gguf=gguf,
+    )
+    return replace(planned, notes=notes)
+
+
+def _check_tensor_parallel(role: str, source: Source, model_config: PreTrainedConfig, device: str) -> None:
+    ranks = num_ranks()
+    if ranks < 2:
+        raise InvalidOptionError(
+            f"{role}: tensor_parallel splits a network over several processes, and this program is one; start it with "
+            "torchrun --nproc-per-node <processes> program.py",
+            option="tensor_parallel",
+            value=True,
+        )
+    if torch.device(device).type != accelerator_type():
+        raise InvalidOptionError(
+            f"{role}: a tensor-parallel network lies where transformers puts it, on {accelerator_type()}; got device={device!r}",
+            option="device",
+            value=device,
+        )
+    reason = "a .gguf file is read as a whole" if source.gguf_file else why_not_split(model_config, ranks)
+    if reason is not None:
+        raise UnsupportedModelError(
+            f"{role}: {source} cannot be tensor-parallel: {reason}", member=role, source=str(source)
+        )
+
+
+def resolve_device(device: str) -> str:
+    """A device name, with `auto` decided: the first GPU when there is one."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+def _load_config(role: str, member: ResolvedMember) -> PreTrainedConfig:
+    own, source = member.config, member.source
+    arguments: dict[str, Any] = {"revision": own.revision} if own.revision else {}
+    try:
+        return AutoConfig.from_pretrained(source.location, trust_remote_code=own.trust_remote_code, **arguments)
+    except ImportError as error:
+        raise UnsupportedModelError(
+            f"{role}: {source} needs a package that is not installed: {error}",
+            member=role,
+            source=str(source),
+        ) from error
+    except OSError as error:
+        raise ModelNotFoundError(
+            f"{role}: {source} is neither a local folder nor reachable on the hub: {error}",
+            member=role,
+            source=str(source),
+        ) from error
+    except Exception as error:  # a damaged file raises whatever its parser raises
+        raise CorruptWeightsError(
+            f"{role}: the configuration of {source} cannot be read: {error}", member=role, source=str(source)
+        ) from error
