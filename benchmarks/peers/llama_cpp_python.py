@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,3 @@ class LlamaCppPython:
         """`Llama.generate` at temperature 0: token by token, without an end; the prompt is read from its start."""
         self.llm.reset()
         yield from self.llm.generate(list(prompt), temp=0.0, repeat_penalty=1.0)
-
-    def completion(self, prompt: Sequence[int], *, max_tokens: int) -> tuple[str, float]:
-        """`Llama.create_completion` at temperature 0, text and seconds; it ends at an end-of-text token."""
-        self.llm.reset()
-        started = time.perf_counter()
-        out = self.llm.create_completion(list(prompt), max_tokens=max_tokens, temperature=0.0, repeat_penalty=1.0)
-        return str(out["choices"][0]["text"]), time.perf_counter() - started
