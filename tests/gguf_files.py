@@ -28,7 +28,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tests.toy import END_ID, VOCAB_SIZE, ToyTrio, make_model, make_tokenizer
+from tests.toy import ToyTrio, make_model, make_tokenizer, shape_of
 
 ALIGNMENT = 32
 SCALARS = {  # numpy's name of a type -> GGUF's
@@ -345,19 +345,7 @@ def write_split(path: Path, num_parts: int) -> list[Path]:
 
 def make_hybrid(architecture: str, *, hidden_size: int = 32, seed: int = 0, context_len: int = 256) -> PreTrainedModel:
     """A random model in float32 that keeps a state beside its keys and values: two layers."""
-    shape = {
-        "vocab_size": VOCAB_SIZE,
-        "hidden_size": hidden_size,
-        "intermediate_size": 2 * hidden_size,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": context_len,
-        "initializer_range": 0.3,
-        "bos_token_id": None,
-        "eos_token_id": END_ID,
-        "pad_token_id": None,
-    }
+    shape = shape_of(hidden_size, context_len=context_len)
     mamba = {"mamba_d_ssm": 2 * hidden_size, "mamba_n_heads": 4, "mamba_d_state": 16, "mamba_n_groups": 1}
     builders = {
         "lfm2": lambda: Lfm2ForCausalLM(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -61,17 +62,11 @@ def make_tokenizer(
     return tokenizer
 
 
-def make_model(
-    architecture: str,
-    *,
-    hidden_size: int = 32,
-    num_layers: int = 2,
-    seed: int = 0,
-    vocab_size: int = VOCAB_SIZE,
-    context_len: int = 256,
-) -> PreTrainedModel:
-    """A random model in float32 whose greedy text is varied (large initial weights)."""
-    shape = {
+def shape_of(
+    hidden_size: int, *, num_layers: int = 2, vocab_size: int = VOCAB_SIZE, context_len: int = 256
+) -> dict[str, Any]:
+    """What the configurations of toy models have in common."""
+    return {
         "vocab_size": vocab_size,
         "hidden_size": hidden_size,
         "intermediate_size": 2 * hidden_size,
@@ -84,6 +79,19 @@ def make_model(
         "eos_token_id": END_ID,
         "pad_token_id": None,
     }
+
+
+def make_model(
+    architecture: str,
+    *,
+    hidden_size: int = 32,
+    num_layers: int = 2,
+    seed: int = 0,
+    vocab_size: int = VOCAB_SIZE,
+    context_len: int = 256,
+) -> PreTrainedModel:
+    """A random model in float32 whose greedy text is varied (large initial weights)."""
+    shape = shape_of(hidden_size, num_layers=num_layers, vocab_size=vocab_size, context_len=context_len)
     gpt2 = GPT2Config(
         vocab_size=vocab_size,
         n_embd=hidden_size,

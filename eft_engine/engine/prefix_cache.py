@@ -118,9 +118,9 @@ class PrefixCache:
 
 def worth_waiting(stream: Stream, running: Iterable[Stream]) -> bool:
     """Whether a running request is about to read a beginning that `stream` shares, so that starting later means reading less."""
+    if stream.network.has_state:  # by the time that the beginning was read, more was
+        return False
     for other in running:
-        if stream.network.has_state:  # by the time that the beginning was read, more was
-            continue
         if (other.network, other.adapter) == (stream.network, stream.adapter) and other.cache_len < len(
             other.prompt_ids
         ):

@@ -121,11 +121,11 @@ class StreamRunner:
                         self.costs.note(network, num_tokens, time.perf_counter() - started)
                     slot.truncate(0)
         threads = threads_side_by_side(dict.fromkeys(networks, 1))
-        for _ in range(CALIBRATION_ROUNDS if threads is not None else 0):
-            assert threads is not None, "a round is for networks that run side by side"
-            self._compute_side_by_side({network: [Block(slot, [0], 1)] for network, slot in slots.items()}, threads)
-            for slot in slots.values():
-                slot.truncate(0)
+        if threads is not None:
+            for _ in range(CALIBRATION_ROUNDS):
+                self._compute_side_by_side({network: [Block(slot, [0], 1)] for network, slot in slots.items()}, threads)
+                for slot in slots.values():
+                    slot.truncate(0)
         for network, slot in slots.items():
             network.kv_cache.release(slot)
 
@@ -153,13 +153,13 @@ class StreamRunner:
     def _run(self, groups: list[tuple[Network, list[Block]]]) -> Iterator[tuple[list[Block], Tensor]]:
         """Groups and their logits. Networks may run side by side: on a GPU in streams, in llama.cpp in threads of their own."""
         threads = threads_side_by_side(_tokens(groups))
-        on_gpu = [(network, group) for network, group in groups if network.device.type == "cuda"]
+        on_gpu = self.device.type == "cuda" and all(network.device.type == "cuda" for network, _ in groups)
         if threads is not None:
             blocks = dict(groups)
             for network, (logits, seconds) in self._compute_side_by_side(blocks, threads).items():
                 self._totals.count_forward(network, 1, seconds)
                 yield blocks[network], logits
-        elif len(on_gpu) == len(groups) and len({network for network, _ in groups}) > 1:
+        elif on_gpu and len({network for network, _ in groups}) > 1:
             yield from self._run_in_streams(groups)
         else:
             yield from ((group, self._forward(network, group)) for network, group in groups)

@@ -14,7 +14,8 @@ from eft_engine.errors import CorruptWeightsError
 from eft_engine.models.gguf_file import GGUFFile
 
 DIVISORS = "rope_freqs.weight"
-FACTORS = ("rope_factors_long.weight", "rope_factors_short.weight")
+LONG_FACTORS = "rope_factors_long.weight"
+FACTORS = (LONG_FACTORS, "rope_factors_short.weight")
 
 
 def unread_scaling(file: GGUFFile) -> str | None:

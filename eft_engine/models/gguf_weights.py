@@ -24,9 +24,7 @@ from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURE
 from eft_engine.errors import CorruptWeightsError, LoadOutOfMemoryError, UnsupportedModelError
 from eft_engine.models.gguf_file import ARRAY, MAGIC, SCALARS, STRING, GGUFFile
 from eft_engine.models.gguf_rotary import divide_frequencies, unread_scaling
-
-END_KEYS = tuple(f"tokenizer.ggml.{kind}_token_id" for kind in ("eos", "eot", "eom"))
-"""Tokens that end a text, a turn and a message. llama.cpp stops at each of them."""
+from eft_engine.models.gguf_tokenizer import end_token_ids
 
 UNREAD_KEYS = {
     "qwen3": {"attention.key_length": "head_dim"},
@@ -194,15 +192,10 @@ def _cpu_has_bfloat16() -> bool:
 
 
 def _set_end_tokens(model: PreTrainedModel, file: GGUFFile) -> None:
-    """Text ends at all of the file's end tokens; transformers takes over the first kind only, and Gemma ends turns with another."""
-    generation = model.generation_config
-    if generation is None:
-        return
-    configured = generation.eos_token_id
-    known = configured if isinstance(configured, list) else [] if configured is None else [configured]
-    ends = list(dict.fromkeys([*known, *(file.metadata[key] for key in END_KEYS if key in file.metadata)]))
-    if ends != known:
-        generation.eos_token_id = ends if len(ends) > 1 else ends[0]
+    """Text ends where it ends in llama.cpp too; transformers takes over one token, and Gemma ends turns with another."""
+    ends = sorted(end_token_ids(file))
+    if model.generation_config is not None and ends:
+        model.generation_config.eos_token_id = ends if len(ends) > 1 else ends[0]
 
 
 def _short_header(file: GGUFFile) -> Iterator[bytes]:

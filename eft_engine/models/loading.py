@@ -210,14 +210,14 @@ def _network(model: PreTrainedModel, name: str, config: EngineConfig, *, keep_we
 
 def _load_model(network: PlannedNetwork, progress: Callable[[int], None]) -> PreTrainedModel:
     own, source = network.member, network.source
-    if network.gguf is not None and own.device_map is None and own.quantization_config is None:
+    if network.gguf is not None and own.quantization_config is None:
         assert network.config is not None, "torch has a configuration"
         assert network.dtype is not None, "torch has a dtype"
         return load_gguf_model(
             network.gguf,
             network.config,
             dtype=network.dtype,
-            device=network.device,
+            device=own.device_map or network.device,
             member=network.name,
             progress=progress,
         )
@@ -233,12 +233,10 @@ def _load_model(network: PlannedNetwork, progress: Callable[[int], None]) -> Pre
         arguments["revision"] = own.revision
     if source.gguf_file:
         arguments["gguf_file"] = source.gguf_file
-        if own.quantization_config is not None:
-            arguments["quantization_config"] = own.quantization_config
     else:
         arguments["use_safetensors"] = True
-        if own.quantization_config is not None:
-            arguments["quantization_config"] = own.quantization_config
+    if own.quantization_config is not None:
+        arguments["quantization_config"] = own.quantization_config
     try:
         model, info = AutoModelForCausalLM.from_pretrained(source.location, output_loading_info=True, **arguments)
     except (torch.OutOfMemoryError, MemoryError) as error:

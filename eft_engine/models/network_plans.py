@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -19,8 +18,9 @@ from eft_engine.errors import (
 )
 from eft_engine.models.gguf_checks import check_gguf_model
 from eft_engine.models.gguf_file import GGUFFile, read_gguf
+from eft_engine.models.gguf_rotary import LONG_FACTORS
 from eft_engine.models.gguf_weights import config_from_gguf, fast_dtype
-from eft_engine.models.llama_cpp.library import INSTALL, computes_on_gpu, default_num_threads, why_unavailable
+from eft_engine.models.llama_cpp.library import INSTALL, computes_on_gpu, threads_of, why_unavailable
 from eft_engine.models.process_group import accelerator_type, num_ranks
 from eft_engine.models.sources import ResolvedMember, Source, gguf_path
 from eft_engine.models.tensor_parallel import why_not_split
@@ -28,16 +28,14 @@ from eft_engine.models.tensor_parallel import why_not_split
 STATE_KEYS = ("ssm.state_size", "ssm.conv_kernel", "shortconv.l_cache", "wkv.head_size", "kda.head_dim")
 """GGUF metadata that a network has whose layers keep a state."""
 
-LONG_FACTORS = {"rope_factors_long.weight", "blk.0.rope_factors_long.weight"}
-"""Tensors of a network that has rotary factors for short and for long texts."""
-
 TORCH_ONLY = ("device", "device_map", "quantization_config", "tensor_parallel")
 """Options of a member that only torch honours: who gives one wants torch."""
 
+FLOATING = ("f32", "f16", "bf16")
+"""Types of keys and values that are not quantised."""
+
 QUANTISED_BLOCK = 32
 """Numbers in a block of quantised keys and values."""
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -195,10 +193,7 @@ def _plan_llama_cpp(
 ) -> PlannedNetwork:
     options = member.config.llama_cpp or config.llama_cpp
     _check_cache_types(role, gguf, options)
-    num_threads = options.n_threads or default_num_threads()
-    options = options.model_copy(
-        update={"n_threads": num_threads, "n_threads_batch": options.n_threads_batch or num_threads}
-    )
+    num_threads, _ = threads_of(options)
     planned = PlannedNetwork(
         name=role,
         source=member.source,
@@ -220,7 +215,7 @@ def _plan_llama_cpp(
     requested = member.config.dtype or config.dtype
     if requested != "auto":
         notes = (*notes, f"dtype={requested!r} is for torch; llama.cpp holds the types of the file")
-    if gguf.tensors.keys() & LONG_FACTORS:
+    if LONG_FACTORS in gguf.tensors:
         original = gguf.value("rope.scaling.original_context_length", gguf.context_len)
         is_long = min(gguf.context_len, config.max_context_len or gguf.context_len) > original
         planned = replace(planned, original_context_len=1 if is_long else gguf.context_len + 2**24)
@@ -238,14 +233,14 @@ def _check_cache_types(role: str, gguf: GGUFFile, options: LlamaCppOptions) -> N
         head_len = gguf.value("embedding_length", 0) // max(1, int(np.max(gguf.value("attention.head_count", 1))))
     for name in ("cache_type_k", "cache_type_v"):
         kind = getattr(options, name)
-        if kind not in ("f32", "f16", "bf16") and head_len % QUANTISED_BLOCK:
+        if kind not in FLOATING and head_len % QUANTISED_BLOCK:
             raise InvalidOptionError(
                 f"{role}: {name}={kind!r} holds blocks of {QUANTISED_BLOCK} numbers, and the heads of {gguf.paths[0]} have "
                 f"{head_len}; use f16 or bf16",
                 option=name,
                 value=kind,
             )
-    if options.cache_type_v not in ("f32", "f16", "bf16") and options.flash_attention is False:
+    if options.cache_type_v not in FLOATING and options.flash_attention is False:
         raise InvalidOptionError(
             f"{role}: quantised values (cache_type_v={options.cache_type_v!r}) need flash attention, and it is off",
             option="cache_type_v",
@@ -280,7 +275,7 @@ def _plan_torch(
         _check_tensor_parallel(role, source, model_config, device)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     text_config = model_config.get_text_config()
-    planned = PlannedNetwork(
+    return PlannedNetwork(
         name=role,
         source=source,
         member=own,
@@ -295,8 +290,8 @@ def _plan_torch(
         config=model_config,
         dtype=dtype,
         gguf=gguf,
+        notes=notes,
     )
-    return replace(planned, notes=notes)
 
 
 def _check_tensor_parallel(role: str, source: Source, model_config: PreTrainedConfig, device: str) -> None:

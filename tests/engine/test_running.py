@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
+import torch
 
 from eft_engine.engine.acceptance import Acceptance, expected_tokens
-from eft_engine.engine.running import StepCosts, group_by_length
+from eft_engine.engine.metrics import EngineTotals
+from eft_engine.engine.running import StepCosts, StreamRunner, group_by_length
 from eft_engine.models.network import Block, KVSlot
+from eft_engine.text.vocabulary import SharedVocabulary
 
 NETWORK: Any = object()
+
+
+class OnGpu:
+    """A network that claims to be on a GPU: what it computes has come back already."""
+
+    device = torch.device("cuda")
+    num_threads = 0
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def forward(self, blocks: list[Block]) -> torch.Tensor:
+        return torch.full((len(blocks), 4), self.value)
+
+
+def test_networks_on_a_gpu_serve_a_base_elsewhere() -> None:
+    """There are streams to run in only where the base is on the GPU too."""
+    runner = StreamRunner(SharedVocabulary(4, ()), device=torch.device("cpu"), totals=EngineTotals())
+    networks: list[Any] = [OnGpu(1.0), OnGpu(2.0)]
+    blocks = [(network, Block(KVSlot(0), [1], 1)) for network in networks]
+    seen = [normaliser.item() for _, _, normaliser in runner.logprobs(blocks)]
+    assert seen == pytest.approx([1.0 + math.log(4), 2.0 + math.log(4)])
 
 
 def test_costs_are_linear_between_measured_sizes_and_proportional_beyond() -> None:

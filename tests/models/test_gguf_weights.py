@@ -25,9 +25,10 @@ from transformers import (
 from eft_engine.errors import CorruptWeightsError, LoadOutOfMemoryError, UnsupportedModelError
 from eft_engine.models import gguf_tensors, gguf_weights
 from eft_engine.models.gguf_file import GGUFFile, read_gguf
+from eft_engine.models.gguf_tokenizer import end_token_ids
 from eft_engine.models.gguf_weights import config_from_gguf, fast_dtype, load_gguf_model
 from tests.gguf_files import GgufContents, StoredTensor, gguf_contents, make_hybrid, write_gguf, write_split
-from tests.toy import END_ID, make_model, make_tokenizer
+from tests.toy import END_ID, VOCAB_SIZE, make_model, make_tokenizer
 
 
 def read(path: Path) -> GGUFFile:
@@ -176,10 +177,13 @@ def test_progress_ends_at_the_bytes_of_all_weights(tmp_path: Path, monkeypatch: 
     assert seen[-1] == 2 * sum(parameter.numel() for parameter in model.parameters())
 
 
-def test_text_ends_at_all_end_tokens(tmp_path: Path) -> None:
+def test_text_ends_where_it_ends_in_llama_cpp(tmp_path: Path) -> None:
+    """At tokens that the file names, and at those that are known by their texts."""
     changes = {"tokenizer.ggml.eot_token_id": 258, "tokenizer.ggml.eom_token_id": END_ID}
-    path = write_gguf(make_model("llama"), make_tokenizer(), tmp_path / "model.gguf", changes=changes)
-    assert load(path).generation_config.eos_token_id == [END_ID, 258]
+    tokenizer = make_tokenizer(extra_tokens=["<|im_end|>"])
+    model = make_model("llama", vocab_size=VOCAB_SIZE + 1)
+    path = write_gguf(model, tokenizer, tmp_path / "model.gguf", changes=changes)
+    assert load(path).generation_config.eos_token_id == [END_ID, 258, VOCAB_SIZE] == sorted(end_token_ids(read(path)))
 
 
 def test_configuration_is_left_alone(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from eft_engine.errors import (
     VocabularyMismatchError,
 )
 from eft_engine.models import loading
+from tests.gguf_files import write_gguf
 from tests.toy import ToyTrio, make_model, make_tokenizer, naive_greedy, save_adapter
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=10)
@@ -310,6 +311,20 @@ def test_quantisation_config_is_passed_through(folders: dict[str, str], monkeypa
         Engine.load(member)
     assert seen["quantization_config"] is quantisation
     assert (seen["device_map"], seen["use_safetensors"], seen["trust_remote_code"]) == ("auto", True, False)
+
+
+def test_gguf_is_dequantised_wherever_it_is_placed(tmp_path: Path) -> None:
+    """A device map alone says where weights go, and not that they stay packed."""
+    path = write_gguf(make_model("llama"), make_tokenizer(), tmp_path / "model.gguf", file_type="Q8_0")
+    texts = []
+    for device_map in (None, {"": "cpu"}, "auto"):
+        member = MemberConfig(source=str(path), runtime="torch", dtype="float32", device_map=device_map)
+        with Engine.load(member) as engine:
+            model = engine._trio.networks[0].model
+            assert getattr(model, "hf_quantizer", None) is None
+            assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+            texts.append(engine.generate("The sky", sampling=GREEDY).token_ids)
+    assert texts[0] == texts[1] == texts[2]
 
 
 def test_code_of_a_checkpoint_is_not_run(broken: Path) -> None:

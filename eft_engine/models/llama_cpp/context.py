@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from eft_engine.config import CacheType, LlamaCppOptions
-from eft_engine.models.llama_cpp.library import default_num_threads, library, reason_of, watch
+from eft_engine.models.llama_cpp.library import library, reason_of, threads_of, watch
 from eft_engine.models.llama_cpp.weights import LlamaCppWeights, set_adapter
 
 MAX_TOKENS = 2048
@@ -55,17 +55,14 @@ class LlamaCppContext:
         max_outputs: int,
     ) -> None:
         api = library()
-        num_threads = options.n_threads or default_num_threads()
         params = api.llama_context_default_params()
         params.n_ctx = num_cells
         params.n_batch = MAX_TOKENS
         params.n_ubatch = options.n_ubatch
         params.n_seq_max = num_sequences
-        params.n_outputs_max = max(
-            max_outputs, num_sequences
-        )  # llama.cpp counts on one for each sequence, and asserts it
-        params.n_threads = num_threads
-        self._num_threads_batch = options.n_threads_batch or num_threads
+        # llama.cpp counts on a row for each sequence, and asserts it.
+        params.n_outputs_max = max(max_outputs, num_sequences)
+        params.n_threads, self._num_threads_batch = threads_of(options)
         params.n_threads_batch = self._num_threads_batch
         params.flash_attn_type = FLASH_ATTENTION[options.flash_attention]
         params.type_k, params.type_v = GGML_TYPES[options.cache_type_k], GGML_TYPES[options.cache_type_v]

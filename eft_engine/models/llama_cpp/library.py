@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from eft_engine.config import LlamaCppOptions
+
 MIN_VERSION = (0, 3, 36)
 """The oldest llama-cpp-python whose structures are those that this package fills in."""
 
@@ -95,11 +97,12 @@ def reason_of(lines: list[str]) -> str:
     return "; ".join(said) or "llama.cpp gave no reason"
 
 
-def default_num_threads() -> int:
-    """What torch takes too: `OMP_NUM_THREADS`, or the cores."""
+def threads_of(options: LlamaCppOptions) -> tuple[int, int]:
+    """Threads for single tokens and for everything else; by default as many as torch takes (`OMP_NUM_THREADS`, or the cores)."""
     import torch
 
-    return min(torch.get_num_threads(), os.cpu_count() or 1)
+    number = options.n_threads or min(torch.get_num_threads(), os.cpu_count() or 1)
+    return number, options.n_threads_batch or number
 
 
 def computes_on_gpu() -> bool:

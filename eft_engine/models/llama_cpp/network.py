@@ -14,7 +14,7 @@ from eft_engine.config import LlamaCppOptions
 from eft_engine.errors import CorruptWeightsError, LoadOutOfMemoryError, UnsupportedModelError
 from eft_engine.models.llama_cpp.adapter_file import check_gguf_adapter, write_gguf_adapter
 from eft_engine.models.llama_cpp.cache import LlamaCppCache, LlamaCppSlot
-from eft_engine.models.llama_cpp.library import default_num_threads
+from eft_engine.models.llama_cpp.library import threads_of
 from eft_engine.models.llama_cpp.weights import LlamaCppWeights
 from eft_engine.models.network import Block, Network
 
@@ -61,7 +61,7 @@ class LlamaCppNetwork(Network):
         self.logits_width = weights.num_tokens
         self.context_len = weights.context_len
         self.has_state = weights.has_state
-        self.num_threads = options.n_threads or default_num_threads()
+        self.num_threads, _ = threads_of(options)
         self.weight_bytes = weights.file.tensor_bytes
         self._weights = weights
         self._options = options
