@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from eft_engine.config import EngineConfig, LlamaCppOptions, MemberConfig
 from eft_engine.errors import (
@@ -22,6 +23,7 @@ from eft_engine.models.gguf_rotary import LONG_FACTORS
 from eft_engine.models.gguf_weights import config_from_gguf, fast_dtype
 from eft_engine.models.llama_cpp.library import INSTALL, computes_on_gpu, threads_of, why_unavailable
 from eft_engine.models.process_group import accelerator_type, num_ranks
+from eft_engine.models.skeleton import build_skeleton
 from eft_engine.models.sources import ResolvedMember, Source, gguf_path
 from eft_engine.models.tensor_parallel import why_not_split
 
@@ -36,6 +38,8 @@ FLOATING = ("f32", "f16", "bf16")
 
 QUANTISED_BLOCK = 32
 """Numbers in a block of quantised keys and values."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ def network_key(member: ResolvedMember, config: EngineConfig) -> tuple[Any, ...]
 
 
 def plan_network(role: str, member: ResolvedMember, gguf: GGUFFile | None, config: EngineConfig) -> PlannedNetwork:
-    """Decide who computes a member's network, and what that takes.
+    """Decide who computes a member's network, and what that takes. Where torch has to compute a GGUF file, one line is logged.
 
     Raises:
         LoadError: its configuration cannot be read, or nobody here can compute it.
@@ -137,6 +141,8 @@ def plan_network(role: str, member: ResolvedMember, gguf: GGUFFile | None, confi
     if runtime == "llama.cpp":
         assert gguf is not None, "llama.cpp computes .gguf files alone"
         return _plan_llama_cpp(role, member, gguf, config, notes)
+    for note in notes:
+        logger.warning("%s (%s) runs %s", member.source, role, note)
     return _plan_torch(role, member, gguf, config, notes)
 
 
@@ -253,15 +259,7 @@ def _plan_torch(
 ) -> PlannedNetwork:
     own, source = member.config, member.source
     model_config = _load_config(role, member) if gguf is None else config_from_gguf(gguf, member=role)
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=own.trust_remote_code)
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise UnsupportedModelError(
-            f"{role}: {source} is not a causal language model that transformers can build: {error}",
-            member=role,
-            source=str(source),
-        ) from error
+    model = build_skeleton(model_config, member=role, source=str(source), trust_remote_code=own.trust_remote_code)
     device = resolve_device(own.device or config.device)
     requested = own.dtype or config.dtype
     if requested != "auto":

@@ -6,8 +6,7 @@ the meta device, and the vocabulary proven. So a wrong trio is refused in second
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -26,8 +25,6 @@ from eft_engine.models.sources import ResolvedMember, resolve_base, resolve_pair
 from eft_engine.outputs import MemberReport, TrioReport, VocabularyReport
 from eft_engine.text.tokenizer import Tokenizer
 from eft_engine.text.vocabulary import MemberVocabulary, SharedVocabulary, prove_vocabulary
-
-logger = logging.getLogger(__name__)
 
 
 def member_names(pairs: Mapping[str, Any]) -> list[str]:
@@ -121,7 +118,6 @@ def plan_trio(base: str | MemberConfig, pairs: Mapping[str, TunedPair], config: 
         if member.adapter is not None:
             _check_adapter(role, member, networks[key])
         members[role] = PlannedMember(role, networks[key].name, member, tokenizers[tokenizer_key])
-    _tell_what_would_be_faster(networks.values())
 
     by_name = {network.name: network for network in networks.values()}
     vocabulary = prove_vocabulary(
@@ -172,14 +168,6 @@ def _adapter_bytes(adapter: Path, network: PlannedNetwork) -> int:
     if not adapter.is_dir():
         return read_gguf(adapter, member=network.name).tensor_bytes
     return adapter_num_bytes(adapter, network.dtype or torch.float32)  # converted ones are float32
-
-
-def _tell_what_would_be_faster(networks: Iterable[PlannedNetwork]) -> None:
-    """One line for each network that llama.cpp would run, were it here."""
-    for network in networks:
-        if network.runtime == "torch" and network.gguf is not None:
-            for note in network.notes[:1]:
-                logger.warning("%s (%s) runs %s", network.source, network.name, note)
 
 
 def load_tokenizer(role: str, member: ResolvedMember, gguf: GGUFFile | None = None) -> Tokenizer:

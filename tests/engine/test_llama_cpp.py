@@ -281,6 +281,14 @@ def test_torch_can_be_asked_for(trio: LlamaCppTrio, caplog: pytest.LogCaptureFix
     assert caplog.records == []
 
 
+def test_who_asks_for_torch_is_not_told_of_llama_cpp(trio: LlamaCppTrio, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor warned of the dtype that was chosen, which `eft inspect` tells."""
+    with caplog.at_level(logging.WARNING):
+        report = inspect_trio(str(trio.files.base), {}, EngineConfig(runtime="torch"))
+    assert "in bfloat16" in report.members[0].notes[0]
+    assert caplog.records == []
+
+
 def test_one_line_says_what_would_be_faster(
     trio: LlamaCppTrio, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
