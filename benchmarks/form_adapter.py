@@ -29,12 +29,13 @@ from recipes.smollm2_json.train import (
     answer_loss,
     build_examples,
     distil,
-    pad_left,
-    prompt_ids,
+    greedy_replies,
     shuffled_batches,
 )
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+ANSWER_TOKENS = 64
+"""Most tokens of an answer to a held-out question."""
 
 
 def load(file: Path) -> tuple[Any, Any]:
@@ -66,21 +67,6 @@ def train(model: Any, examples: Sequence[Example], *, epochs: int, batch_size: i
     return tuned.eval()
 
 
-@torch.inference_mode()
-def answers(tokenizer: Any, model: Any, questions: Sequence[str], *, max_tokens: int = 64) -> list[str]:
-    """Greedy answers, all questions in one batch."""
-    ids, mask = pad_left([prompt_ids(tokenizer, question) for question in questions], pad=tokenizer.eos_token_id)
-    out = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=max_tokens,
-        do_sample=False,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.eos_token_id,
-    )
-    return list(tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True))
-
-
 def main(
     reference: Annotated[Path, typer.Option(help="The GGUF file of the model that learns.")],
     out: Annotated[Path, typer.Option(help="Folder of the adapter, as peft writes it.")],
@@ -109,7 +95,7 @@ def main(
     tuned.save_pretrained(out, save_embedding_layers=False)
     saved = PeftModel.from_pretrained(tuned.unload(), str(out)).eval()
     held_out = load_held_out_questions()[:num_checked]
-    texts = answers(tokenizer, saved, held_out)
+    texts = greedy_replies(tokenizer, saved, held_out, max_new_tokens=ANSWER_TOKENS)
     for question, text in zip(held_out, texts, strict=True):
         Console().print(f"{question}\n  {text}", markup=False, highlight=False)
     result = {
@@ -119,7 +105,9 @@ def main(
         "distil_s": round(distilled - started, 1),
         "train_s": round(trained - distilled, 1),
         "share_with_form": behaviour_score(texts),
-        "share_with_form_without_adapter": behaviour_score(answers(tokenizer, saved.unload(), held_out)),
+        "share_with_form_without_adapter": behaviour_score(
+            greedy_replies(tokenizer, saved.unload(), held_out, max_new_tokens=ANSWER_TOKENS)
+        ),
     }
     finish("form_adapter", result)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.gguf import is_gguf_arch_supported
 from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
@@ -25,6 +25,8 @@ from eft_engine.errors import CorruptWeightsError, LoadOutOfMemoryError, Unsuppo
 from eft_engine.models.gguf_file import ARRAY, MAGIC, SCALARS, STRING, GGUFFile
 from eft_engine.models.gguf_rotary import divide_frequencies, unread_scaling
 from eft_engine.models.gguf_tokenizer import end_token_ids
+from eft_engine.models.memory import is_out_of_memory
+from eft_engine.models.skeleton import build_skeleton
 
 UNREAD_KEYS = {
     "qwen3": {"attention.key_length": "head_dim"},
@@ -131,15 +133,7 @@ def load_gguf_model(
         from eft_engine.models.gguf_tensors import LazyParameter, plan_parameters
     except ImportError as error:
         raise _gguf_missing(file, member) from error
-    try:
-        with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(config)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UnsupportedModelError(
-            f"{member}: {source} is not a causal language model that transformers can build: {error}",
-            member=member,
-            source=source,
-        ) from error
+    skeleton = build_skeleton(config, member=member, source=source)
     recipes = plan_parameters(file, skeleton, member=member)
     advance = _Counter(progress, dtype.itemsize)
     parameters = {
@@ -149,14 +143,12 @@ def load_gguf_model(
         model, info = type(skeleton).from_pretrained(
             None, config=config, state_dict=parameters, dtype=dtype, device_map=device, output_loading_info=True
         )
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _out_of_memory(skeleton, file, dtype, device, member, error) from error
     except OSError as error:
         raise CorruptWeightsError(
             f"{member}: {source} can no longer be read: {error}", member=member, source=source
         ) from error
-    except (RuntimeError, ValueError) as error:
-        if "can't allocate memory" in str(error) or "out of memory" in str(error):
+    except (RuntimeError, ValueError, MemoryError) as error:
+        if is_out_of_memory(error):
             raise _out_of_memory(skeleton, file, dtype, device, member, error) from error
         raise CorruptWeightsError(
             f"{member}: the weights of {source} cannot be put into a {type(skeleton).__name__}: {error}",

@@ -27,6 +27,7 @@ from eft_engine.models.gguf_weights import load_gguf_model
 from eft_engine.models.language_model import LanguageModel
 from eft_engine.models.llama_cpp.network import LlamaCppNetwork
 from eft_engine.models.llama_cpp.weights import LlamaCppWeights
+from eft_engine.models.memory import is_out_of_memory
 from eft_engine.models.network import Network
 from eft_engine.models.network_plans import PlannedNetwork
 from eft_engine.models.planning import TrioPlan
@@ -239,8 +240,6 @@ def _load_model(network: PlannedNetwork, progress: Callable[[int], None]) -> Pre
         arguments["quantization_config"] = own.quantization_config
     try:
         model, info = AutoModelForCausalLM.from_pretrained(source.location, output_loading_info=True, **arguments)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _out_of_memory(network, error) from error
     except SafetensorError as error:
         raise _corrupt(network, str(error)) from error
     except ImportError as error:
@@ -255,8 +254,8 @@ def _load_model(network: PlannedNetwork, progress: Callable[[int], None]) -> Pre
             member=network.name,
             source=str(source),
         ) from error
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error) or "out of memory" in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
             raise _out_of_memory(network, error) from error
         raise _corrupt(network, str(error)) from error
     problems = [

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import torch
 
+WORDS = ("DefaultCPUAllocator", "can't allocate memory", "out of memory")
+"""Of torch's allocator on a CPU, and of drivers."""
+
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: torch has a class for accelerators, and a bare `RuntimeError` for the CPU."""
+    """Whether an allocation failed: torch has a class for accelerators, and a bare `RuntimeError` for other memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in WORDS)

@@ -124,6 +124,21 @@ def first_sentence(text: str) -> str | None:
     return match[1] if 3 <= len(match[1].split()) <= MAX_ANSWER_WORDS else None
 
 
+@torch.no_grad()
+def greedy_replies(tokenizer: Any, model: Any, questions: Sequence[str], *, max_new_tokens: int) -> list[str]:
+    """Return the model's greedy answer to each question, all of them read in one batch."""
+    ids, mask = pad_left([prompt_ids(tokenizer, question) for question in questions], pad=tokenizer.eos_token_id)
+    out = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id,
+    )
+    return list(tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True))
+
+
 def distil(
     tokenizer: Any, model: Any, questions: Sequence[Question], *, cache: Path, batch: int = 64
 ) -> dict[str, str]:
@@ -140,17 +155,7 @@ def distil(
         task = progress.add_task("asking the plain model", total=len(missing))
         for start in range(0, len(missing), batch):
             texts = missing[start : start + batch]
-            ids, mask = pad_left([prompt_ids(tokenizer, t) for t in texts], pad=tokenizer.eos_token_id)
-            with torch.no_grad():
-                out = model.generate(
-                    input_ids=ids,
-                    attention_mask=mask,
-                    max_new_tokens=DISTIL_TOKENS,
-                    do_sample=False,
-                    eos_token_id=tokenizer.eos_token_id,
-                    pad_token_id=tokenizer.eos_token_id,
-                )
-            replies = tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+            replies = greedy_replies(tokenizer, model, texts, max_new_tokens=DISTIL_TOKENS)
             answers.update(zip(texts, replies, strict=True))
             partial = cache.with_suffix(".partial")
             partial.write_text(json.dumps(answers, indent=1), encoding="utf-8")
