@@ -5,12 +5,14 @@
     python -m benchmarks.gpu --device cpu --tiny    every line of this script in seconds, on shapes that mean nothing
 
 draft     seconds of one token through the tuned model / seconds that a copy of its weights' size takes, batch 1
+overhead  share of plain decoding at batch 1 in which the device does nothing (on a CPU: time outside forward passes), and of the
+          device's bandwidth that a step of the three networks reaches
 speed     tokens/s of the naive three-model loop, of the base alone under transformers' static cache (which compiles its forward
           pass on a GPU), and of the engine without drafts and with drafts that are right as often as `--acceptance` says
-overhead  share of a plain decoding step at batch 1 in which the device does nothing (on a CPU: time outside forward passes)
 
-The output layer of the base is its input embedding shifted by one token, so token t is followed by t + 1 with a margin that no
-rounding bridges: what is right is known, and all ways of decoding must agree. A forward pass takes what it takes with any weights.
+The output layer of the base is its input embedding shifted by one token, and what its layers add to the embedding is kept small, so
+token t is followed by t + 1 with a margin that no rounding bridges: what is right is known, and all ways of decoding must agree. A
+forward pass takes what it takes with any weights.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from benchmarks.bandwidth import copy_bandwidth, wait_for, weight_bytes
+from benchmarks.bandwidth import copy_bandwidth, step_bytes, wait_for, weight_bytes
 from benchmarks.imposed import impose
 from benchmarks.naive import naive_batch, transformers_batch
 from benchmarks.report import finish
@@ -38,8 +40,11 @@ from eft_engine import Engine, EngineConfig, LoadedPair, SamplingParams, Specula
 from eft_engine.models.language_model import LanguageModel
 from eft_engine.models.network import Block
 
-PARTS = ("draft", "speed", "overhead")
+PARTS = ("draft", "overhead", "speed")
 WEIGHT = 0.5
+PROGRESS = Console(stderr=True)
+PROFILED_TOKENS = 16
+"""Every kernel of every layer is an event."""
 
 LLAMA_8B = {
     "vocab_size": 128256,
@@ -87,17 +92,22 @@ class RandomTrio:
         return Engine.from_models(self.base, tokenizer=self.tokenizer, pairs=pairs, config=config)
 
 
+@torch.no_grad()
 def random_model(shape: dict[str, Any], device: torch.device, dtype: torch.dtype, seed: int) -> Any:
-    """A Llama with random weights, made where it will run."""
+    """A Llama with random weights, made where it will run; its layers add little to the embedding (see the module)."""
     config = LlamaConfig(**shape, max_position_embeddings=8192, bos_token_id=None, eos_token_id=None)
     torch.manual_seed(seed)
     own = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with device:
-            return LlamaForCausalLM(config).eval()
+            model = LlamaForCausalLM(config).eval()
     finally:
         torch.set_default_dtype(own)
+    for layer in model.model.layers:
+        for projection in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            projection.weight.mul_(0.1)
+    return model
 
 
 @torch.no_grad()
@@ -175,20 +185,21 @@ def speed(
         assert own.token_ids == list(right.values()), "decoding must give the text that is known to be right"
         return float(own.seconds)
 
-    seconds = {
-        "naive loop": [
-            peer(lambda: naive_batch(trio_models, prompts, weight=WEIGHT, max_tokens=max_tokens))
-            for _ in range(rounds + 1)
-        ],
-        "base alone, static cache": [
-            peer(lambda: transformers_batch(trio.base, prompts, max_tokens=max_tokens, cache_implementation="static"))
-            for _ in range(rounds + 1)
-        ],
+    ways: dict[str, Callable[[], Any]] = {
+        "naive loop": lambda: naive_batch(trio_models, prompts, weight=WEIGHT, max_tokens=max_tokens),
+        "base alone, static cache": lambda: transformers_batch(
+            trio.base, prompts, max_tokens=max_tokens, cache_implementation="static"
+        ),
     }
+    seconds = {}
+    for name, way in ways.items():
+        seconds[name] = [peer(way) for _ in range(rounds + 1)]
+        PROGRESS.print(f"{batch_size} together, {name}: {seconds[name]} s")
     for name, drafter in (("engine, no drafts", "none"), (f"engine, acceptance {acceptance:g}", "tuned")):
         with trio.engine(SpeculationOptions.model_validate({"drafter": drafter}), batch_size) as engine:
             impose(engine, right, acceptance)
             seconds[name] = [engine_seconds(engine, trio, prompts, max_tokens) for _ in range(rounds + 1)]
+        PROGRESS.print(f"{batch_size} together, {name}: {seconds[name]} s")
     medians = {name: statistics.median(own[1:]) for name, own in seconds.items()}
     return {
         name: {
@@ -202,7 +213,7 @@ def speed(
 
 def busy_seconds(run: Callable[[], object]) -> float:
     """Seconds in which at least one kernel ran on the device; parallel streams are not counted twice."""
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         run()
     spans = sorted(
         (event.time_range.start, event.time_range.end)
@@ -216,20 +227,37 @@ def busy_seconds(run: Callable[[], object]) -> float:
     return busy * 1e-6
 
 
-def overhead(trio: RandomTrio, *, prompt_len: int, max_tokens: int) -> dict[str, float]:
-    """Wall clock of plain decoding without the profiler, which slows the host, against device time with it."""
+def overhead(trio: RandomTrio, bandwidth: float, *, prompt_len: int) -> dict[str, float]:
+    """Steps of plain decoding: wall clock without the profiler, which slows the host, against device time with it, and against the
+    time that reading all weights, keys and values takes.
+    """
     (prompt,) = make_prompts(1, prompt_len, trio.base.config.vocab_size)
     with trio.engine(SpeculationOptions(drafter="none"), 1) as engine:
 
-        def run() -> float:
-            return engine_seconds(engine, trio, [prompt], max_tokens)
+        def run(num_tokens: int) -> float:
+            return engine_seconds(engine, trio, [prompt], num_tokens)
 
-        run()
-        before = sum(network.host_s for network in engine.stats().networks)
-        wall = run()
-        forward_s = sum(network.host_s for network in engine.stats().networks) - before
-        busy = busy_seconds(run) if trio.device.type == "cuda" else forward_s
-    return {"step_s": wall / max_tokens, "overhead_share": 1.0 - busy / wall}
+        def forward_s() -> float:
+            return sum(network.host_s for network in engine.stats().networks)
+
+        run(PROFILED_TOKENS)
+        before = forward_s()
+        wall = run(PROFILED_TOKENS)
+        busy = forward_s() - before
+        if trio.device.type == "cuda":
+            wall = statistics.median(run(PROFILED_TOKENS) for _ in range(5))
+            busy = busy_seconds(lambda: run(PROFILED_TOKENS))
+        longer, shorter = (
+            statistics.median(run(number) for _ in range(3)) for number in (4 * PROFILED_TOKENS, PROFILED_TOKENS)
+        )
+    step_s = (longer - shorter) / (3 * PROFILED_TOKENS)
+    floor_s = step_bytes((trio.base, trio.tuned, trio.reference), [prompt_len + PROFILED_TOKENS]) / bandwidth
+    return {
+        "step_s": step_s,
+        "overhead_share": 1.0 - busy / wall,
+        "floor_s": floor_s,
+        "bandwidth_share": floor_s / step_s,
+    }
 
 
 def main(
@@ -261,6 +289,12 @@ def main(
         console.print(
             f"draft step {own['step_s'] * 1e3:.3f} ms, {own['times_floor']:.2f}x the time to read its weights"
         )
+    if "overhead" in parts:
+        result["overhead"] = own = overhead(trio, bandwidth, prompt_len=prompt_tokens)
+        console.print(
+            f"plain step {own['step_s'] * 1e3:.2f} ms at {own['bandwidth_share']:.0%} of the bandwidth; "
+            f"{own['overhead_share']:.0%} of the time not on the device"
+        )
     if "speed" in parts:
         table = Table(title=f"prompts of {prompt_tokens} tokens, {max_tokens} generated, weight {WEIGHT:g}")
         for heading in ("together", "", "tokens/s", "x naive loop", "x base alone"):
@@ -276,9 +310,6 @@ def main(
                 table.add_row(str(size), name, f"{speed_value:.1f}", f"{by_naive:.2f}", f"{by_base:.2f}")
             table.add_section()
         console.print(table)
-    if "overhead" in parts:
-        result["overhead"] = own = overhead(trio, prompt_len=prompt_tokens, max_tokens=max_tokens)
-        console.print(f"plain step {own['step_s'] * 1e3:.2f} ms, {own['overhead_share']:.0%} of it not on the device")
     finish("gpu", result)
 
 

@@ -21,15 +21,17 @@ torch.set_num_threads(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The engine's own tests run in either runtime."""
+    """The engine's own tests run in either runtime, and on any device."""
     parser.addoption(
         "--runtime", choices=("torch", "llama.cpp"), default="torch", help="what engines of toy trios run in"
     )
+    parser.addoption("--device", default="cpu", help="where engines of toy trios run in torch: cpu, cuda, cuda:1, ...")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before tests are collected: parameters depend on it."""
     toy.RUNTIME = config.getoption("--runtime")
+    toy.DEVICE = config.getoption("--device")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -44,6 +44,9 @@ VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
 RUNTIME = "torch"
 """What engines of toy trios run in; `pytest --runtime llama.cpp` changes it."""
 
+DEVICE = "cpu"
+"""Where engines of toy trios run in torch; `pytest --device cuda` changes it. The judges stay on the CPU."""
+
 
 def make_tokenizer(
     *, shuffle: bool = False, extra_tokens: Sequence[str] = (), chat: bool = True
@@ -146,10 +149,13 @@ class ToyTrio:
 
     def engine(self, **config: object) -> Engine:
         """An engine over these models with one pair, `chat`."""
+        base, tuned, reference = self.base, self.tuned, self.reference
+        if DEVICE != "cpu":
+            base, tuned, reference = (copy.deepcopy(model).to(DEVICE) for model in (base, tuned, reference))
         return Engine.from_models(
-            self.base,
+            base,
             tokenizer=self.tokenizer,
-            pairs={"chat": LoadedPair(self.tuned, self.reference)},
+            pairs={"chat": LoadedPair(tuned, reference)},
             config=EngineConfig.model_validate(config),
         )
 

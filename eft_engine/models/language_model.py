@@ -77,7 +77,7 @@ class LanguageModel(Network):
         self.kv_cache = self.kv_cache_type(self.num_layers)
         self.recorded: RecordedPasses | None = None
         if recorder is not None:
-            self.recorded = RecordedPasses(self.kv_cache, self._run, recorder=recorder, device=self.device)
+            self.recorded = RecordedPasses(self.kv_cache, self._run, recorder=recorder, name=name, device=self.device)
         if self_check:
             self._check()
 
@@ -143,8 +143,11 @@ class LanguageModel(Network):
         input_ids = self._input_ids(rows)
         adapters = self.adapters.rows_of([block.adapter for block in rows])
         shape = self.recorded.shape_of(slots, counts) if self.recorded is not None else None
+        replayed = None
         if self.recorded is not None and shape is not None:
-            logits = self.recorded.forward(shape, slots, input_ids, counts, adapters)[indices[0], indices[1]]
+            replayed = self.recorded.forward(shape, slots, input_ids, counts, adapters)
+        if replayed is not None:
+            logits = replayed[indices[0], indices[1]]
         else:
             layout = BatchLayout.of(slots, counts)
             self.kv_cache.reserve(layout.needed_len)

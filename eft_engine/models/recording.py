@@ -19,6 +19,7 @@ from torch import Tensor
 
 from eft_engine.models.adapters import AdapterRows
 from eft_engine.models.kv_cache import BatchLayout, SlotKVCache
+from eft_engine.models.memory import is_out_of_memory
 from eft_engine.models.network import KVSlot
 from eft_engine.transfer import upload
 
@@ -39,26 +40,39 @@ class Recorder(Protocol):
     def record(self, run: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
         """Something that does it again, and where its result then lies."""
 
+    def forget(self) -> None:
+        """No recording made before is in use any more."""
+
 
 class CudaGraphRecorder:
-    """CUDA graphs. Recordings of one network share memory, since they never run side by side."""
+    """CUDA graphs. Recordings of one network share memory, since they never run side by side. Those of several networks do, so each
+    network records in a stream of its own: matrix products keep their workspace by stream.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def record(self, run: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
         """See `Recorder`. Libraries choose their kernels in ordinary runs before."""
-        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(stream):
-            for _ in range(2):
-                run()
-        torch.cuda.current_stream(self._device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            result = run()
+        here = torch.cuda.current_stream(self._device)
+        try:
+            self._stream.wait_stream(here)
+            with torch.cuda.stream(self._stream):
+                for _ in range(2):
+                    run()
+            here.wait_stream(self._stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                result = run()
+        finally:
+            torch.cuda.set_stream(here)  # a capture that cannot begin leaves its own stream behind
         return graph.replay, result
+
+    def forget(self) -> None:
+        """See `Recorder`. A pool whose recordings are all gone takes no new ones."""
+        self._pool = torch.cuda.graph_pool_handle()
 
 
 def recorder_for(model: torch.nn.Module) -> Recorder | None:
@@ -85,18 +99,22 @@ class Recording:
     """`[3, rows, columns]`: token ids, positions, and the positions that keys and values are written to."""
     adapters: dict[str, Tensor]
     """By adapter: which rows have it, bool `[rows]`."""
+    places: Tensor
+    """0, 1, ... as `[rows, 1]`. Read in every replay, so it lives as long as the recording."""
     replay: Callable[[], object]
     logits: Tensor
 
 
 class RecordedPasses:
-    """The recordings of one network, made when a shape is first met.
+    """The recordings of one network, made when a shape is first met. A network that does not let itself be recorded (one that looks
+    at its numbers on the way, say) has none: its passes run as they are, and the log says so once.
 
     Args:
         kv_cache: what the passes read and write; recordings end when its buffers move.
         run: the network's forward pass over ids and positions `[rows, columns]`, a layout, and rows with adapters; logits
             `[rows, columns, width]`.
         recorder: how passes are recorded.
+        name: of the network, for the log.
         device: where ids and positions are wanted.
     """
 
@@ -106,19 +124,26 @@ class RecordedPasses:
         run: Callable[[Tensor, Tensor, BatchLayout, AdapterRows], Tensor],
         *,
         recorder: Recorder,
+        name: str,
         device: torch.device,
     ) -> None:
+        self._name = name
         self._kv_cache = kv_cache
         self._run = run
         self._recorder = recorder
         self._device = device
         self._recordings: OrderedDict[Shape, Recording] = OrderedDict()
         self._buffers_version = -1
+        self._impossible = False
         self.num_made = 0
         self.num_replayed = 0
 
     def shape_of(self, slots: Sequence[KVSlot], num_tokens: Sequence[int]) -> Shape | None:
-        """The recording that these slots, which lie from place 0 on, would use; None for passes that are too large for one."""
+        """The recording that these slots, which lie from place 0 on, would use; None for passes that are too large for one, for the
+        first of all, which makes the buffers, and for all once recording one has failed.
+        """
+        if self._impossible or self._kv_cache.buffers_version == 0:
+            return None
         num_rows = min(_power_of_two(len(slots)), self._kv_cache.num_slots)
         num_columns = _power_of_two(max(num_tokens))
         # Every row is inside of the window with all its columns, those that do not count included.
@@ -128,7 +153,9 @@ class RecordedPasses:
 
     def forget(self) -> None:
         """Drop all recordings: the network itself changes."""
-        self._recordings.clear()
+        if self._recordings:
+            self._recordings.clear()
+            self._recorder.forget()
 
     def forward(
         self,
@@ -137,8 +164,9 @@ class RecordedPasses:
         token_ids: Tensor,
         num_tokens: Sequence[int],
         adapters: AdapterRows,
-    ) -> Tensor:
-        """Run a pass; logits `[rows, columns, width]`, padding included, valid until the next pass.
+    ) -> Tensor | None:
+        """Run a pass; logits `[rows, columns, width]`, padding included, valid until the next pass. None where the network does not
+        let itself be recorded: nothing has changed then.
 
         Args:
             shape: see `shape_of`.
@@ -169,7 +197,16 @@ class RecordedPasses:
         for name, rows in adapters.items():
             on[name][: len(slots)].copy_(upload(rows, self._device), non_blocking=True)
         if recording is None:
-            recording = self._record(shape, inputs, on)
+            try:
+                recording = self._record(shape, inputs, on)
+            except Exception as error:
+                # Whatever a recording cannot hold. What is wrong with the pass itself comes back in an ordinary one.
+                if is_out_of_memory(error):
+                    raise
+                self._impossible = True
+                self.forget()
+                logger.warning("The passes of %s run without CUDA graphs: recording one failed: %s", self._name, error)
+                return None
         recording.replay()
         self.num_replayed += 1
         return recording.logits
@@ -185,7 +222,7 @@ class RecordedPasses:
         replay, logits = self._recorder.record(run)
         if len(self._recordings) == MAX_RECORDINGS:
             self._recordings.popitem(last=False)
-        recording = Recording(inputs, on, replay, logits)
+        recording = Recording(inputs, on, places, replay, logits)
         self._recordings[shape] = recording
         self.num_made += 1
         return recording

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from eft_engine import Engine, SamplingParams, SpeculationOptions, TunedPair
 from eft_engine.models import loading, recording
@@ -32,35 +33,63 @@ MAX_TOKENS = 12
 
 
 class Tape(TorchDispatchMode):
-    """Notes every tensor operation, with the very tensors that it was given and gave back."""
+    """Notes every tensor operation, with the places that it read and wrote. As in a CUDA graph, what was made outside of it is not
+    kept alive by it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._operations: list[tuple[Any, Any, Any, Any]] = []
+        self._made_inside: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        self._operations.append((func, args, kwargs or {}, result))
+        noted = tree_map(self._note, (args, kwargs or {}))
+        self._made_inside.update(id(tensor) for tensor in tree_leaves(result) if isinstance(tensor, Tensor))
+        self._operations.append((func, *noted, result))
         return result
+
+    def _note(self, value: Any) -> Any:
+        """A number that became a tensor on the way is part of the operation."""
+        is_outside = isinstance(value, Tensor) and value.dim() > 0 and id(value) not in self._made_inside
+        return weakref.ref(value) if is_outside else value
 
     def replay(self) -> None:
         """Do all of it again, in the same memory."""
         for func, args, kwargs, result in self._operations:
-            again = func(*args, **kwargs)
+            own_args, own_kwargs = tree_map(self._place, (args, kwargs))
+            again = func(*own_args, **own_kwargs)
             for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
                 if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():  # neither a view nor done in place
                     old.copy_(new)
 
+    @staticmethod
+    def _place(value: Any) -> Any:
+        if not isinstance(value, weakref.ref):
+            return value
+        tensor = value()
+        assert tensor is not None, "a recording reads memory that was given back"
+        return tensor
+
 
 class TapeRecorder:
     """Replays the tensor operations of one run."""
+
+    def __init__(self) -> None:
+        self.num_recordings = 0
+        self.num_forgotten = 0
 
     def record(self, run: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
         """See `Recorder`."""
         run()
         with Tape() as tape:
             result = run()
+        self.num_recordings += 1
         return tape.replay, result
+
+    def forget(self) -> None:
+        """See `Recorder`."""
+        self.num_forgotten += 1
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +130,50 @@ def test_recording_is_replayed_and_not_made_again() -> None:
         made = [own.num_made for own in recordings(engine)]
         engine.generate("abd", sampling=sampling, speculation=plain)
         assert [own.num_made for own in recordings(engine)] == made
+
+
+def test_recordings_begin_when_the_buffers_are_there() -> None:
+    """One that is made before ends with the next pass, since it reads and writes elsewhere."""
+    recorder = TapeRecorder()
+    network = LanguageModel(make_model("llama"), name="toy", recorder=recorder, self_check=False)
+    slot = network.kv_cache.allocate()
+    for num_passes in range(3):
+        network.forward([Block(slot, [1], 1)])
+        assert recorder.num_recordings == min(num_passes, 1)
+    assert recorder.num_forgotten == 0
+    network.release()
+
+
+def test_a_network_that_cannot_be_recorded_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    class Strict(TapeRecorder):
+        def record(self, run: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+            run()
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    model = make_model("llama", seed=3)
+
+    def run(recorder: Recorder | None) -> Tensor:
+        network = LanguageModel(model, name="toy", recorder=recorder)
+        slot = network.kv_cache.allocate()
+        logits = torch.cat([network.forward([Block(slot, [token_id], 1)]) for token_id in (5, 6, 7, 8)])
+        network.release()
+        return logits
+
+    assert torch.equal(run(Strict()), run(None))
+    assert [line for line in caplog.messages if "toy run without CUDA graphs" in line] == caplog.messages[:1]
+
+
+def test_memory_that_runs_out_in_a_recording_is_told() -> None:
+    class Full(TapeRecorder):
+        def record(self, run: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    network = LanguageModel(make_model("llama"), name="toy", recorder=Full(), self_check=False)
+    slot = network.kv_cache.allocate()
+    network.forward([Block(slot, [1], 1)])
+    with pytest.raises(torch.OutOfMemoryError):
+        network.forward([Block(slot, [1], 1)])
+    network.release()
 
 
 def test_idle_rows_of_a_recording_keep_what_they_hold() -> None:
