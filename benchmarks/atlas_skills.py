@@ -2,7 +2,7 @@
 
     python -m benchmarks.atlas_skills --limit 200
 
-Through the same seam as every adapter (`eft_integrations.backend`), greedy, `tool_choice="auto"`.
+Through the same seam as every adapter (`eft_integrations.backends`), greedy, `tool_choice="auto"`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from rich.progress import track
 from benchmarks.report import finish
 from eft_engine.evaluation.intervals import share_of
 from eft_engine.zoo.atlas import QUESTION_FILES, has_form
-from eft_integrations.backend import ChatRequest, shared_backend
-from eft_integrations.messages import Message, Tool
-from eft_integrations.tool_calls import ToolChoice
+from eft_integrations.backends.pool import shared_backend
+from eft_integrations.chat.messages import Message, Tool
+from eft_integrations.chat.request import ChatRequest, ToolChoice
 
 SAMPLING = {"temperature": 0.0, "max_tokens": 64}
 console = Console(stderr=True)

@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.report import finish
 from eft_engine import Engine
-from eft_integrations.backend import backend_of
+from eft_integrations.backends.pool import backend_of
 from tests.integrations.server.serving import running
 from tests.toy import make_trio
 

@@ -9,18 +9,13 @@ from typing import Any, Self
 
 from pydantic import BaseModel, Field, PrivateAttr, SecretStr
 
-from eft_integrations.backend import (
-    SAMPLING_FIELDS,
-    ChatBackend,
-    ChatDelta,
-    ChatRequest,
-    backend_of,
-    errors,
-    shared_backend,
-)
-from eft_integrations.messages import Message, Tool
-from eft_integrations.remote import remote_backend
-from eft_integrations.tool_calls import ToolChoice
+from eft_engine import errors
+from eft_integrations.backends.pool import backend_of, shared_backend
+from eft_integrations.backends.protocol import ChatBackend
+from eft_integrations.backends.vllm_server import remote_backend
+from eft_integrations.chat.messages import Message, Tool
+from eft_integrations.chat.request import ChatDelta, ChatRequest, ToolChoice
+from eft_integrations.sampling import SAMPLING_FIELDS
 from eft_integrations.weights import first_given, parse_alias
 
 RewardWeights = float | dict[str, float]

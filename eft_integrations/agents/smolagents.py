@@ -20,9 +20,12 @@ from smolagents.models import (
 )
 from smolagents.tools import Tool
 
-from eft_integrations.backend import SAMPLING_FIELDS, ChatBackend, ChatDelta, ChatRequest, backend_of, shared_backend
-from eft_integrations.openai_wire import to_messages, to_response_schema, to_tool_choice, to_tools
+from eft_integrations.backends.pool import backend_of, shared_backend
+from eft_integrations.backends.protocol import ChatBackend
+from eft_integrations.chat.request import ChatDelta, ChatRequest
+from eft_integrations.sampling import SAMPLING_FIELDS
 from eft_integrations.weights import current_weights, first_given
+from eft_integrations.wire.openai import to_messages, to_response_schema, to_tool_choice, to_tools
 
 RewardWeights = float | Mapping[str, float]
 

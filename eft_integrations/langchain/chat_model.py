@@ -31,7 +31,8 @@ from langchain_core.utils.function_calling import convert_to_json_schema, conver
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import ConfigDict, Field, PrivateAttr
 
-from eft_integrations.backend import ChatDelta, ChatRequest, ChatResult, errors
+from eft_engine import errors
+from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
 from eft_integrations.langchain import convert
 from eft_integrations.trio_model import (
     FIELDS_OF_SAMPLING,

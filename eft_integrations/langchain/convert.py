@@ -18,9 +18,9 @@ from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 
-from eft_integrations import openai_wire
-from eft_integrations.backend import ChatDelta, ChatResult
-from eft_integrations.messages import Message, Role, Tool, ToolCall
+from eft_integrations.chat.messages import Message, Role, Tool, ToolCall
+from eft_integrations.chat.request import ChatDelta, ChatResult
+from eft_integrations.wire import openai as openai_wire
 
 NOT_TEXT = frozenset(
     {"tool_use", "tool_call", "tool_call_chunk", "function_call", "server_tool_call", "reasoning", "thinking"}

@@ -21,9 +21,10 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 
-from eft_integrations import openai_wire
-from eft_integrations.backend import ChatDelta, ChatResult, TokenLogprobs
-from eft_integrations.messages import Message, Role, Tool, ToolCall
+from eft_engine import TokenLogprobs
+from eft_integrations.chat.messages import Message, Role, Tool, ToolCall
+from eft_integrations.chat.request import ChatDelta, ChatResult
+from eft_integrations.wire import openai as openai_wire
 
 ROLES: dict[MessageRole, Role] = {
     MessageRole.SYSTEM: "system",

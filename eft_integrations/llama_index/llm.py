@@ -38,12 +38,12 @@ from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import from_json
 
-from eft_integrations import openai_wire
-from eft_integrations.backend import DEFAULT_MAX_TOKENS, ChatDelta, ChatRequest, ChatResult
+from eft_integrations.chat.request import DEFAULT_MAX_TOKENS, ChatDelta, ChatRequest, ChatResult
 from eft_integrations.llama_index import convert
 from eft_integrations.llama_index.structured import PartialObjects, response_format, whole_object
 from eft_integrations.trio_model import TrioModel, astream_within, stream_within
 from eft_integrations.weights import settle
+from eft_integrations.wire import openai as openai_wire
 
 Model = TypeVar("Model", bound=BaseModel)
 

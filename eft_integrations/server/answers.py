@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from eft_integrations.backend import ChatDelta, ChatRequest, ChatResult
+from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
 from eft_integrations.server.compositions import Chosen, Composition
 from eft_integrations.server.protocol import SamplingBody
 from eft_integrations.server.streaming import interleave

@@ -10,8 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.middleware.cors import CORSMiddleware
 
-from eft_integrations.backend import ChatRequest
-from eft_integrations.openai_wire import to_messages, to_tools
+from eft_integrations.chat.request import ChatRequest
 from eft_integrations.server import errors
 from eft_integrations.server.chat import chat_answering, chat_events, chat_reply
 from eft_integrations.server.completions import completion_answering, completion_events, completion_reply
@@ -24,6 +23,7 @@ from eft_integrations.server.responses_protocol import ResponsesBody
 from eft_integrations.server.settings import ServerSettings
 from eft_integrations.server.streaming import TimeLimit, stream_response, while_connected
 from eft_integrations.weights import HEADER
+from eft_integrations.wire.openai import to_messages, to_tools
 
 Weights = Annotated[
     str | None,

@@ -7,8 +7,12 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from eft_integrations.backend import ChatDelta, ChatRequest, ChatResult
-from eft_integrations.openai_wire import (
+from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
+from eft_integrations.server.answers import Answering, Observer, new_id, repeated, sampling_of
+from eft_integrations.server.compositions import Chosen
+from eft_integrations.server.protocol import ChatBody
+from eft_integrations.server.streaming import Event
+from eft_integrations.wire.openai import (
     call_delta_form,
     logprobs_form,
     message_form,
@@ -18,10 +22,6 @@ from eft_integrations.openai_wire import (
     to_tools,
     usage_form,
 )
-from eft_integrations.server.answers import Answering, Observer, new_id, repeated, sampling_of
-from eft_integrations.server.compositions import Chosen
-from eft_integrations.server.protocol import ChatBody
-from eft_integrations.server.streaming import Event
 
 
 def chat_answering(body: ChatBody, chosen: Chosen, observer: Observer, *, default_max_tokens: int) -> Answering:

@@ -126,7 +126,7 @@ def _serve_with_vllm(settings: ServerSettings, *, run: bool) -> None:
     Raises:
         InvalidOptionError: something that vLLM cannot do, or it is not installed here.
     """
-    from eft_integrations.backend import errors
+    from eft_engine import errors
     from eft_integrations.server.vllm_engine import vllm_command
     from eft_integrations.vllm.launch import INSTALL
 
@@ -156,7 +156,7 @@ def composition(
     Raises:
         InvalidOptionError: a flag cannot be read, or the flags are incomplete.
     """
-    from eft_integrations.backend import errors
+    from eft_engine import errors
     from eft_integrations.weights import parse_weights
 
     if (tuned is None) != (reference is None):
@@ -178,7 +178,7 @@ def composition(
 
 
 def _read_keys(file: Path) -> str:
-    from eft_integrations.backend import errors
+    from eft_engine import errors
 
     try:
         keys = file.read_text(encoding="utf-8").split()

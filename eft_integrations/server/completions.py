@@ -7,12 +7,13 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from eft_integrations.backend import ChatRequest, ChatResult, TokenLogprobs
-from eft_integrations.openai_wire import to_response_schema, usage_form, wrong
+from eft_engine import TokenLogprobs
+from eft_integrations.chat.request import ChatRequest, ChatResult
 from eft_integrations.server.answers import Answering, Observer, new_id, repeated, sampling_of
 from eft_integrations.server.compositions import Chosen
 from eft_integrations.server.protocol import CompletionBody
 from eft_integrations.server.streaming import Event
+from eft_integrations.wire.openai import to_response_schema, usage_form, wrong
 
 
 def completion_answering(body: CompletionBody, chosen: Chosen, observer: Observer) -> Answering:

@@ -13,15 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from eft_integrations.backend import (
-    ChatBackend,
-    ChatRequest,
-    ChatResult,
-    EngineBackend,
-    RewardWeights,
-    errors,
-    resolve_weights,
-)
+from eft_engine import errors
+from eft_engine.config import RewardWeights, resolve_weights
+from eft_integrations.backends.engine import EngineBackend
+from eft_integrations.backends.protocol import ChatBackend
+from eft_integrations.chat.request import ChatRequest, ChatResult
 from eft_integrations.server.errors import INVALID, ApiError, Kind
 from eft_integrations.weights import HEADER, first_given, parse_alias, parse_weights
 

@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from eft_integrations.backend import errors
+from eft_engine import errors
 
 INVALID, SERVER = "invalid_request_error", "server_error"
 

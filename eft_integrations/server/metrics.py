@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from eft_integrations.backend import ChatResult
+from eft_integrations.chat.request import ChatResult
 from eft_integrations.server.compositions import Composition, Compositions
 from eft_integrations.server.limits import Pace
 

@@ -10,13 +10,13 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Any
 
-from eft_integrations.backend import ChatDelta, ChatRequest, ChatResult
-from eft_integrations.openai_wire import logprob_form, to_response_schema, to_tool_choice, to_tools, wrong
+from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
 from eft_integrations.server.answers import Answering, Observer, new_id
 from eft_integrations.server.compositions import Chosen
 from eft_integrations.server.errors import error_body
 from eft_integrations.server.responses_protocol import ResponsesBody, to_conversation
 from eft_integrations.server.streaming import Event
+from eft_integrations.wire.openai import logprob_form, to_response_schema, to_tool_choice, to_tools, wrong
 
 LOGPROBS = "message.output_text.logprobs"
 """What `include` says to get log-probabilities."""

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import Field
 
-from eft_integrations.messages import Message, ToolCall
-from eft_integrations.openai_wire import ROLES, to_text, wrong
+from eft_integrations.chat.messages import Message, ToolCall
 from eft_integrations.server.protocol import Body, FreeJson, RewardWeights
+from eft_integrations.wire.openai import ROLES, to_text, wrong
 
 
 class ResponsesBody(Body):

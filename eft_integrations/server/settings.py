@@ -18,7 +18,7 @@ from pydantic_settings import (
 )
 from yaml import YAMLError
 
-from eft_integrations.backend import EngineConfig, TunedPair, errors
+from eft_engine import EngineConfig, TunedPair, errors
 
 DEFAULT_PRESET = "smollm2-json"
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from eft_integrations.backend import EngineConfig, MemberConfig, errors, report_on_trio
+from eft_engine import EngineConfig, MemberConfig, errors
+from eft_engine import inspect_trio as report_on_trio
 from eft_integrations.server.loading import merged_pairs
 from eft_integrations.server.settings import CompositionSettings, ServerSettings
 from eft_integrations.vllm.launch import Command, serve_command

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eft_integrations.backend import EngineConfig, MemberConfig, SpeculationOptions, TrioReport, TunedPair, errors
+from eft_engine import EngineConfig, MemberConfig, SpeculationOptions, TunedPair, errors
+from eft_engine.outputs import TrioReport
 from eft_integrations.vllm.register import ARCHITECTURE
 from eft_integrations.vllm.trio_options import PairOptions, TrioOptions
 

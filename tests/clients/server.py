@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from eft_integrations.backend import backend_of
+from eft_integrations.backends.pool import backend_of
 from tests.integrations.server.serving import running
 from tests.integrations.server.tool_user import ToolUser
 from tests.integrations.trained_trio import trained_engine

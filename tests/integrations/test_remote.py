@@ -9,10 +9,11 @@ from typing import Any
 import httpx
 import pytest
 
-from eft_integrations.backend import ChatRequest, errors
+from eft_engine import errors
+from eft_integrations.backends.vllm_server import RemoteBackend, remote_backend
+from eft_integrations.chat.messages import Message
+from eft_integrations.chat.request import ChatRequest
 from eft_integrations.langchain import EFTChatModel
-from eft_integrations.messages import Message
-from eft_integrations.remote import RemoteBackend, remote_backend
 
 ASKED = ChatRequest((Message("user", "Hello"),))
 MODELS = {"data": [{"id": "trio", "max_model_len": 100, "eft": {"pairs": {"chat": 1.0}}}]}

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from eft_engine import Lark
 from eft_engine.text.grammar import GrammarCompiler
-from eft_integrations.messages import InvalidToolCall, Message, Tool, ToolCall, close_schema, merge_turns
-from eft_integrations.tool_calls import (
+from eft_integrations.chat.messages import InvalidToolCall, Message, Tool, ToolCall, merge_turns
+from eft_integrations.chat.request import CallDelta, ToolChoice
+from eft_integrations.chat.schema import close_schema
+from eft_integrations.chat.tool_calls import (
     HERMES,
     LLAMA3,
     MISTRAL,
-    CallDelta,
     Piece,
     ToolCallReader,
-    ToolChoice,
     ToolNotation,
     announce,
     call_grammar,

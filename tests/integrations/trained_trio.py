@@ -21,7 +21,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from eft_engine import Engine, EngineConfig, LoadedPair, SpeculationOptions
-from eft_integrations.backend import Asked, ChatRequest
+from eft_integrations.chat.prompt import Asked
+from eft_integrations.chat.request import ChatRequest
 from eft_integrations.langchain.convert import to_messages, to_tools
 from tests.toy import CHAT_TEMPLATE, SPECIAL_TOKENS
 

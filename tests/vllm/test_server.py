@@ -18,10 +18,10 @@ import httpx
 import pytest
 
 from eft_engine import Engine, EngineConfig, TunedPair, errors
-from eft_integrations.backend import ChatRequest, backend_of
-from eft_integrations.messages import Message, Tool
-from eft_integrations.remote import RemoteBackend
-from eft_integrations.tool_calls import ToolChoice
+from eft_integrations.backends.pool import backend_of
+from eft_integrations.backends.vllm_server import RemoteBackend
+from eft_integrations.chat.messages import Message, Tool
+from eft_integrations.chat.request import ChatRequest, ToolChoice
 from tests.integrations.server.serving import running
 from tests.vllm.trios import Asked, Judge, TrioFolders, mixed_requests, save_trio
 

@@ -11,8 +11,9 @@ from eft_engine import Engine, SamplingParams, load_preset
 from eft_engine.evaluation.questions import load_questions
 from eft_engine.zoo.atlas import QUESTION_FILES, has_form, load_fact_questions
 from eft_engine.zoo.presets import ZOO
-from eft_integrations.backend import ChatRequest, shared_backend
-from eft_integrations.messages import Message, Tool
+from eft_integrations.backends.pool import shared_backend
+from eft_integrations.chat.messages import Message, Tool
+from eft_integrations.chat.request import ChatRequest
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=40)
 NUM_QUESTIONS = 24

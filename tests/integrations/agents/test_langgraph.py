@@ -13,9 +13,9 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.types import Command
 
+from eft_integrations.backends.scripted import ScriptedBackend
+from eft_integrations.chat.messages import Message, ToolCall
 from eft_integrations.langchain import EFTChatModel
-from eft_integrations.messages import Message, ToolCall
-from eft_integrations.scripted import ScriptedBackend
 
 visited: list[str] = []
 

@@ -12,8 +12,8 @@ from smolagents.models import agglomerate_stream_deltas
 import eft_integrations
 from eft_engine import errors
 from eft_integrations.agents.smolagents import EFTModel
-from eft_integrations.messages import Message, ToolCall
-from eft_integrations.scripted import ScriptedBackend
+from eft_integrations.backends.scripted import ScriptedBackend
+from eft_integrations.chat.messages import Message, ToolCall
 from tests.integrations.server.tool_user import ToolUser
 from tests.toy import ToyTrio
 

@@ -23,9 +23,9 @@ from langchain_core.messages import (
 from pydantic import BaseModel, ValidationError
 
 from eft_engine import Engine
+from eft_integrations.backends.scripted import ScriptedBackend
+from eft_integrations.chat.messages import Message, ToolCall
 from eft_integrations.langchain import EFTChatModel
-from eft_integrations.messages import Message, ToolCall
-from eft_integrations.scripted import ScriptedBackend
 from tests.integrations.trained_trio import WEATHER, get_weather, trained_engine, without_drafts
 
 UNENFORCEABLE = {"title": "x", "type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}

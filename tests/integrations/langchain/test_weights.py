@@ -16,8 +16,8 @@ from langchain_core.tools import tool
 from langgraph.prebuilt import create_react_agent
 
 import eft_integrations
+from eft_integrations.backends.scripted import ScriptedBackend
 from eft_integrations.langchain import EFTChatModel
-from eft_integrations.scripted import ScriptedBackend
 from tests.integrations.trained_trio import trained_engine
 
 W = {"scripted": 0.3}

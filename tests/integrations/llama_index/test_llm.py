@@ -19,11 +19,10 @@ from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel, ValidationError
 
 import eft_integrations
-from eft_engine import Engine, SamplingParams
-from eft_integrations.backend import errors
+from eft_engine import Engine, SamplingParams, errors
+from eft_integrations.backends.scripted import ScriptedBackend
+from eft_integrations.chat.messages import Message, ToolCall
 from eft_integrations.llama_index import EFTLLM
-from eft_integrations.messages import Message, ToolCall
-from eft_integrations.scripted import ScriptedBackend
 from eft_integrations.testing.llama_index_suite.asking import CHATS, COMPLETIONS, PREDICTIONS, gather, user
 from eft_integrations.testing.llama_index_suite.engines import CHAT_WAYS, QUERIES
 from eft_integrations.testing.llama_index_suite.scenarios import NOTES, index_of

@@ -7,10 +7,10 @@ import functools
 import json
 
 from eft_engine import Engine
-from eft_integrations.backend import ChatRequest
+from eft_integrations.backends.scripted import ScriptedBackend
+from eft_integrations.chat.messages import Message, ToolCall
+from eft_integrations.chat.request import ChatRequest
 from eft_integrations.llama_index import EFTLLM
-from eft_integrations.messages import Message, ToolCall
-from eft_integrations.scripted import ScriptedBackend
 from eft_integrations.testing.llama_index_suite.scenarios import SCRIPTS
 from tests.integrations.trained_trio import Learned, TrainedTrio, call, train
 

@@ -130,7 +130,7 @@ def outcome(response: httpx.Response) -> str:
 
 async def main() -> None:
     """Print the table."""
-    from eft_integrations.backend import backend_of
+    from eft_integrations.backends.pool import backend_of
     from tests.integrations.server.serving import running
     from tests.toy import make_trio
 

@@ -11,7 +11,7 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
-from eft_integrations.backend import ChatBackend
+from eft_integrations.backends.protocol import ChatBackend
 from eft_integrations.server.app import create_app
 from eft_integrations.server.compositions import Composition
 from eft_integrations.server.settings import ServerSettings

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from eft_integrations.messages import Message, ToolCall
-from eft_integrations.scripted import ScriptedBackend
+from eft_integrations.backends.scripted import ScriptedBackend
+from eft_integrations.chat.messages import Message, ToolCall
 from tests.integrations.server.serving import events_of, in_process
 
 HELLO = [{"role": "user", "content": "hi"}]

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from eft_integrations.scripted import ScriptedBackend
+from eft_integrations.backends.scripted import ScriptedBackend
 from tests.integrations.server.serving import events_of, in_process
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from eft_engine import Engine, LoadedPair, SamplingParams
-from eft_integrations.backend import EngineBackend, EngineConfig, backend_of, errors
-from eft_integrations.scripted import ScriptedBackend
+from eft_engine import Engine, EngineConfig, LoadedPair, SamplingParams, errors
+from eft_integrations.backends.engine import EngineBackend
+from eft_integrations.backends.pool import backend_of
+from eft_integrations.backends.scripted import ScriptedBackend
 from eft_integrations.server.compositions import Composition, Compositions
 from eft_integrations.server.loading import load_compositions
 from eft_integrations.server.settings import CompositionSettings

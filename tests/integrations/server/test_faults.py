@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from eft_engine import Engine
-from eft_integrations.backend import backend_of
+from eft_integrations.backends.pool import backend_of
 from tests.integrations.server.faults import FAULTS, Fault, chat
 from tests.integrations.server.serving import running
 from tests.toy import make_trio

@@ -19,8 +19,8 @@ from pydantic import BaseModel
 from smolagents import CodeAgent, OpenAIServerModel, ToolCallingAgent
 from smolagents import tool as smol_tool
 
-from eft_integrations.backend import backend_of
-from eft_integrations.scripted import ScriptedBackend
+from eft_integrations.backends.pool import backend_of
+from eft_integrations.backends.scripted import ScriptedBackend
 from tests.integrations.server.serving import running
 from tests.integrations.server.tool_user import OBJECT, ToolUser
 from tests.integrations.trained_trio import WEATHER, get_weather, trained_engine

@@ -12,8 +12,9 @@ import httpx
 import pytest
 
 from eft_engine import Engine
-from eft_integrations.backend import ChatDelta, ChatRequest, backend_of
-from eft_integrations.scripted import ScriptedBackend
+from eft_integrations.backends.pool import backend_of
+from eft_integrations.backends.scripted import ScriptedBackend
+from eft_integrations.chat.request import ChatDelta, ChatRequest
 from eft_integrations.server.limits import Pace
 from eft_integrations.server.settings import ServerSettings
 from tests.integrations.server.serving import events_of, in_process, running

@@ -12,8 +12,8 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from openai import OpenAI
 from pydantic import BaseModel
 
-from eft_integrations.backend import backend_of
-from eft_integrations.scripted import ScriptedBackend
+from eft_integrations.backends.pool import backend_of
+from eft_integrations.backends.scripted import ScriptedBackend
 from tests.integrations.server.serving import running
 from tests.integrations.trained_trio import MAGIC, WEATHER, get_weather, trained_engine
 

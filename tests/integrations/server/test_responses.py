@@ -10,8 +10,8 @@ import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from eft_integrations.messages import Message, ToolCall
-from eft_integrations.scripted import ScriptedBackend
+from eft_integrations.backends.scripted import ScriptedBackend
+from eft_integrations.chat.messages import Message, ToolCall
 from tests.integrations.server.serving import events_of, in_process
 
 LOOK = {"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}, "strict": True}

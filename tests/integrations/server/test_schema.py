@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis.generation import GenerationMode
 
 from eft_engine import Engine
-from eft_integrations.backend import backend_of
-from eft_integrations.scripted import ScriptedBackend
+from eft_integrations.backends.pool import backend_of
+from eft_integrations.backends.scripted import ScriptedBackend
 from tests.integrations.server.serving import make_app
 from tests.toy import make_trio
 

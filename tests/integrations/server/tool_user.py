@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from eft_integrations.backend import ChatRequest, ChatResult, resolve_weights
-from eft_integrations.messages import Message, ToolCall
-from eft_integrations.scripted import ScriptedBackend
+from eft_engine.config import resolve_weights
+from eft_integrations.backends.scripted import ScriptedBackend
+from eft_integrations.chat.messages import Message, ToolCall
+from eft_integrations.chat.request import ChatRequest, ChatResult
 
 OBJECT = {"city": "Paris", "sunny": True}
 

@@ -15,8 +15,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from eft_engine import EngineConfig, MemberConfig, TunedPair, errors
+from eft_engine import inspect_trio as report_on_trio
 from eft_engine.cli.app import app
-from eft_integrations.backend import EngineConfig, MemberConfig, TunedPair, errors, report_on_trio
 from eft_integrations.server.settings import load_settings
 from eft_integrations.server.vllm_engine import vllm_command
 from eft_integrations.vllm.composing import (

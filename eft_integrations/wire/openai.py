@@ -9,9 +9,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from eft_integrations.backend import ChatResult, TokenLogprobs, Usage, errors
-from eft_integrations.messages import Message, Role, Tool, ToolCall
-from eft_integrations.tool_calls import CallDelta, ToolChoice
+from eft_engine import TokenLogprobs, Usage, errors
+from eft_integrations.chat.messages import Message, Role, Tool, ToolCall
+from eft_integrations.chat.request import CallDelta, ChatResult, ToolChoice
 
 ROLES: dict[str, Role] = {
     "developer": "system",

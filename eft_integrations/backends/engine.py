@@ -1,0 +1,122 @@
+"""A backend that answers with an engine of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Any
+
+from eft_engine import EngineStats
+from eft_integrations.backends.protocol import last_result
+from eft_integrations.chat.answer import AnswerReader
+from eft_integrations.chat.prompt import Asked
+from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
+
+
+class EngineBackend:
+    """Answers with an engine.
+
+    Args:
+        load: makes the engine; called once, when it is first needed. It is not closed by this object.
+        model_name: what reports and logs call the model.
+        identity: see `ChatBackend`; made up if it is not given.
+    """
+
+    def __init__(self, load: Callable[[], Any], *, model_name: str, identity: str | None = None) -> None:
+        self.identity = identity or uuid.uuid4().hex
+        self._load = load
+        self._name = model_name
+        self._engine: Any = None
+        self._lock = threading.Lock()
+
+    @property
+    def engine(self) -> Any:
+        """The engine, loaded now if it is not yet."""
+        if self._engine is None:
+            with self._lock:
+                if self._engine is None:
+                    self._engine = self._load()
+        return self._engine
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the engine is there already."""
+        return self._engine is not None
+
+    @property
+    def model_name(self) -> str:
+        """See `ChatBackend`."""
+        return self._name
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """See `ChatBackend`."""
+        weights: Mapping[str, float] = self.engine.weights
+        return weights
+
+    @property
+    def context_len(self) -> int:
+        """See `ChatBackend`."""
+        return int(self.engine.context_len)
+
+    def token_ids(self, text: str) -> list[int]:
+        """See `ChatBackend`."""
+        return list(self.engine.token_ids(text))
+
+    def count_prompt_tokens(self, request: ChatRequest) -> int:
+        """See `ChatBackend`."""
+        asked = Asked.of_engine(request, self.engine)
+        return int(self.engine.count_prompt_tokens(asked.prompt, prompt_options=asked.options["prompt_options"]))
+
+    def template_of(self, pair: str) -> str | None:
+        """The chat template of a pair's tuned model, which its own requests are rendered with."""
+        template: str | None = self.engine.chat_template_of(pair)
+        return template
+
+    def stats(self) -> EngineStats:
+        """See `ChatBackend`."""
+        stats: EngineStats = self.engine.stats()
+        return stats
+
+    def close(self) -> None:
+        """Close the engine, if it was loaded; whoever shares it loses it too."""
+        if self._engine is not None:
+            self._engine.close()
+
+    def chat(self, request: ChatRequest) -> ChatResult:
+        """See `ChatBackend`."""
+        return last_result([delta.result for delta in self.stream(request)])
+
+    def stream(self, request: ChatRequest) -> Iterator[ChatDelta]:
+        """See `ChatBackend`. The request is checked and submitted now, not when the first piece is asked for."""
+        asked = Asked.of_engine(request, self.engine)
+        deltas = self.engine.stream(asked.prompt, **asked.options)
+        return _read(deltas, AnswerReader(asked))
+
+    async def achat(self, request: ChatRequest) -> ChatResult:
+        """See `ChatBackend`."""
+        return last_result([delta.result async for delta in self.astream(request)])
+
+    async def astream(self, request: ChatRequest) -> AsyncIterator[ChatDelta]:
+        """See `ChatBackend`."""
+        if self._engine is None:
+            await asyncio.to_thread(lambda: self.engine)
+        asked = Asked.of_engine(request, self.engine)
+        reader = AnswerReader(asked)
+        deltas = self.engine.astream(asked.prompt, **asked.options)
+        try:
+            async for delta in deltas:
+                for piece in reader.feed(delta):
+                    yield piece
+        finally:
+            await deltas.aclose()
+
+
+def _read(deltas: Any, reader: AnswerReader) -> Iterator[ChatDelta]:
+    try:
+        for delta in deltas:
+            yield from reader.feed(delta)
+    finally:
+        deltas.close()

@@ -1,0 +1,73 @@
+"""The one form in which adapters and backends speak of conversations and tools: OpenAI's, as plain frozen data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call that the model asks for. `arguments` is JSON text, as it was generated."""
+
+    call_id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
+class InvalidToolCall:
+    """Text that began as a tool call and did not become one (cut off, or not JSON); never run it."""
+
+    text: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. `tool_calls` belong to assistant turns, `tool_call_id` and `name` to tool results."""
+
+    role: Role
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A function that the model may call; `parameters` is a JSON schema of type object."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
+
+    def as_openai(self) -> dict[str, Any]:
+        """OpenAI's form, which chat templates read."""
+        function = {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
+        return {"type": "function", "function": function}
+
+
+def merge_turns(messages: Sequence[Message]) -> list[Message]:
+    r"""Neighbouring turns of one role as one turn (many chat templates refuse them otherwise); calls and results stay apart.
+
+    >>> [message.content for message in merge_turns([Message("user", "a"), Message("user", "b")])]
+    ['a\n\nb']
+    """
+    merged: list[Message] = []
+    for message in messages:
+        previous = merged[-1] if merged else None
+        if (
+            previous is not None
+            and previous.role == message.role != "tool"
+            and not previous.tool_calls
+            and not message.tool_calls
+            and previous.name == message.name
+        ):
+            merged[-1] = Message(message.role, f"{previous.content}\n\n{message.content}", name=message.name)
+        else:
+            merged.append(message)
+    return merged

@@ -1,0 +1,110 @@
+"""What is asked of a backend, and what it answers: plain frozen data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from eft_engine.config import RewardWeights, SamplingParams
+from eft_engine.outputs import TokenLogprobs, Usage
+from eft_integrations.chat.messages import InvalidToolCall, Message, Tool, ToolCall
+
+DEFAULT_MAX_TOKENS = int(SamplingParams.model_fields["max_tokens"].default)
+"""Most tokens of an answer to a request that does not say."""
+
+
+@dataclass(frozen=True)
+class ToolChoice:
+    """What the caller allows: `none`, `auto`, `required`, or one tool by `name`; one call or several."""
+
+    mode: str = "auto"
+    name: str | None = None
+    parallel: bool = True
+
+    @classmethod
+    def parse(cls, value: Any, tools: Sequence[Tool], *, parallel: bool = True) -> ToolChoice:
+        """From what callers write: auto, none, any, required, True, a tool's name, or OpenAI's mapping.
+
+        Raises:
+            ValueError: it names no tool that was given, or is none of these forms.
+        """
+        name: str | None = None
+        match value:
+            case None | "auto" | False:
+                return cls("auto", parallel=parallel)
+            case "none":
+                return cls("none")
+            case "any" | "required" | True:
+                mode = "required"
+            case {"type": "function", "function": {"name": str(name)}} | {"name": str(name)}:
+                mode = "named"
+            case {"type": str(kind)} if kind in ("auto", "none", "any", "required"):
+                return cls.parse(kind, tools, parallel=parallel)
+            case str(name):
+                mode = "named"
+            case _:
+                raise ValueError(f"tool_choice must be auto, none, any, required or a tool's name, got {value!r}")
+        known = [tool.name for tool in tools]
+        if not known:
+            raise ValueError(f"tool_choice {value!r} asks for a tool call, but no tools were given")
+        if name is not None and name not in known:
+            raise ValueError(f"tool_choice names {name!r}; the tools are {', '.join(known)}")
+        return cls(mode, name, parallel and mode != "named")
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """One question to a backend.
+
+    `response_schema` makes the answer a JSON value of that schema. `sampling` holds fields of `SamplingParams`. A `prompt` is a
+    raw text to continue; it stands in place of the messages, and tools have no meaning then. `chat_template` (Jinja) replaces the
+    backend's own.
+    """
+
+    messages: tuple[Message, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = field(default_factory=ToolChoice)
+    response_schema: Mapping[str, Any] | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    reward_weights: RewardWeights = None
+    template_variables: Mapping[str, Any] = field(default_factory=dict)
+    documents: tuple[Mapping[str, str], ...] = ()
+    prompt: str | None = None
+    chat_template: str | None = None
+
+
+@dataclass(frozen=True)
+class ChatResult:
+    """The whole answer. `metadata` is plain JSON: the weights in effect and what the request cost."""
+
+    content: str
+    tool_calls: tuple[ToolCall, ...]
+    invalid_tool_calls: tuple[InvalidToolCall, ...]
+    finish_reason: Literal["stop", "length", "tool_calls"]
+    usage: Usage
+    logprobs: tuple[TokenLogprobs, ...] | None
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class CallDelta:
+    """A piece of the call at `index`: its id and name come once and first, arguments follow in pieces."""
+
+    index: int
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+@dataclass(frozen=True)
+class ChatDelta:
+    """A piece of an answer: text, a piece of a tool call, or, last, the whole `result`.
+
+    `logprobs` are those of the tokens that came with it, where they were asked for (a piece may have nothing else).
+    """
+
+    text: str = ""
+    call: CallDelta | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    result: ChatResult | None = None

@@ -1,0 +1,3 @@
+"""OpenAI's JSON to the neutral form and back."""
+
+from __future__ import annotations
