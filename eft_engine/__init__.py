@@ -43,6 +43,7 @@ from eft_engine.outputs import (
 if TYPE_CHECKING:
     from eft_engine.engine.engine import Engine, LoadedPair
     from eft_engine.models.planning import inspect_trio
+    from eft_engine.text.control import control_texts, neutralise
     from eft_engine.zoo.presets import load_preset
 
 __version__ = "0.1.0"
@@ -73,9 +74,11 @@ __all__ = [
     "TunedPair",
     "Usage",
     "Verbatim",
+    "control_texts",
     "errors",
     "inspect_trio",
     "load_preset",
+    "neutralise",
 ]
 
 
@@ -89,6 +92,10 @@ def __getattr__(name: str) -> Any:
         from eft_engine.models.planning import inspect_trio
 
         return inspect_trio
+    if name in ("control_texts", "neutralise"):
+        from eft_engine.text import control
+
+        return getattr(control, name)
     if name == "load_preset":
         from eft_engine.zoo.presets import load_preset
 

@@ -184,6 +184,46 @@ class TunedPair(Options):
         return value
 
 
+SINGLE_PAIR = "tuned"
+"""Name of the pair that `--tuned` and `--reference` make."""
+
+
+def parse_pairs(
+    texts: Sequence[str] = (), *, tuned: str | None = None, reference: str | None = None
+) -> dict[str, TunedPair]:
+    """The pairs that options of a command name: `--pair NAME=TUNED,REFERENCE`, several times, and `--tuned` with `--reference`.
+
+    Their weights are 1; `--weight` is an option of its own.
+
+    >>> pairs = parse_pairs(["chat=a,b"], tuned="t", reference="r")
+    >>> list(pairs), pairs["chat"].reference.source
+    (['tuned', 'chat'], 'b')
+
+    Raises:
+        InvalidOptionError: one of `--tuned` and `--reference` without the other, another syntax, or one name twice.
+    """
+    if (tuned is None) != (reference is None):
+        raise InvalidOptionError("--tuned and --reference belong together; give both", option="tuned")
+    pairs: dict[str, TunedPair] = {}
+    if tuned is not None and reference is not None:
+        pairs[SINGLE_PAIR] = TunedPair(tuned, reference)
+    for text in texts:
+        name, _, models = text.partition("=")
+        sources = [source.strip() for source in models.split(",")]
+        name = name.strip()
+        if not name or len(sources) != 2 or not all(sources):
+            raise InvalidOptionError(
+                f"--pair must be NAME=TUNED,REFERENCE, got {text!r} (its weight is another option: --weight NAME=NUMBER)",
+                option="pair",
+                value=text,
+            )
+        if name in pairs:
+            also = " (--tuned and --reference make a pair of this name)" if name == SINGLE_PAIR and tuned else ""
+            raise InvalidOptionError(f"--pair: two pairs are called {name!r}{also}", option="pair", value=text)
+        pairs[name] = TunedPair(sources[0], sources[1])
+    return pairs
+
+
 class JsonSchema(Options):
     """The text is one JSON value that the schema (a mapping, JSON Schema 2020-12) accepts; `{}` accepts any."""
 
@@ -249,6 +289,7 @@ class SamplingParams(Options):
     )
     stop_token_ids: tuple[int, ...] = Field(default=(), description="token ids that end the text")
     ignore_eos: bool = Field(default=False, description="go on after an end-of-sequence token")
+    skip_special_tokens: bool = Field(default=True, description="leave control tokens out of the text")
     grammar: Grammar | None = Field(
         default=None,
         discriminator="kind",
@@ -349,7 +390,8 @@ class PromptOptions(Options):
     )
     control_tokens: Literal["neutralise", "parse"] = Field(
         default="neutralise",
-        description="control tokens written inside message content: break them up (a user cannot end a turn), or honour them",
+        description="control tokens written inside of messages, tools and documents: break them up (nobody can end a turn or forge "
+        "a call with text), or honour them",
     )
     template_variables: dict[str, Any] = Field(
         default_factory=dict,

@@ -7,7 +7,7 @@ from eft_integrations.moved import moved
 __getattr__ = moved(
     __name__,
     {
-        "RemoteBackend": "eft_integrations.backends.vllm_server",
-        "remote_backend": "eft_integrations.backends.vllm_server",
+        "RemoteBackend": "eft_integrations.backends.remote",
+        "remote_backend": "eft_integrations.backends.remote",
     },
 )

@@ -1,40 +1,38 @@
-"""What the model classes of all hosts have in common: how a trio is named, what a call may set, and how both become a request."""
+"""What the model classes of all hosts have in common: how a trio is named, and how a call becomes a question."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
-from pydantic import BaseModel, Field, PrivateAttr, SecretStr
+from pydantic import Field, PrivateAttr, SecretStr
 
 from eft_engine import errors
+from eft_engine.config import RewardWeights
 from eft_integrations.backends.pool import backend_of, shared_backend
 from eft_integrations.backends.protocol import ChatBackend
-from eft_integrations.backends.vllm_server import remote_backend
-from eft_integrations.chat.messages import Message, Tool
-from eft_integrations.chat.request import ChatDelta, ChatRequest, ToolChoice
-from eft_integrations.sampling import SAMPLING_FIELDS
+from eft_integrations.backends.remote import remote_backend
+from eft_integrations.call_options import CallKeywords, CallOptions
+from eft_integrations.chat.messages import Message
+from eft_integrations.chat.request import ChatRequest
+from eft_integrations.question import Question
+from eft_integrations.sampling import given_sampling, stops_of
 from eft_integrations.weights import first_given, parse_alias
-
-RewardWeights = float | dict[str, float]
+from eft_integrations.wire.openai import to_response_schema, to_tool_choice, to_tools
 
 NAMES_OF_TRIO = ("base", "tuned", "reference", "pairs", "preset")
 
-FIELDS_OF_SAMPLING = (
-    "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
-    "logit_bias", "seed", "stop_token_ids", "ignore_eos",
-)  # fmt: skip
-"""Fields of the model, and keywords of a call, that `SamplingParams` has under the same name."""
+SWITCHES = frozenset({"logprobs", "top_logprobs", "timeout", "lenient_tool_calls"})
+"""Options of which a call's value goes before the model's even where it is None."""
 
 
-class TrioModel(BaseModel):
+class TrioModel(CallOptions):
     """Fields and behaviour of a host's model class that answers with a trio; mixed into the host's own base class.
 
     Name the trio by `preset`, by `base` with `tuned` and `reference`, by `base` with `pairs`, or hand over an `engine` or a
     `backend`; or give the `base_url` of a server that vLLM runs (docs/vllm.md). The engine is loaded when it is first needed
-    and shared by all models of the process that name the same trio.
+    and shared by all models of the process that name the same trio. The fields of `CallOptions` are keywords of a call too.
     """
 
     base: str | None = Field(default=None, description="the large model: hub id, folder or .gguf file")
@@ -42,9 +40,9 @@ class TrioModel(BaseModel):
         default=None, description="the small model after fine-tuning, or an adapter on the reference"
     )
     reference: str | None = Field(default=None, description="the small model before fine-tuning")
-    pairs: dict[str, Any] | None = Field(default=None, description="pairs by name: (tuned, reference)")
+    pairs: dict[str, object] | None = Field(default=None, description="pairs by name: (tuned, reference)")
     preset: str | None = Field(default=None, description="a trio that ships with the package")
-    engine_config: dict[str, Any] = Field(default_factory=dict, description="fields of EngineConfig")
+    engine_config: dict[str, object] = Field(default_factory=dict, description="fields of EngineConfig")
     base_url: str | None = Field(default=None, description='a server that holds the trio: "http://host:8000/v1"')
     served_name: str | None = Field(default=None, description="its name on that server; None: the server's first")
     api_key: SecretStr | None = Field(
@@ -53,30 +51,9 @@ class TrioModel(BaseModel):
     engine: Any = Field(default=None, exclude=True, repr=False, description="an engine that is already loaded")
     backend: Any = Field(default=None, exclude=True, repr=False, description="any ChatBackend")
 
-    reward_weights: RewardWeights | None = Field(
-        default=None, description="for every pair, or by pair; None: their own"
-    )
-    max_tokens: int | None = Field(default=None, description="most tokens to generate")
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    logit_bias: dict[int, float] | None = None
-    seed: int | None = None
-    stop: list[str] | None = Field(default=None, description="strings that end the text")
-    stop_token_ids: list[int] | None = None
-    ignore_eos: bool | None = None
-    logprobs: bool | None = Field(default=None, description="report log-probabilities of the tokens")
-    top_logprobs: int | None = Field(default=None, description="and of this many alternatives")
-    timeout: float | None = Field(default=None, description="seconds until a request is cancelled")
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict, description="variables of the chat template")
-
     _backend: ChatBackend = PrivateAttr()
 
-    def model_post_init(self, context: Any, /) -> None:
+    def model_post_init(self, context: object, /) -> None:
         """Choose the backend: before validators of the host's class, which may ask it."""
         super().model_post_init(context)
         named = any(getattr(self, name) for name in NAMES_OF_TRIO)
@@ -102,72 +79,68 @@ class TrioModel(BaseModel):
         """What reports and traces call the model."""
         return self._backend.model_name
 
+    def load(self) -> None:
+        """Load the engine now instead of when it is first needed. In a coroutine: `await asyncio.to_thread(model.load)`."""
+        _ = self._backend.context_len
+
+    @property
+    def _is_loaded(self) -> bool:
+        return bool(getattr(self._backend, "is_loaded", True))
+
+    async def _aload(self) -> None:
+        if not self._is_loaded:
+            await asyncio.to_thread(self.load)
+
+    def token_ids(self, text: str) -> list[int]:
+        """The text as tokens of the base's tokenizer."""
+        return self._backend.token_ids(text)
+
     def with_weights(self, reward_weights: RewardWeights) -> Self:
         """A copy with other weights that shares the engine; it keeps them through tools, agents and engines of the host."""
         return self.model_copy(update={"reward_weights": reward_weights})
 
     def _ask(
-        self,
-        messages: Sequence[Message],
-        keywords: Mapping[str, Any],
-        *,
-        tools: Sequence[Tool] = (),
-        response_schema: Mapping[str, Any] | None = None,
-        prompt: str | None = None,
-    ) -> ChatRequest:
-        """The request of one call: its keywords before the model's fields.
+        self, messages: Sequence[Message], keywords: Mapping[str, object], *, prompt: str | None = None
+    ) -> Question:
+        """The question of one call: its keywords go before the model's fields.
 
         Args:
             messages: the conversation.
-            keywords: `reward_weights` (settled: see `weights.settle`), sampling fields under the names of `SamplingParams`,
-                `max_completion_tokens`, `stop` (joins the model's), `logprobs` and `top_logprobs`, `tool_choice`,
-                `parallel_tool_calls`, `documents`, `chat_template_kwargs`, and `model`, which may carry weights.
-            tools: what may be called.
-            response_schema: makes the answer a JSON value of that schema.
+            keywords: those of `CallKeywords`; `reward_weights` settled (see `weights.settle`). Stop strings join the model's.
             prompt: a raw text in place of the messages.
 
         Raises:
-            InvalidOptionError: an unknown keyword.
-            ValueError: a value that cannot be used.
+            InvalidOptionError: an unknown keyword, or a value that cannot be used.
             ModelNotFoundError: `model` names another model.
         """
-        options = dict(keywords)
-        carried = (
-            options.pop("reward_weights", None),
-            self._weights_of_alias(options.pop("model", None)),
-            self.reward_weights,
-        )
-        choice, parallel = options.pop("tool_choice", None), options.pop("parallel_tool_calls", None)
-        sampling = {name: value for name in FIELDS_OF_SAMPLING if (value := getattr(self, name)) is not None}
-        if "max_completion_tokens" in options:
-            options.setdefault("max_tokens", options.pop("max_completion_tokens"))
-        logprobs, top = options.pop("logprobs", self.logprobs), options.pop("top_logprobs", self.top_logprobs)
-        if logprobs:
-            sampling["logprobs"] = top or 0
-        template_variables = {**self.chat_template_kwargs, **(options.pop("chat_template_kwargs", None) or {})}
-        documents = tuple(options.pop("documents", None) or ())
-        stop = options.pop("stop", None) or ()
-        stops = [*(self.stop or ()), *((stop,) if isinstance(stop, str) else stop)]
-        if unknown := sorted(set(options) - set(FIELDS_OF_SAMPLING)):
-            raise errors.InvalidOptionError(
-                f"unknown keyword {', '.join(unknown)}; a call takes reward_weights, {', '.join(sorted(SAMPLING_FIELDS))}",
-                option=unknown[0],
-            )
-        return ChatRequest(
+        call = CallKeywords.read(keywords)
+        chosen = call.model_copy(update={name: getattr(self, name) for name in SWITCHES - call.model_fields_set})
+        sampling = {**given_sampling(self), **given_sampling(call), "stop": [*stops_of(self), *stops_of(call)]}
+        if call.max_tokens is None and call.max_completion_tokens is not None:
+            sampling["max_tokens"] = call.max_completion_tokens
+        if chosen.logprobs:
+            sampling["logprobs"] = chosen.top_logprobs or 0
+        tools = to_tools(call.tools or ())
+        choice, tools = to_tool_choice(call.tool_choice, tools, parallel=call.parallel_tool_calls is not False)
+        request = ChatRequest(
             messages=tuple(messages),
-            tools=tuple(tools),
-            tool_choice=ToolChoice.parse(choice, tools, parallel=parallel is not False),
-            response_schema=response_schema,
-            sampling={
-                **sampling,
-                **{key: value for key, value in options.items() if value is not None},
-                "stop": stops,
-            },
-            reward_weights=first_given(*carried),
-            template_variables=template_variables,
-            documents=documents,
+            tools=tools,
+            tool_choice=choice,
+            response_schema=to_response_schema(call.response_format),
+            sampling=sampling,
+            reward_weights=first_given(call.reward_weights, self._weights_of_alias(call.model), self.reward_weights),
+            template_variables={**(self.chat_template_kwargs or {}), **(call.chat_template_kwargs or {})},
+            documents=tuple(call.documents or ()),
             prompt=prompt,
+            lenient_tool_calls=chosen.lenient_tool_calls,
         )
+        return Question(self._backend, request, call.model or self.model_name, chosen.timeout)
+
+    def _ask_text(self, text: str, keywords: Mapping[str, object], formatted: bool) -> Question:
+        """A text is what the user says; one that is formatted already is continued as it stands."""
+        if formatted:
+            return self._ask((), keywords, prompt=text)
+        return self._ask((Message("user", text),), keywords)
 
     def _weights_of_alias(self, model: str | None) -> dict[str, float] | None:
         """Weights out of `model="<name>@<pair>=<weight>,..."`, for callers that can set nothing but a model's name."""
@@ -178,47 +151,3 @@ class TrioModel(BaseModel):
                 f"weights to this name: {self.model_name}@pair=0.5"
             )
         return weights
-
-
-# ---- answers in time -----------------------------------------------------------------------------------------------------
-
-
-def stream_within(backend: ChatBackend, request: ChatRequest, timeout: float | None) -> Iterator[ChatDelta]:
-    """The answer in pieces; the request is submitted now. After `timeout` seconds it is cancelled.
-
-    Raises:
-        TimeoutError: while the pieces are read.
-    """
-    deadline = None if timeout is None else time.monotonic() + timeout
-    return _until(deadline, backend.stream(request), timeout)
-
-
-def _until(deadline: float | None, deltas: Iterator[ChatDelta], timeout: float | None) -> Iterator[ChatDelta]:
-    try:
-        for delta in deltas:
-            yield delta
-            if deadline is not None and time.monotonic() > deadline and delta.result is None:
-                raise _late(timeout)
-    finally:
-        deltas.close()  # type: ignore[attr-defined]
-
-
-async def astream_within(backend: ChatBackend, request: ChatRequest, timeout: float | None) -> AsyncIterator[ChatDelta]:
-    """`stream_within` without blocking the event loop; the clock runs from the first time that a piece is asked for."""
-    deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
-    deltas = backend.astream(request)
-    try:
-        while True:
-            async with asyncio.timeout_at(deadline):
-                delta = await anext(deltas, None)
-            if delta is None:
-                return
-            yield delta
-    except TimeoutError as error:
-        raise _late(timeout) from error
-    finally:
-        await deltas.aclose()  # type: ignore[attr-defined]
-
-
-def _late(timeout: float | None) -> TimeoutError:
-    return TimeoutError(f"no whole answer within {timeout} s; the request was cancelled")

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+
+from eft_engine.config import RewardWeights
 
 HEADER = "X-EFT-Reward-Weights"
 """Carries weights to a server where a request's body cannot."""
 
-_CURRENT: ContextVar[float | Mapping[str, float] | None] = ContextVar("eft_reward_weights", default=None)
+_CURRENT: ContextVar[RewardWeights] = ContextVar("eft_reward_weights", default=None)
 
 
 @contextmanager
-def weights(reward_weights: float | Mapping[str, float]) -> Iterator[None]:
+def weights(reward_weights: RewardWeights) -> Iterator[None]:
     """Calls inside the block use these weights, in this thread or task and in those that inherit its context.
 
     A weight that is given with the call itself goes first; see the table in the README.
@@ -29,12 +30,12 @@ def weights(reward_weights: float | Mapping[str, float]) -> Iterator[None]:
         _CURRENT.reset(token)
 
 
-def current_weights() -> float | Mapping[str, float] | None:
+def current_weights() -> RewardWeights:
     """The weights of the innermost `weights` block, or None."""
     return _CURRENT.get()
 
 
-def first_given(*carried: float | Mapping[str, float] | None) -> float | Mapping[str, float] | None:
+def first_given(*carried: RewardWeights) -> RewardWeights:
     """The one rule of precedence, of the adapters and of the server: what stands nearer to the call goes first, whole.
 
     Give the carriers from the nearest to the farthest; a carrier that is None says nothing.
@@ -62,7 +63,7 @@ def parse_weights(text: str) -> float | dict[str, float]:
         raise ValueError(f"weights are a number or written pair=number, got {text!r}") from None
 
 
-def weights_header(reward_weights: float | Mapping[str, float] | None) -> dict[str, str]:
+def weights_header(reward_weights: RewardWeights) -> dict[str, str]:
     """The header that carries weights to a server, for clients that set headers once.
 
     >>> weights_header({"chat": 0.5, "json": 1}), weights_header(None)
@@ -75,7 +76,7 @@ def weights_header(reward_weights: float | Mapping[str, float] | None) -> dict[s
     return {HEADER: ",".join(f"{pair}={weight}" for pair, weight in reward_weights.items())}
 
 
-def settle(keywords: Mapping[str, Any], *further: float | Mapping[str, float] | None) -> dict[str, Any]:
+def settle(keywords: Mapping[str, object], *further: RewardWeights) -> dict[str, object]:
     """A call's keywords with the weights that it, the surrounding block or one of `further` asks for, the first of them.
 
     To be called when the call is made: a stream that is read later keeps the weights of its call.
@@ -84,7 +85,9 @@ def settle(keywords: Mapping[str, Any], *further: float | Mapping[str, float] | 
     ...     settle({}, 0.3), settle({"reward_weights": 0.1})
     ({'reward_weights': 0.2}, {'reward_weights': 0.1})
     """
-    chosen = first_given(keywords.get("reward_weights"), current_weights(), *further)
+    if keywords.get("reward_weights") is not None:
+        return dict(keywords)
+    chosen = first_given(current_weights(), *further)
     return dict(keywords) if chosen is None else {**keywords, "reward_weights": chosen}
 
 

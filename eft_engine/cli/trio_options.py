@@ -14,7 +14,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from eft_engine.config import EngineConfig, LlamaCppOptions, MemberConfig, Messages, Prompt, TunedPair
+from eft_engine.config import (
+    EngineConfig,
+    LlamaCppOptions,
+    MemberConfig,
+    Messages,
+    Prompt,
+    TunedPair,
+    parse_pairs,
+)
 from eft_engine.errors import InvalidOptionError
 
 Base = Annotated[str | None, typer.Option("--base", help="The large model: hub id, folder or .gguf file.")]
@@ -53,9 +61,6 @@ Weight = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Raw = Annotated[bool, typer.Option("--raw", help="Take the prompt as it is, without the chat template.")]
 System = Annotated[str | None, typer.Option("--system", help="System message of the conversation.")]
-
-SINGLE_PAIR = "tuned"
-"""Name of the pair that --tuned and --reference make."""
 
 
 @dataclass(frozen=True)
@@ -120,18 +125,8 @@ def choose_trio(
         return TrioChoice(found.base(), found.pairs(), config)
     if base is None:
         raise InvalidOptionError("--base is missing: name the large model (or use --preset)")
-    if (tuned is None) != (reference is None):
-        raise InvalidOptionError("--tuned and --reference belong together; give both")
-    chosen: dict[str, TunedPair] = {}
-    if tuned is not None and reference is not None:
-        chosen[SINGLE_PAIR] = TunedPair(tuned, reference)
-    for text in pair or []:
-        name, _, models = text.partition("=")
-        tuned_source, _, reference_source = models.partition(",")
-        if not (name and tuned_source and reference_source):
-            raise InvalidOptionError(f"--pair must be NAME=TUNED,REFERENCE, got {text!r}", option="pair", value=text)
-        chosen[name] = TunedPair(tuned_source, reference_source)
-    return TrioChoice(MemberConfig(source=base), chosen, config)
+    pairs = parse_pairs(pair or (), tuned=tuned, reference=reference)
+    return TrioChoice(MemberConfig(source=base), pairs, config)
 
 
 def load_engine(choice: TrioChoice) -> Any:

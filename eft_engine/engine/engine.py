@@ -63,6 +63,7 @@ class Engine:
         self._trio = trio
         self._weights = dict(weights)
         self._plan = plan
+        self._is_closed = False
         self._totals = EngineTotals()
         self._requests = RequestMaker(trio, self._weights, config, self._totals)
         stepper = Stepper(trio.vocabulary, self.tokenizer, device=trio.networks[0].device, totals=self._totals)
@@ -230,6 +231,11 @@ class Engine:
         """Most tokens of prompt and output together: the smallest of the members' limits and of `max_context_len`."""
         limits = [network.context_len for network in self._trio.networks]
         return min([*limits, self.config.max_context_len or limits[0]])
+
+    @property
+    def control_tokens(self) -> list[str]:
+        """Texts that a member reads as control tokens, the longest first."""
+        return self._requests.tokenizers.control_tokens()
 
     def token_ids(self, text: str) -> list[int]:
         """A text as tokens, without special ones. May be called from any thread, unlike the tokenizer itself."""
@@ -474,8 +480,14 @@ class Engine:
 
     # ---- the end -------------------------------------------------------------------------------------------------------
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called; then nothing more can be asked."""
+        return self._is_closed
+
     def close(self) -> None:
         """Stop; requests in flight fail with `EngineClosedError`. Models given to `from_models` come back as they were."""
+        self._is_closed = True
         self._worker.close()
         for network in self._trio.networks:
             network.release()

@@ -180,7 +180,7 @@ class GenerationSequence(Sequence):
             grammar is not None or not sampling.ignore_eos
         )  # behind a complete sentence of a grammar nothing can follow
         self._stop_ids = frozenset(sampling.stop_token_ids) | (eos_token_ids if ends else frozenset())
-        self._detokenizer = IncrementalDetokenizer(tokenizer)
+        self._detokenizer = IncrementalDetokenizer(tokenizer, skip_special_tokens=sampling.skip_special_tokens)
         self._stops = StopStringFilter(sampling.stop)
         self._text: list[str] = []
         self._logprobs: list[TokenLogprobs] = []

@@ -108,11 +108,9 @@ class SchemaMatch:
     name = "schema"
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
-        """Raises InvalidOptionError when the schema is invalid or jsonschema is not installed."""
-        try:
-            import jsonschema
-        except ImportError:
-            raise InvalidOptionError("the schema scorer needs jsonschema: pip install 'eft[eval]'") from None
+        """Raises InvalidOptionError when the schema is invalid."""
+        import jsonschema
+
         validator = jsonschema.validators.validator_for(dict(schema))
         try:
             validator.check_schema(dict(schema))

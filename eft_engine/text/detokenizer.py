@@ -27,13 +27,14 @@ MAX_UNFINISHED_TOKENS = 3
 class IncrementalDetokenizer:
     """Decodes a growing list of token ids.
 
-    The pieces joined equal `tokenizer.decode(token_ids, skip_special_tokens=True)`. Tokenizers with byte fallback (Llama 2) are
+    The pieces joined equal `tokenizer.decode(token_ids, skip_special_tokens=...)`. Tokenizers with byte fallback (Llama 2) are
     the exception where bytes are invalid: they take back characters that stood complete before the invalid byte.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
         self._tokenizer = tokenizer
-        self._special_ids = frozenset(tokenizer.all_special_ids)
+        self._skip_special_tokens = skip_special_tokens
+        self._special_ids = frozenset(tokenizer.all_special_ids if skip_special_tokens else ())
         self._token_ids: list[int] = []
         self._prefix_start = 0  # ids before this one no longer influence new text
         self._read_end = 0  # ids before this one are released
@@ -80,7 +81,7 @@ class IncrementalDetokenizer:
         return self._read_end
 
     def _decode(self, start: int, end: int) -> str:
-        return str(self._tokenizer.decode(self._token_ids[start:end], skip_special_tokens=True))
+        return str(self._tokenizer.decode(self._token_ids[start:end], skip_special_tokens=self._skip_special_tokens))
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,14 @@ same ids, unless `PromptOptions` gives a member its own rendering.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from eft_engine.config import ChatTemplate, PlainText, Prompt, PromptOptions, Rendering, Verbatim
 from eft_engine.errors import ChatTemplateError, EmptyPromptError
+from eft_engine.text.control import neutralise
 from eft_engine.text.tokenizer import Tokenizer, control_tokens
-
-ZERO_WIDTH_SPACE = "\u200b"
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,9 @@ def render_prompt(prompt: Prompt, options: PromptOptions, tokenizers: PromptToke
     """
     if not prompt:
         raise EmptyPromptError("the prompt is empty; give a text or at least one message")
-    messages = None if isinstance(prompt, str) else _checked_messages(prompt, options, tokenizers)
+    controls = tokenizers.control_tokens() if options.control_tokens == "neutralise" else []
+    messages = None if isinstance(prompt, str) else _checked_messages(prompt, controls)
+    options = options.model_copy(update={"template_variables": neutralise(options.template_variables, controls)})
     encoded: dict[str, tuple[int, ...]] = {}
 
     def encode(role: str) -> tuple[int, ...]:
@@ -122,15 +123,15 @@ def _apply_template(
         raise ChatTemplateError(f"the chat template refused these messages: {error}") from error
 
 
-def _checked_messages(prompt: Any, options: PromptOptions, tokenizers: PromptTokenizers) -> list[dict[str, Any]]:
-    """A copy of the messages, each with a role and text content."""
+def _checked_messages(prompt: Any, controls: Sequence[str]) -> list[dict[str, Any]]:
+    """A copy of the messages, each with a role and text content, in which control tokens are broken up wherever they stand."""
     messages: list[dict[str, Any]] = []
-    controls = tokenizers.control_tokens() if options.control_tokens == "neutralise" else []
     for position, message in enumerate(prompt):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise ChatTemplateError(f'message {position} must be a mapping with "role" and "content", got {message!r}')
-        content = _neutralise(_content_text(message.get("content"), position), controls)
-        messages.append({**message, "content": content})
+        content = neutralise(_content_text(message.get("content"), position), controls)
+        further = {name: own for name, own in message.items() if name not in ("role", "content")}
+        messages.append({"role": message["role"], "content": content, **neutralise(further, controls)})
     return messages
 
 
@@ -146,15 +147,3 @@ def _content_text(content: Any, position: int) -> str:
     raise ChatTemplateError(
         f'message {position}: content must be a string or a list of {{"type": "text", "text": ...}} parts, got {content!r}'
     )
-
-
-def _neutralise(text: str, controls: list[str]) -> str:
-    """Break up control tokens in content with a zero-width space, so that they are read as text.
-
-    >>> _neutralise("a<eos>b", ["<eos>"]) == "a<" + ZERO_WIDTH_SPACE + "eos>b"
-    True
-    """
-    for token in controls:
-        if len(token) > 1 and token in text:
-            text = text.replace(token, token[0] + ZERO_WIDTH_SPACE + token[1:])
-    return text

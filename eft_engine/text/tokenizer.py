@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from eft_engine.text.control import control_texts
+
 
 class Tokenizer(Protocol):
     """What `text/` needs of a tokenizer; every `PreTrainedTokenizerBase` has it."""
@@ -41,12 +43,15 @@ class Tokenizer(Protocol):
 
 
 def control_tokens(tokenizer: Tokenizer) -> set[str]:
-    """Texts of all control tokens: those with a name, and those that are only flagged.
+    """Texts of all control tokens: with a name, with no more than a flag, and those that build conversations without a flag.
 
-    Many tokenizers name their start and end token alone, and flag what opens a turn (Llama 3: `<|start_header_id|>`).
+    Many tokenizers name their start and end token alone, and flag what opens a turn (Llama 3: `<|start_header_id|>`); others flag
+    not even that (DeepSeek), or not what opens a tool call (Qwen).
     """
     try:
-        added = list(tokenizer.added_tokens_decoder.values())
+        added = [(str(token.content), bool(token.special)) for token in tokenizer.added_tokens_decoder.values()]
     except NotImplementedError:  # mistral-common's tokenizer, which names all of them
         added = []
-    return {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
+    template = getattr(tokenizer, "chat_template", None)
+    templates = template.values() if isinstance(template, Mapping) else [template]
+    return {*tokenizer.all_special_tokens, *control_texts(added, [own for own in templates if isinstance(own, str)])}

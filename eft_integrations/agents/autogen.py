@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from autogen_core.models import ModelFamily, ModelInfo
 from autogen_ext.models.openai import OpenAIChatCompletionClient
 
+from eft_engine.config import RewardWeights
 from eft_integrations.weights import weights_header
 
 
@@ -15,7 +14,7 @@ def autogen_client(
     *,
     base_url: str = "http://127.0.0.1:8000/v1",
     api_key: str = "none",
-    reward_weights: float | Mapping[str, float] | None = None,
+    reward_weights: RewardWeights = None,
 ) -> OpenAIChatCompletionClient:
     """A model client for `AssistantAgent(model_client=...)`.
 

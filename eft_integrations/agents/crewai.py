@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from crewai import LLM
 
+from eft_engine.config import RewardWeights
 from eft_integrations.weights import weights_header
 
 
@@ -15,9 +13,9 @@ def crewai_llm(
     *,
     base_url: str = "http://127.0.0.1:8000/v1",
     api_key: str = "none",
-    reward_weights: float | Mapping[str, float] | None = None,
-    **options: Any,
-) -> Any:
+    reward_weights: RewardWeights = None,
+    **options: object,
+) -> LLM:
     """An LLM for `Agent(llm=...)`.
 
     Args:

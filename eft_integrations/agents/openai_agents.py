@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 from agents import Model, OpenAIChatCompletionsModel, OpenAIResponsesModel
 from openai import AsyncOpenAI
 
+from eft_engine.config import RewardWeights
 from eft_integrations.weights import weights_header
 
 
@@ -16,7 +16,7 @@ def agents_model(
     *,
     base_url: str = "http://127.0.0.1:8000/v1",
     api_key: str = "none",
-    reward_weights: float | Mapping[str, float] | None = None,
+    reward_weights: RewardWeights = None,
     api: Literal["responses", "chat_completions"] = "responses",
 ) -> Model:
     """A model for `Agent(model=...)`.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from openai import AsyncOpenAI
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
+from eft_engine.config import RewardWeights
 from eft_integrations.weights import weights_header
 
 
@@ -16,7 +15,7 @@ def pydantic_ai_model(
     *,
     base_url: str = "http://127.0.0.1:8000/v1",
     api_key: str = "none",
-    reward_weights: float | Mapping[str, float] | None = None,
+    reward_weights: RewardWeights = None,
 ) -> OpenAIChatModel:
     """A model for `Agent(...)`.
 

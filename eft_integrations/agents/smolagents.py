@@ -6,7 +6,7 @@ Tools are forced by a grammar (smolagents asks for `required`), structured outpu
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smolagents.models import (
     ChatMessage,
@@ -20,6 +20,7 @@ from smolagents.models import (
 )
 from smolagents.tools import Tool
 
+from eft_engine.config import RewardWeights
 from eft_integrations.backends.pool import backend_of, shared_backend
 from eft_integrations.backends.protocol import ChatBackend
 from eft_integrations.chat.request import ChatDelta, ChatRequest
@@ -27,7 +28,10 @@ from eft_integrations.sampling import SAMPLING_FIELDS
 from eft_integrations.weights import current_weights, first_given
 from eft_integrations.wire.openai import to_messages, to_response_schema, to_tool_choice, to_tools
 
-RewardWeights = float | Mapping[str, float]
+if TYPE_CHECKING:
+    from eft_engine import Engine
+
+Messages = list[ChatMessage | dict[str, object]]
 
 
 class EFTModel(Model):  # type: ignore[misc]
@@ -38,6 +42,8 @@ class EFTModel(Model):  # type: ignore[misc]
         engine: an engine that is loaded already; or
         preset, base, tuned, reference, pairs, engine_config: the names of a trio, as for `shared_backend`.
         reward_weights: for every pair, or by pair; a call's `reward_weights=` and an `eft_integrations.weights` block go first.
+        lenient_tool_calls: take calls that the model writes in another form than its own chat template's; False: they stay text.
+            A call's `lenient_tool_calls=` goes first.
         sampling: fields of `SamplingParams` for every call (`temperature=0`, `max_tokens=512`, ...).
     """
 
@@ -45,15 +51,16 @@ class EFTModel(Model):  # type: ignore[misc]
         self,
         *,
         backend: ChatBackend | None = None,
-        engine: Any = None,
+        engine: Engine | None = None,
         preset: str | None = None,
         base: str | None = None,
         tuned: str | None = None,
         reference: str | None = None,
-        pairs: Mapping[str, Any] | None = None,
-        engine_config: Mapping[str, Any] | None = None,
-        reward_weights: RewardWeights | None = None,
-        **sampling: Any,
+        pairs: Mapping[str, object] | None = None,
+        engine_config: Mapping[str, object] | None = None,
+        reward_weights: RewardWeights = None,
+        lenient_tool_calls: bool = True,
+        **sampling: object,
     ) -> None:
         _check_names(sampling)
         if backend is None:
@@ -71,6 +78,7 @@ class EFTModel(Model):  # type: ignore[misc]
             )
         self.backend = backend
         self.reward_weights = reward_weights
+        self.lenient_tool_calls = lenient_tool_calls
         super().__init__(model_id=backend.model_name, **sampling)
 
     @property
@@ -80,14 +88,17 @@ class EFTModel(Model):  # type: ignore[misc]
 
     def generate(
         self,
-        messages: list[ChatMessage | dict[str, Any]],
+        messages: Messages,
         stop_sequences: list[str] | None = None,
-        response_format: dict[str, Any] | None = None,
+        response_format: dict[str, object] | None = None,
         tools_to_call_from: list[Tool] | None = None,
-        **kwargs: Any,
+        reward_weights: RewardWeights = None,
+        lenient_tool_calls: bool | None = None,
+        **kwargs: object,
     ) -> ChatMessage:
-        """See `Model.generate`; `reward_weights` and fields of `SamplingParams` are keywords too."""
-        request = self._request(messages, stop_sequences, response_format, tools_to_call_from, kwargs)
+        """See `Model.generate`; `reward_weights`, `lenient_tool_calls` and fields of `SamplingParams` are keywords too."""
+        asked = self._prepare_completion_kwargs(messages, stop_sequences, response_format, tools_to_call_from, **kwargs)
+        request = self._request(asked, reward_weights, lenient_tool_calls)
         result = self.backend.chat(request)
         calls = [
             ChatMessageToolCall(
@@ -107,49 +118,47 @@ class EFTModel(Model):  # type: ignore[misc]
 
     def generate_stream(
         self,
-        messages: list[ChatMessage | dict[str, Any]],
+        messages: Messages,
         stop_sequences: list[str] | None = None,
-        response_format: dict[str, Any] | None = None,
+        response_format: dict[str, object] | None = None,
         tools_to_call_from: list[Tool] | None = None,
-        **kwargs: Any,
+        reward_weights: RewardWeights = None,
+        lenient_tool_calls: bool | None = None,
+        **kwargs: object,
     ) -> Generator[ChatMessageStreamDelta]:
         """`generate` piece by piece. The weights are settled now, not when the first piece is read."""
-        request = self._request(messages, stop_sequences, response_format, tools_to_call_from, kwargs)
+        asked = self._prepare_completion_kwargs(messages, stop_sequences, response_format, tools_to_call_from, **kwargs)
+        request = self._request(asked, reward_weights, lenient_tool_calls)
         return _pieces(self.backend.stream(request))
 
     def _request(
-        self,
-        messages: list[ChatMessage | dict[str, Any]],
-        stop_sequences: list[str] | None,
-        response_format: dict[str, Any] | None,
-        tools_to_call_from: list[Tool] | None,
-        kwargs: dict[str, Any],
+        self, prepared: Mapping[str, Any], reward_weights: RewardWeights, lenient_tool_calls: bool | None
     ) -> ChatRequest:
-        weights = first_given(kwargs.pop("reward_weights", None), current_weights(), self.reward_weights)
-        asked = self._prepare_completion_kwargs(messages, stop_sequences, response_format, tools_to_call_from, **kwargs)
-        listed = [{**message, "role": _role(message["role"])} for message in asked.pop("messages")]
-        tools = to_tools(asked.pop("tools", ()))
-        choice, tools = to_tool_choice(asked.pop("tool_choice", None), tools)
+        """What is asked; `prepared` is smolagents' own form of it."""
+        asked = dict(prepared)
+        messages = to_messages([{**message, "role": _role(message["role"])} for message in asked.pop("messages")])
+        choice, tools = to_tool_choice(asked.pop("tool_choice", None), to_tools(asked.pop("tools", ())))
         schema = to_response_schema(asked.pop("response_format", None))
         _check_names(asked)
         return ChatRequest(
-            messages=to_messages(listed),
+            messages=messages,
             tools=tools,
             tool_choice=choice,
             response_schema=schema,
             sampling=asked,
-            reward_weights=weights,
+            reward_weights=first_given(reward_weights, current_weights(), self.reward_weights),
+            lenient_tool_calls=self.lenient_tool_calls if lenient_tool_calls is None else lenient_tool_calls,
         )
 
 
-def _check_names(sampling: Mapping[str, Any]) -> None:
+def _check_names(sampling: Mapping[str, object]) -> None:
     if unknown := sorted(set(sampling) - SAMPLING_FIELDS):
         raise TypeError(
             f"EFTModel has no option {unknown[0]!r}; a call takes reward_weights, {', '.join(sorted(SAMPLING_FIELDS))}"
         )
 
 
-def _role(role: Any) -> str:
+def _role(role: object) -> str:
     return role.value if isinstance(role, MessageRole) else str(role)
 
 

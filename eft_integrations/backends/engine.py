@@ -6,36 +6,46 @@ import asyncio
 import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
-from eft_engine import EngineStats
+from eft_engine import EngineStats, GenerationDelta, errors
 from eft_integrations.backends.protocol import last_result
 from eft_integrations.chat.answer import AnswerReader
 from eft_integrations.chat.prompt import Asked
 from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
+
+if TYPE_CHECKING:
+    from eft_engine import Engine
 
 
 class EngineBackend:
     """Answers with an engine.
 
     Args:
-        load: makes the engine; called once, when it is first needed. It is not closed by this object.
+        load: makes the engine; called once, when it is first needed.
         model_name: what reports and logs call the model.
         identity: see `ChatBackend`; made up if it is not given.
     """
 
-    def __init__(self, load: Callable[[], Any], *, model_name: str, identity: str | None = None) -> None:
+    def __init__(self, load: Callable[[], Engine], *, model_name: str, identity: str | None = None) -> None:
         self.identity = identity or uuid.uuid4().hex
         self._load = load
         self._name = model_name
-        self._engine: Any = None
+        self._engine: Engine | None = None
+        self._is_closed = False
         self._lock = threading.Lock()
 
     @property
-    def engine(self) -> Any:
-        """The engine, loaded now if it is not yet."""
+    def engine(self) -> Engine:
+        """The engine, loaded now if it is not yet.
+
+        Raises:
+            EngineClosedError: the backend was closed before it was.
+        """
         if self._engine is None:
             with self._lock:
+                if self._is_closed:
+                    raise errors.EngineClosedError(f"the backend of {self._name} was closed; make a new one")
                 if self._engine is None:
                     self._engine = self._load()
         return self._engine
@@ -46,6 +56,11 @@ class EngineBackend:
         return self._engine is not None
 
     @property
+    def is_closed(self) -> bool:
+        """Whether this backend or its engine was closed, by anybody."""
+        return self._is_closed or (self._engine is not None and self._engine.is_closed)
+
+    @property
     def model_name(self) -> str:
         """See `ChatBackend`."""
         return self._name
@@ -53,35 +68,34 @@ class EngineBackend:
     @property
     def weights(self) -> Mapping[str, float]:
         """See `ChatBackend`."""
-        weights: Mapping[str, float] = self.engine.weights
-        return weights
+        return self.engine.weights
 
     @property
     def context_len(self) -> int:
         """See `ChatBackend`."""
-        return int(self.engine.context_len)
+        return self.engine.context_len
 
     def token_ids(self, text: str) -> list[int]:
         """See `ChatBackend`."""
-        return list(self.engine.token_ids(text))
+        return self.engine.token_ids(text)
 
     def count_prompt_tokens(self, request: ChatRequest) -> int:
         """See `ChatBackend`."""
         asked = Asked.of_engine(request, self.engine)
-        return int(self.engine.count_prompt_tokens(asked.prompt, prompt_options=asked.options["prompt_options"]))
+        return self.engine.count_prompt_tokens(asked.prompt, prompt_options=asked.options["prompt_options"])
 
     def template_of(self, pair: str) -> str | None:
         """The chat template of a pair's tuned model, which its own requests are rendered with."""
-        template: str | None = self.engine.chat_template_of(pair)
-        return template
+        return self.engine.chat_template_of(pair)
 
     def stats(self) -> EngineStats:
         """See `ChatBackend`."""
-        stats: EngineStats = self.engine.stats()
-        return stats
+        return self.engine.stats()
 
     def close(self) -> None:
-        """Close the engine, if it was loaded; whoever shares it loses it too."""
+        """Close the engine, or never load one; whoever shares it loses it too."""
+        with self._lock:
+            self._is_closed = True
         if self._engine is not None:
             self._engine.close()
 
@@ -111,12 +125,12 @@ class EngineBackend:
                 for piece in reader.feed(delta):
                     yield piece
         finally:
-            await deltas.aclose()
+            await deltas.aclose()  # type: ignore[attr-defined]
 
 
-def _read(deltas: Any, reader: AnswerReader) -> Iterator[ChatDelta]:
+def _read(deltas: Iterator[GenerationDelta], reader: AnswerReader) -> Iterator[ChatDelta]:
     try:
         for delta in deltas:
             yield from reader.feed(delta)
     finally:
-        deltas.close()
+        deltas.close()  # type: ignore[attr-defined]

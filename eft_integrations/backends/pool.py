@@ -5,31 +5,62 @@ from __future__ import annotations
 import json
 import threading
 import weakref
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from eft_engine import EngineConfig, TunedPair
 from eft_engine.errors import InvalidOptionError
 from eft_integrations.backends.engine import EngineBackend
 
-_SHARED: dict[str, EngineBackend] = {}
-_OF_ENGINES: WeakKeyDictionary[Any, EngineBackend] = WeakKeyDictionary()
-_SHARED_LOCK = threading.Lock()
+if TYPE_CHECKING:
+    from eft_engine import Engine
 
 
-def backend_of(engine: Any) -> EngineBackend:
+class _Closes(Protocol):
+    @property
+    def is_closed(self) -> bool: ...
+
+
+Key = TypeVar("Key", bound=Hashable)
+Backend = TypeVar("Backend", bound=_Closes)
+
+
+class Pool(Generic[Key, Backend]):
+    """Backends by what they were made of. One that anybody closed is not handed out again."""
+
+    def __init__(self) -> None:
+        self._backends: dict[Key, Backend] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: Key, make: Callable[[], Backend]) -> Backend:
+        """The backend of this key, made now if there is none that is open; those that are closed are let go."""
+        with self._lock:
+            self._backends = {known: backend for known, backend in self._backends.items() if not backend.is_closed}
+            if key not in self._backends:
+                self._backends[key] = make()
+            return self._backends[key]
+
+
+_SHARED: Pool[str, EngineBackend] = Pool()
+_OF_ENGINES: WeakKeyDictionary[Engine, EngineBackend] = WeakKeyDictionary()
+_OF_ENGINES_LOCK = threading.Lock()
+
+
+def backend_of(engine: Engine) -> EngineBackend:
     """The backend of an engine that is already loaded, one and the same for all who ask."""
-    with _SHARED_LOCK:
+    with _OF_ENGINES_LOCK:
         if engine not in _OF_ENGINES:
-            reference = weakref.ref(engine)
-            _OF_ENGINES[engine] = EngineBackend(lambda: _alive(reference), model_name="eft")
+            _OF_ENGINES[engine] = EngineBackend(_alive(weakref.ref(engine)), model_name="eft")
         return _OF_ENGINES[engine]
 
 
-def _alive(reference: weakref.ref[Any]) -> Any:
-    engine = reference()
-    assert engine is not None, "whoever asks holds the engine"
+def _alive(reference: weakref.ref[Engine]) -> Callable[[], Engine]:
+    def engine() -> Engine:
+        found = reference()
+        assert found is not None, "whoever asks holds the engine"
+        return found
+
     return engine
 
 
@@ -44,6 +75,8 @@ def shared_backend(
 ) -> EngineBackend:
     """The process's backend of a trio: the same arguments give the same engine, loaded once, when it is first needed.
 
+    When somebody closes that engine or its backend, the next one who asks gets a new backend.
+
     Name `preset`, or `base` with `tuned` and `reference`, or `base` with `pairs` (name -> `TunedPair`, or a mapping or
     pair of sources).
 
@@ -57,7 +90,7 @@ def shared_backend(
     if preset is None and base is None:
         raise InvalidOptionError("name the large model: base=..., or preset=...", option="base")
 
-    def load() -> Any:
+    def load() -> Engine:
         from eft_engine import Engine, load_preset
 
         if base is None:
@@ -66,10 +99,7 @@ def shared_backend(
 
     dumped = {name: pair.model_dump(mode="json") for name, pair in chosen.items()}
     key = json.dumps([preset, base, dumped, config.model_dump(mode="json")], sort_keys=True, default=str)
-    with _SHARED_LOCK:
-        if key not in _SHARED:
-            _SHARED[key] = EngineBackend(load, model_name=preset or str(base), identity=key)
-        return _SHARED[key]
+    return _SHARED.get(key, lambda: EngineBackend(load, model_name=preset or str(base), identity=key))
 
 
 def _pairs(tuned: str | None, reference: str | None, pairs: Mapping[str, Any] | None) -> dict[str, TunedPair]:

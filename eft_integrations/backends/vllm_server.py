@@ -1,22 +1,16 @@
-"""A `ChatBackend` over HTTP: a trio that vLLM serves, on other machines, behind the seam that all adapters talk to.
+"""The dialect of a server that `eft serve --engine vllm` started (docs/vllm.md).
 
 The server renders prompts and counts tokens; grammars of tool calls and schemas are written here, and answers read here, by
-the same code that does it for an engine in this process. So an adapter behaves the same on one machine and on a cluster. The
-server is one that `eft serve --engine vllm` started (docs/vllm.md).
+the same code that does it for an engine in this process. So an adapter behaves the same on one machine and on a cluster.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import re
-import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import httpx
 
@@ -33,212 +27,60 @@ from eft_engine import (
     errors,
 )
 from eft_engine.config import resolve_weights
-from eft_engine.outputs import TopToken
-from eft_integrations.backends.protocol import last_result
+from eft_engine.outputs import FinishReason, TopToken
+from eft_integrations.backends.connection import Connection, Received, RemoteModel, not_whole, read_usage
+from eft_integrations.backends.metrics import vllm_stats
+from eft_integrations.backends.refusals import Refusal
 from eft_integrations.chat.answer import AnswerReader
-from eft_integrations.chat.prompt import Asked
-from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
-from eft_integrations.chat.tool_calls import COMPACT
+from eft_integrations.chat.prompt import Asked, ControlTokens
+from eft_integrations.chat.request import ChatDelta, ChatRequest
+from eft_integrations.json_types import JsonObject
+from eft_integrations.wire.openai import arguments_text
 
 MAX_SEED = 2**63
 """Seeds of vLLM are signed."""
 
-
-@dataclass(frozen=True)
-class RemoteModel:
-    """What a server says of the model that it serves."""
-
-    name: str
-    context_len: int
-    weights: Mapping[str, float]
-    chat_template: str | None
-    added_tokens: frozenset[str]
+COMPACT: JsonObject = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""Whitespace in JSON as the engine has it by default (`JsonSchema.whitespace`)."""
 
 
-class RemoteBackend:
-    """Answers with a trio that a server holds.
+class VLLMDialect:
+    """How vLLM's server is asked.
 
     Args:
-        base_url: address of the server's API, with its version: "http://host:8000/v1".
-        served_name: the name of the model there; None: the first that the server lists.
-        api_key: what the server wants to be sent, if it wants one.
-        connect_timeout_s: longest wait for a connection; answers may take as long as they take (adapters have timeouts of
-        their own).
-
-    Nothing is sent before something is asked. May be used from any thread and event loop.
+        connection: to the server.
+        model: what it said of the model.
     """
 
-    def __init__(
-        self,
-        base_url: str,
-        *,
-        served_name: str | None = None,
-        api_key: str | None = None,
-        connect_timeout_s: float = 10.0,
-    ) -> None:
-        self._url = base_url.rstrip("/")
-        self._root = self._url.removesuffix("/v1")
-        self._served_name = served_name
-        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
-        self._options: dict[str, Any] = {
-            "headers": headers,
-            "timeout": httpx.Timeout(None, connect=connect_timeout_s),
-            "limits": httpx.Limits(max_connections=None, max_keepalive_connections=64),
-        }
-        self._client = httpx.Client(**self._options)
-        self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
-        self._model: RemoteModel | None = None
-        self._lock = threading.Lock()
-        self.identity = f"{self._url} {served_name or ''}"
-
-    # ---- what the server says of itself --------------------------------------------------------------------------------
-
-    @property
-    def model(self) -> RemoteModel:
-        """What the server says of the model; asked once.
-
-        Raises:
-            RemoteServerError: the server cannot be reached, or serves no trio.
-            ModelNotFoundError: it has no model of that name.
-        """
-        if self._model is None:
-            with self._lock:
-                if self._model is None:
-                    self._model = self._describe()
-        return self._model
-
-    @property
-    def is_loaded(self) -> bool:
-        """Whether the server was asked already."""
-        return self._model is not None
-
-    @property
-    def model_name(self) -> str:
-        """See `ChatBackend`. A name that was given is not asked for."""
-        return self._served_name or self.model.name
-
-    @property
-    def weights(self) -> Mapping[str, float]:
-        """See `ChatBackend`."""
-        return self.model.weights
-
-    @property
-    def context_len(self) -> int:
-        """See `ChatBackend`."""
-        return self.model.context_len
-
-    def _describe(self) -> RemoteModel:
-        listed = self._get(f"{self._url}/models")["data"]
-        names = [model["id"] for model in listed]
-        wanted = self._served_name or names[0]
-        if wanted not in names:
-            raise errors.ModelNotFoundError(f"there is no model {wanted!r} at {self._url}; it has {', '.join(names)}")
-        found = listed[names.index(wanted)]
-        if "eft" not in found:
-            raise errors.RemoteServerError(
-                f"the server at {self._url} serves {wanted!r} and says nothing of pairs; start it with eft serve --engine vllm",
-                status=None,
-            )
+    def __init__(self, connection: Connection, model: RemoteModel) -> None:
+        self._connection = connection
+        self._model = model
         tokenizer = self._tokenizer_info()
-        added = tokenizer.get("added_tokens_decoder") or {}
-        return RemoteModel(
-            name=wanted,
-            context_len=int(found["max_model_len"]),
-            weights={name: float(weight) for name, weight in found["eft"]["pairs"].items()},
-            chat_template=tokenizer.get("chat_template"),
-            added_tokens=frozenset(_content(token) for token in added.values()),
-        )
+        with connection.reading():
+            self._chat_template: str | None = tokenizer.get("chat_template")
+            decoder = tokenizer.get("added_tokens_decoder") or {}
+            added = {int(token_id): _token(token) for token_id, token in decoder.items()}
+        structure = [text for text, is_special in added.values() if text.strip() and (is_special or text[0] in "<[")]
+        self._control_tokens = ControlTokens.of(added, sorted(structure, key=lambda text: (-len(text), text)))
 
-    def _tokenizer_info(self) -> Mapping[str, Any]:
+    def _tokenizer_info(self) -> Received:
         """The chat template and added tokens; nothing where the server keeps them to itself (tools are announced in words then)."""
-        response = self._send(self._client.build_request("GET", f"{self._root}/tokenizer_info"))
-        if response.status_code == 404:
-            return {}
-        info: Mapping[str, Any] = _checked(response).json()
-        return info
+        response = self._connection.get(f"{self._connection.root}/tokenizer_info")
+        return {} if response.status_code == 404 else self._read(response)
 
-    def token_ids(self, text: str) -> list[int]:
-        """See `ChatBackend`."""
-        body = {"model": self.model_name, "prompt": text, "add_special_tokens": False}
-        return [int(token) for token in self._post(f"{self._root}/tokenize", body)["tokens"]]
+    def _read(self, response: httpx.Response) -> Received:
+        if response.status_code != 200:
+            raise Refusal.of(response).meaning()
+        with self._connection.reading():
+            answer: Received = response.json()
+            return answer
 
-    def count_prompt_tokens(self, request: ChatRequest) -> int:
-        """See `ChatBackend`."""
+    def call(self, request: ChatRequest) -> _Call:
+        """See `Dialect`."""
         asked = self._asked(request)
-        body = {"model": self.model_name, **_prompt_fields(asked, request)}
-        body.pop("tool_choice", None)
-        return int(self._post(f"{self._root}/tokenize", body)["count"])
-
-    def stats(self) -> EngineStats:
-        """See `ChatBackend`: of all requests of the server, whoever sent them."""
-        response = _checked(self._send(self._client.build_request("GET", f"{self._root}/metrics")))
-        return _stats(response.text)
-
-    # ---- answers -------------------------------------------------------------------------------------------------------
-
-    def chat(self, request: ChatRequest) -> ChatResult:
-        """See `ChatBackend`."""
-        return last_result([delta.result for delta in self.stream(request)])
-
-    def stream(self, request: ChatRequest) -> Iterator[ChatDelta]:
-        """See `ChatBackend`. The request is checked and sent now, not when the first piece is asked for."""
-        call = self._call(request)
-        with _reaching(self._url):
-            response = self._client.send(self._client.build_request("POST", call.url, json=call.body), stream=True)
-            if response.status_code != 200:
-                response.read()
-                self._fail(response, request)
-        return self._read(response, call)
-
-    def _read(self, response: httpx.Response, call: _Call) -> Iterator[ChatDelta]:
-        try:
-            with _reaching(self._url):
-                for line in response.iter_lines():
-                    for delta in call.feed(line):
-                        yield from call.reader.feed(delta)
-            yield from call.reader.feed(call.last())
-        finally:
-            response.close()
-
-    async def achat(self, request: ChatRequest) -> ChatResult:
-        """See `ChatBackend`."""
-        return last_result([delta.result async for delta in self.astream(request)])
-
-    async def astream(self, request: ChatRequest) -> AsyncIterator[ChatDelta]:
-        """See `ChatBackend`."""
-        if self._model is None:
-            await asyncio.to_thread(lambda: self.model)
-        call, client = self._call(request), self._async_client()
-        with _reaching(self._url):
-            response = await client.send(client.build_request("POST", call.url, json=call.body), stream=True)
-        try:
-            if response.status_code != 200:
-                await response.aread()
-                await asyncio.to_thread(self._fail, response, request)
-            with _reaching(self._url):
-                async for line in response.aiter_lines():
-                    for delta in call.feed(line):
-                        for piece in call.reader.feed(delta):
-                            yield piece
-            for piece in call.reader.feed(call.last()):
-                yield piece
-        finally:
-            await response.aclose()
-
-    def close(self) -> None:
-        """Close the connections of threads; those of an event loop end with it."""
-        self._client.close()
-
-    # ---- requests ------------------------------------------------------------------------------------------------------
-
-    def _asked(self, request: ChatRequest) -> Asked:
-        return Asked.of(request, chat_template=self.model.chat_template, added_tokens=set(self.model.added_tokens))
-
-    def _call(self, request: ChatRequest) -> _Call:
-        asked = self._asked(request)
-        weights = resolve_weights(request.reward_weights, self.weights, owner=self.model_name)
-        body = {
-            "model": self.model_name,
+        weights = resolve_weights(request.reward_weights, self._model.weights, owner=self._model.name)
+        body: JsonObject = {
+            "model": self._model.name,
             "stream": True,
             "stream_options": {"include_usage": True},
             "return_token_ids": True,
@@ -248,43 +90,57 @@ class RemoteBackend:
         }
         path = "completions" if request.prompt is not None else "chat/completions"
         reader = AnswerReader(asked)
-        return _Call(f"{self._url}/{path}", body, reader, weights, is_text=request.prompt is not None)
+        url, is_text = f"{self._connection.url}/{path}", request.prompt is not None
+        return _Call(url, body, self._connection, reader, weights, is_text=is_text)
 
-    def _async_client(self) -> httpx.AsyncClient:
-        loop = asyncio.get_running_loop()
-        with self._lock:
-            if loop not in self._async_clients:
-                self._async_clients[loop] = httpx.AsyncClient(**self._options)
-            return self._async_clients[loop]
+    def _asked(self, request: ChatRequest) -> Asked:
+        return Asked.of(request, chat_template=self._chat_template, control_tokens=self._control_tokens)
 
-    def _get(self, url: str) -> Any:
-        return _checked(self._send(self._client.build_request("GET", url))).json()
+    def token_ids(self, text: str) -> list[int]:
+        """See `ChatBackend`."""
+        tokenized = self._tokenize({"prompt": text, "add_special_tokens": False})
+        with self._connection.reading():
+            return [int(token) for token in tokenized["tokens"]]
 
-    def _post(self, url: str, body: Mapping[str, Any]) -> Any:
-        return _checked(self._send(self._client.build_request("POST", url, json=body))).json()
+    def count_prompt_tokens(self, request: ChatRequest) -> int:
+        """See `ChatBackend`."""
+        fields = _prompt_fields(self._asked(request), request)
+        fields.pop("tool_choice", None)
+        tokenized = self._tokenize(fields)
+        with self._connection.reading():
+            return int(tokenized["count"])
 
-    def _send(self, request: httpx.Request) -> httpx.Response:
-        with _reaching(self._url):
-            return self._client.send(request)
+    def _tokenize(self, fields: JsonObject) -> Received:
+        url = f"{self._connection.root}/tokenize"
+        return self._read(self._connection.post(url, {"model": self._model.name, **fields}))
 
-    def _fail(self, response: httpx.Response, request: ChatRequest) -> None:
-        """Raise what a refused answer means."""
-        if response.status_code == 400 and _error(response).get("param") in ("input_tokens", "input_text"):
-            num_tokens = self.count_prompt_tokens(request)
-            raise errors.ContextOverflowError(
-                f"the prompt has {num_tokens} tokens and {self.model_name} a context of {self.context_len}: {_message(response)}",
+    def stats(self) -> EngineStats:
+        """See `ChatBackend`."""
+        response = self._connection.get(f"{self._connection.root}/metrics")
+        if response.status_code != 200:
+            raise Refusal.of(response).meaning()
+        with self._connection.reading():
+            return vllm_stats(response.text)
+
+    def meaning(self, refusal: Refusal, request: ChatRequest) -> errors.EFTError:
+        """See `Dialect`."""
+        if refusal.status == 400 and refusal.param in ("input_tokens", "input_text"):
+            num_tokens, context_len = self.count_prompt_tokens(request), self._model.context_len
+            return errors.ContextOverflowError(
+                f"the prompt has {num_tokens} tokens and {self._model.name} a context of {context_len}: {refusal.message}",
                 prompt_len=num_tokens,
-                context_len=self.context_len,
+                context_len=context_len,
             )
-        _checked(response)
+        return refusal.meaning()
 
 
 @dataclass
 class _Call:
-    """One request on its way, and what came back of it so far."""
+    """See `Call`."""
 
     url: str
-    body: Mapping[str, Any]
+    body: JsonObject
+    connection: Connection
     reader: AnswerReader
     weights: Mapping[str, float]
     is_text: bool
@@ -294,28 +150,19 @@ class _Call:
     text: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
-    finish_reason: Any = None
+    finish_reason: str | None = None
     usage: Usage | None = None
-    is_over: bool = False
 
-    def feed(self, line: str) -> Iterator[GenerationDelta]:
-        """Take a line of the server's event stream."""
-        if not line.startswith("data:"):
-            return
-        data = line.removeprefix("data:").strip()
-        if data == "[DONE]":
-            self.is_over = True
-            return
-        event = json.loads(data)
-        if "error" in event:
-            raise _meaning(event["error"].get("code"), event["error"], str(event["error"].get("message")))
-        self.request_id = event.get("id") or self.request_id
-        if event.get("usage"):
-            self.usage = _usage(event["usage"])
-        for choice in event.get("choices", ()):
-            yield from self._take(choice)
+    def feed(self, event: Received) -> list[ChatDelta]:
+        """See `Call`."""
+        with self.connection.reading():
+            self.request_id = event.get("id") or self.request_id
+            if event.get("usage"):
+                self.usage = read_usage(event["usage"])
+            deltas = [delta for choice in event.get("choices", ()) for delta in self._take(choice)]
+        return [piece for delta in deltas for piece in self.reader.feed(delta)]
 
-    def _take(self, choice: Mapping[str, Any]) -> Iterator[GenerationDelta]:
+    def _take(self, choice: Received) -> Iterator[GenerationDelta]:
         text = choice.get("text") if self.is_text else choice["delta"].get("content")
         token_ids = tuple(choice.get("token_ids") or ())
         logprobs = tuple((_text_logprobs if self.is_text else _chat_logprobs)(choice.get("logprobs"), token_ids))
@@ -328,16 +175,12 @@ class _Call:
         if text or token_ids:
             yield GenerationDelta(text_delta=text or "", token_ids=token_ids, logprobs=logprobs)
 
-    def last(self) -> GenerationDelta:
-        """The end of the answer, with the whole of it.
-
-        Raises:
-            RemoteServerError: the stream broke off, or the server gave the request up.
-        """
-        if not self.is_over or self.usage is None or self.finish_reason not in ("stop", "length"):
-            raise errors.RemoteServerError(
-                f"the server's answer is not whole (finish_reason {self.finish_reason!r})", status=None
-            )
+    def finish(self) -> list[ChatDelta]:
+        """See `Call`."""
+        reasons: dict[str | None, FinishReason] = {"stop": "stop", "length": "length"}
+        reason = reasons.get(self.finish_reason)
+        if reason is None or self.usage is None:
+            raise not_whole(f"its finish_reason is {self.finish_reason!r}")
         ended = time.monotonic()
         first = self.first_s if self.first_s is not None else ended
         num_later = max(len(self.token_ids) - 1, 1)
@@ -345,7 +188,7 @@ class _Call:
             request_id=self.request_id,
             text="".join(self.text),
             token_ids=tuple(self.token_ids),
-            finish_reason=self.finish_reason,
+            finish_reason=reason,
             stop_reason=None,
             usage=self.usage,
             metrics=RequestMetrics(
@@ -358,20 +201,20 @@ class _Call:
             reward_weights=dict(self.weights),
             logprobs=tuple(self.logprobs) if "logprobs" in self.body else None,
         )
-        return GenerationDelta(text_delta="", finish_reason=self.finish_reason, output=output)
+        return list(self.reader.feed(GenerationDelta(text_delta="", finish_reason=reason, output=output)))
 
 
 # ---- the wire ------------------------------------------------------------------------------------------------------------
 
 
-def _prompt_fields(asked: Asked, request: ChatRequest) -> dict[str, Any]:
+def _prompt_fields(asked: Asked, request: ChatRequest) -> JsonObject:
     """A text, or messages with what the chat template reads. Tools are shown to the model; calls are constrained by our own
     grammar.
     """
-    if request.prompt is not None:
-        return {"prompt": request.prompt}
+    if isinstance(asked.prompt, str):
+        return {"prompt": asked.prompt}
     variables = dict(asked.options["prompt_options"].template_variables)
-    fields: dict[str, Any] = {"messages": [_message_form(message) for message in asked.prompt]}
+    fields: JsonObject = {"messages": [_message_form(message) for message in asked.prompt]}
     if tools := variables.pop("tools", None):
         fields |= {"tools": tools, "tool_choice": "none"}
     if documents := variables.pop("documents", None):
@@ -383,25 +226,21 @@ def _prompt_fields(asked: Asked, request: ChatRequest) -> dict[str, Any]:
     return fields
 
 
-def _message_form(message: Any) -> dict[str, Any]:
+def _message_form(message: Mapping[str, Any]) -> JsonObject:
     """OpenAI's form, in which arguments are text."""
     calls = [
-        {**call, "function": {**call["function"], "arguments": _as_text(call["function"]["arguments"])}}
+        {**call, "function": {**call["function"], "arguments": arguments_text(call["function"]["arguments"])}}
         for call in message.get("tool_calls", ())
     ]
     return {**message, "tool_calls": calls} if calls else dict(message)
 
 
-def _as_text(arguments: Any) -> str:
-    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-
-
-def _sampling_fields(sampling: SamplingParams, *, is_text: bool) -> dict[str, Any]:
+def _sampling_fields(sampling: SamplingParams, *, is_text: bool) -> JsonObject:
     same = (
         "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
-        "ignore_eos",
+        "ignore_eos", "skip_special_tokens",
     )  # fmt: skip
-    fields: dict[str, Any] = {name: getattr(sampling, name) for name in same}
+    fields: JsonObject = {name: getattr(sampling, name) for name in same}
     fields |= {"stop": list(sampling.stop), "stop_token_ids": list(sampling.stop_token_ids)}
     if sampling.logit_bias:
         fields["logit_bias"] = {
@@ -438,112 +277,6 @@ def _text_logprobs(logprobs: Mapping[str, Any] | None, token_ids: Sequence[int])
         yield TokenLogprobs(token_id, token, logprob, top, {})
 
 
-def _usage(usage: Mapping[str, Any]) -> Usage:
-    details = usage.get("prompt_tokens_details") or {}
-    return Usage(
-        prompt_tokens=usage["prompt_tokens"],
-        completion_tokens=usage.get("completion_tokens") or 0,
-        cached_prompt_tokens=details.get("cached_tokens") or 0,
-    )
-
-
-def _content(token: Any) -> str:
-    return str(token["content"] if isinstance(token, Mapping) else token)
-
-
-# ---- errors --------------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _reaching(url: str) -> Iterator[None]:
-    """Connections that fail, as this package's error."""
-    try:
-        yield
-    except httpx.TransportError as error:
-        raise errors.RemoteServerError(f"the server at {url} cannot be reached: {error!r}", status=None) from error
-
-
-def _error(response: httpx.Response) -> Mapping[str, Any]:
-    """The error of an answer in OpenAI's form."""
-    try:
-        body = response.json()
-    except ValueError:
-        return {}
-    error = body.get("error") if isinstance(body, Mapping) else None
-    return error if isinstance(error, Mapping) else {}
-
-
-def _message(response: httpx.Response) -> str:
-    return str(_error(response).get("message") or response.text[:300])
-
-
-def _checked(response: httpx.Response) -> httpx.Response:
-    """The answer, if it is one.
-
-    Raises:
-        ModelNotFoundError: 404.
-        InvalidOptionError: another refusal of what was asked.
-        RemoteServerError: anything else.
-    """
-    if response.status_code == 200:
-        return response
-    raise _meaning(response.status_code, _error(response), _message(response))
-
-
-def _meaning(status: int | None, error: Mapping[str, Any], message: str) -> errors.EFTError:
-    """What a status means, whether the answer had it or an event of a stream."""
-    if status == 404:
-        return errors.ModelNotFoundError(message)
-    if status in (400, 413, 422):
-        return errors.InvalidOptionError(message, option=error.get("param"))
-    return errors.RemoteServerError(f"the server answered {status}: {message}", status=status)
-
-
-# ---- metrics -------------------------------------------------------------------------------------------------------------
-
-SAMPLE = re.compile(r"^vllm:(\w+?)(?:\{[^}]*\})? ([-+.\deE]+)$", re.MULTILINE)
-
-
-def _stats(exposition: str) -> EngineStats:
-    """The metrics of vLLM in our words.
-
-    >>> _stats('vllm:prompt_tokens_total{engine="0"} 7.0').prompt_tokens
-    7
-    """
-    totals: dict[str, float] = {}
-    for name, value in SAMPLE.findall(exposition):
-        totals[name] = totals.get(name, 0.0) + float(value)
-
-    def count(name: str) -> int:
-        return int(totals.get(name, 0))
-
-    return EngineStats(
-        num_running=count("num_requests_running"),
-        num_waiting=count("num_requests_waiting"),
-        num_warm_prefixes=0,
-        num_finished=count("request_success_total"),
-        num_failed=0,
-        num_cancelled=0,
-        prompt_tokens=count("prompt_tokens_total"),
-        cached_prompt_tokens=count("prefix_cache_hits_total"),
-        completion_tokens=count("generation_tokens_total"),
-        num_drafted=count("spec_decode_num_draft_tokens_total"),
-        num_accepted=count("spec_decode_num_accepted_tokens_total"),
-        num_steps=0,
-        networks=(),
-    )
-
-
-# ---- one backend per server ----------------------------------------------------------------------------------------------
-
-_SHARED: dict[tuple[str, str | None, str | None], RemoteBackend] = {}
-_SHARED_LOCK = threading.Lock()
-
-
-def remote_backend(base_url: str, *, served_name: str | None = None, api_key: str | None = None) -> RemoteBackend:
-    """The process's backend of a server and a name there: the same arguments give the same connections."""
-    key = (base_url, served_name, api_key)
-    with _SHARED_LOCK:
-        if key not in _SHARED:
-            _SHARED[key] = RemoteBackend(base_url, served_name=served_name, api_key=api_key)
-        return _SHARED[key]
+def _token(token: Received | str) -> tuple[str, bool]:
+    """The text of an added token, and whether it is special."""
+    return (token, True) if isinstance(token, str) else (str(token["content"]), bool(token.get("special")))

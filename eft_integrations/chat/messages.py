@@ -49,25 +49,3 @@ class Tool:
         """OpenAI's form, which chat templates read."""
         function = {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
         return {"type": "function", "function": function}
-
-
-def merge_turns(messages: Sequence[Message]) -> list[Message]:
-    r"""Neighbouring turns of one role as one turn (many chat templates refuse them otherwise); calls and results stay apart.
-
-    >>> [message.content for message in merge_turns([Message("user", "a"), Message("user", "b")])]
-    ['a\n\nb']
-    """
-    merged: list[Message] = []
-    for message in messages:
-        previous = merged[-1] if merged else None
-        if (
-            previous is not None
-            and previous.role == message.role != "tool"
-            and not previous.tool_calls
-            and not message.tool_calls
-            and previous.name == message.name
-        ):
-            merged[-1] = Message(message.role, f"{previous.content}\n\n{message.content}", name=message.name)
-        else:
-            merged.append(message)
-    return merged

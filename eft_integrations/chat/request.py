@@ -59,7 +59,8 @@ class ChatRequest:
 
     `response_schema` makes the answer a JSON value of that schema. `sampling` holds fields of `SamplingParams`. A `prompt` is a
     raw text to continue; it stands in place of the messages, and tools have no meaning then. `chat_template` (Jinja) replaces the
-    backend's own.
+    backend's own. `lenient_tool_calls`: calls of bound tools count also where the model writes them in another form than its
+    template's. `tool_notation` names how the model writes calls (`chat.notations.NOTATIONS`); None: as its template says.
     """
 
     messages: tuple[Message, ...] = ()
@@ -72,6 +73,8 @@ class ChatRequest:
     documents: tuple[Mapping[str, str], ...] = ()
     prompt: str | None = None
     chat_template: str | None = None
+    lenient_tool_calls: bool = True
+    tool_notation: str | None = None
 
 
 @dataclass(frozen=True)

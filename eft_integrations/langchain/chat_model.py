@@ -7,55 +7,80 @@ They are settled when the call is made, so that a stream that is read later keep
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+import functools
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing, contextmanager
 from operator import itemgetter
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
-from langchain_core import exceptions
+from langchain_core import exceptions, output_parsers
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import LangSmithParams, LanguageModelInput
+from langchain_core.language_models import LangSmithParams, LanguageModelInput, LanguageModelOutput
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.language_models.model_profile import ModelProfile
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.output_parsers import (
-    JsonOutputKeyToolsParser,
-    JsonOutputParser,
-    PydanticOutputParser,
-    PydanticToolsParser,
-)
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.outputs import ChatResult as LangChainResult
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, RunnablePassthrough, ensure_config
+from langchain_core.runnables.base import RunnableSerializable
+from langchain_core.runnables.utils import AnyConfigurableField
+from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
-from pydantic import ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from eft_engine import errors
-from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
+from eft_engine.config import RewardWeights
+from eft_integrations.call_options import CallOptions
+from eft_integrations.chat.request import ChatRequest
 from eft_integrations.langchain import convert
-from eft_integrations.trio_model import (
-    FIELDS_OF_SAMPLING,
-    NAMES_OF_TRIO,
-    TrioModel,
-    astream_within,
-    stream_within,
-)
+from eft_integrations.question import Question
+from eft_integrations.sampling import stops_of
+from eft_integrations.trio_model import NAMES_OF_TRIO, TrioModel
 from eft_integrations.weights import settle
+from eft_integrations.wire.openai import schema_format
 
 WEIGHTS_KEY = "eft_reward_weights"
 """Key of `config["configurable"]` that carries weights."""
 
-NOT_ASKED = frozenset({"tools", "response_format", "strict", "timeout", "stream_usage", "ls_structured_output_format"})
-"""Keywords of a call that say nothing to the engine, or that are converted first."""
+NOT_ASKED = frozenset({"strict", "stream_usage", "ls_structured_output_format"})
+"""Keywords of a call that say nothing to a model."""
+
+LANGCHAINS_ERRORS: dict[type[Exception], type[exceptions.LangChainException]] = {
+    TimeoutError: exceptions.ModelTimeoutError,
+    errors.ContextOverflowError: exceptions.ContextOverflowError,
+    errors.ModelNotFoundError: exceptions.ModelNotFoundError,
+    errors.QueueFullError: exceptions.ModelRateLimitError,
+    errors.RequestError: exceptions.ModelInvalidRequestError,
+    errors.ConfigurationError: exceptions.ModelInvalidRequestError,
+    errors.GenerationError: exceptions.ModelAPIError,
+}
+"""The first kind that an error of the engine is of decides."""
+
+Method = TypeVar("Method", bound=Callable[..., object])
+
+
+def _settling(method: Method) -> Method:
+    """A method of LangChain's chat models that settles the weights when it is called, and goes on as before."""
+    signature = inspect.signature(method)
+
+    @functools.wraps(method)
+    def call(llm: EFTChatModel, /, *args: object, **keywords: object) -> object:
+        config = signature.bind(llm, *args, **keywords).arguments.get("config")
+        return method(llm, *args, **llm._settle_weights(config, keywords))
+
+    @functools.wraps(method)
+    async def acall(llm: EFTChatModel, /, *args: object, **keywords: object) -> object:
+        return await call(llm, *args, **keywords)  # type: ignore[misc]
+
+    return cast("Method", acall if inspect.iscoroutinefunction(method) else call)
 
 
 class EFTChatModel(TrioModel, BaseChatModel):
-    """A base model with the behaviour of small tuned pairs, as a LangChain chat model.
+    """A base model with the behaviour of small tuned pairs, as a LangChain chat model; see `TrioModel` for its fields.
 
-    Name the trio by `preset`, by `base` with `tuned` and `reference`, by `base` with `pairs`, or hand over an `engine` or a
-    `backend`. The engine is loaded when it is first needed and shared by all models of the process that name the same trio.
-    Every field from `reward_weights` on is also a keyword of a call.
+    Every field of `CallOptions` is also a keyword of a call. An unknown keyword is an error.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", protected_namespaces=())
@@ -72,27 +97,15 @@ class EFTChatModel(TrioModel, BaseChatModel):
         return "eft"
 
     @property
-    def _identifying_params(self) -> dict[str, Any]:
+    def _identifying_params(self) -> dict[str, object]:
         """Everything that changes an answer, so that caches never mix two models or two weights."""
-        return {
-            "model_name": self.model_name,
-            **{name: getattr(self, name) for name in (*NAMES_OF_TRIO, "engine_config")},
-            "backend": self._backend.identity,
-            "reward_weights": self.reward_weights,
-            **{name: getattr(self, name) for name in (*FIELDS_OF_SAMPLING, "stop", "logprobs", "top_logprobs")},
-            "chat_template_kwargs": self.chat_template_kwargs,
-        }
+        names = (*NAMES_OF_TRIO, "engine_config", *sorted(set(CallOptions.model_fields) - {"timeout"}))
+        own = {name: getattr(self, name) for name in names}
+        return {"model_name": self.model_name, "backend": self._backend.identity, **own}
 
-    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        params = LangSmithParams(
-            ls_provider="eft", ls_model_name=kwargs.get("model") or self.model_name, ls_model_type="chat"
-        )
-        if (temperature := kwargs.get("temperature", self.temperature)) is not None:
-            params["ls_temperature"] = temperature
-        if (max_tokens := kwargs.get("max_tokens", self.max_tokens)) is not None:
-            params["ls_max_tokens"] = max_tokens
-        if stopped := stop or self.stop:
-            params["ls_stop"] = stopped
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: object) -> LangSmithParams:
+        params = super()._get_ls_params(stop=stop or stops_of(self), **kwargs)
+        params["ls_provider"] = "eft"
         return params
 
     def _resolve_model_profile(self) -> ModelProfile | None:
@@ -105,15 +118,13 @@ class EFTChatModel(TrioModel, BaseChatModel):
             tool_call_streaming=True,
             structured_output=True,
         )
-        if getattr(self._backend, "is_loaded", True):
+        if self._is_loaded:
             profile["max_input_tokens"] = self._backend.context_len
         return profile
 
-    def get_token_ids(self, text: str) -> list[int]:
-        """Token ids of a text, by the base's tokenizer."""
-        return self._backend.token_ids(text)
+    get_token_ids = TrioModel.token_ids
 
-    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[object] | None = None) -> int:
         """Prompt tokens of a conversation as the chat template renders it."""
         request = ChatRequest(messages=convert.to_messages(messages), tools=convert.to_tools(tools or []))
         with _translated():
@@ -121,81 +132,28 @@ class EFTChatModel(TrioModel, BaseChatModel):
 
     # ---- weights -------------------------------------------------------------------------------------------------------
 
-    def _settle_weights(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """`kwargs` with the weights that the call, the surrounding block or the config ask for."""
+    def _settle_weights(self, config: RunnableConfig | None, keywords: Mapping[str, object]) -> dict[str, object]:
+        """The keywords with the weights that the call, the surrounding block or the config ask for."""
         configurable = ensure_config(config).get("configurable", {})
-        return settle(kwargs, *(configurable.get(key) for key in self._weights_ids))
+        return settle(keywords, *(configurable.get(key) for key in self._weights_ids))
 
-    def invoke(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> AIMessage:
-        """See `BaseChatModel.invoke`; the weights are settled here."""
-        return super().invoke(input, config, stop=stop, **self._settle_weights(config, kwargs))
+    invoke = _settling(BaseChatModel.invoke)
+    ainvoke = _settling(BaseChatModel.ainvoke)
+    stream = _settling(BaseChatModel.stream)
+    astream = _settling(BaseChatModel.astream)
+    stream_events = _settling(BaseChatModel.stream_events)
+    astream_events = _settling(BaseChatModel.astream_events)
+    generate = _settling(BaseChatModel.generate)
+    agenerate = _settling(BaseChatModel.agenerate)
 
-    async def ainvoke(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> AIMessage:
-        """See `BaseChatModel.ainvoke`; the weights are settled here."""
-        return await super().ainvoke(input, config, stop=stop, **self._settle_weights(config, kwargs))
-
-    def stream(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> Iterator[AIMessageChunk]:
-        """See `BaseChatModel.stream`; the weights are settled here."""
-        return super().stream(input, config, stop=stop, **self._settle_weights(config, kwargs))
-
-    def astream(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> AsyncIterator[AIMessageChunk]:
-        """See `BaseChatModel.astream`; the weights are settled here."""
-        return super().astream(input, config, stop=stop, **self._settle_weights(config, kwargs))
-
-    def stream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        """See `BaseChatModel.stream_events`; the weights are settled here."""
-        return super().stream_events(input, config, **self._settle_weights(config, kwargs))
-
-    def astream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        """See `BaseChatModel.astream_events`; the weights are settled here."""
-        return super().astream_events(input, config, **self._settle_weights(config, kwargs))
-
-    def generate(
-        self, messages: list[list[BaseMessage]], stop: list[str] | None = None, callbacks: Any = None, **kwargs: Any
-    ) -> Any:
-        """See `BaseChatModel.generate`; the weights are settled here."""
-        return super().generate(messages, stop, callbacks, **self._settle_weights(None, kwargs))
-
-    async def agenerate(
-        self, messages: list[list[BaseMessage]], stop: list[str] | None = None, callbacks: Any = None, **kwargs: Any
-    ) -> Any:
-        """See `BaseChatModel.agenerate`; the weights are settled here."""
-        return await super().agenerate(messages, stop, callbacks, **self._settle_weights(None, kwargs))
-
-    def bind(self, **kwargs: Any) -> Any:
+    def bind(self, **kwargs: object) -> Runnable[LanguageModelInput, AIMessage]:  # type: ignore[override]
         """See `Runnable.bind`. Weights go into the model itself, where `bind_tools` and agents do not lose them."""
-        weights = kwargs.pop("reward_weights", None)
+        weights = cast("RewardWeights", kwargs.pop("reward_weights", None))
         return super(EFTChatModel, self if weights is None else self.with_weights(weights)).bind(**kwargs)
 
-    def configurable_fields(self, **kwargs: Any) -> Any:
+    def configurable_fields(
+        self, **kwargs: AnyConfigurableField
+    ) -> RunnableSerializable[LanguageModelInput, AIMessage]:
         """See `Runnable.configurable_fields`. A configurable `reward_weights` also reaches models that tools were bound to."""
         model = self
         if field := kwargs.get("reward_weights"):
@@ -203,22 +161,21 @@ class EFTChatModel(TrioModel, BaseChatModel):
             model._weights_ids = (*self._weights_ids, field.id)
         return super(EFTChatModel, model).configurable_fields(**kwargs)
 
-    # ---- requests ------------------------------------------------------------------------------------------------------
+    # ---- answers -------------------------------------------------------------------------------------------------------
 
-    def _request(self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> ChatRequest:
+    def _question(
+        self, messages: Sequence[BaseMessage], stop: list[str] | None, keywords: Mapping[str, object]
+    ) -> Question:
         """What is asked, checked.
 
         Raises:
             ModelInvalidRequestError: an unknown keyword, or a value that cannot be used.
         """
+        asked = {name: value for name, value in keywords.items() if name not in NOT_ASKED}
         try:
-            keywords = {name: value for name, value in kwargs.items() if name not in NOT_ASKED}
-            return self._ask(
-                convert.to_messages(messages),
-                {**keywords, "stop": stop},
-                tools=convert.to_tools(kwargs.get("tools") or []),
-                response_schema=convert.to_response_schema(kwargs.get("response_format")),
-            )
+            asked["tools"] = convert.openai_tools(cast("Sequence[object]", asked.get("tools") or ()))
+            asked["response_format"] = convert.openai_format(asked.get("response_format"))
+            return self._ask(convert.to_messages(messages), {**asked, "stop": stop})
         except ValueError as error:
             raise exceptions.ModelInvalidRequestError(str(error)) from error
 
@@ -227,98 +184,62 @@ class EFTChatModel(TrioModel, BaseChatModel):
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> LangChainResult:
-        result = None
-        for delta in self._deltas(messages, stop, kwargs):
-            if run_manager and delta.text and self.streaming:
-                run_manager.on_llm_new_token(delta.text)
-            result = delta.result
-        return self._as_result(result, kwargs)
+        with _translated():
+            question = self._question(messages, stop, kwargs)
+            return convert.to_result(question.answer(), question.model_name)
 
     async def _agenerate(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> LangChainResult:
-        result = None
-        async for delta in self._adeltas(messages, stop, kwargs):
-            if run_manager and delta.text and self.streaming:
-                await run_manager.on_llm_new_token(delta.text)
-            result = delta.result
-        return self._as_result(result, kwargs)
+        with _translated():
+            question = self._question(messages, stop, kwargs)
+            return convert.to_result(await question.aanswer(), question.model_name)
 
     def _stream(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> Iterator[ChatGenerationChunk]:
-        for delta in self._deltas(messages, stop, kwargs):
-            chunk = self._as_chunk(delta, kwargs)
-            if run_manager:
-                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-            yield chunk
+        with _translated():
+            question = self._question(messages, stop, kwargs)
+            with closing(question.stream(lambda delta: convert.to_chunk(delta, question.model_name))) as chunks:
+                for chunk in chunks:
+                    if run_manager:
+                        run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                    yield chunk
 
     async def _astream(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        async for delta in self._adeltas(messages, stop, kwargs):
-            chunk = self._as_chunk(delta, kwargs)
-            if run_manager:
-                await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-            yield chunk
-
-    def _deltas(
-        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
-    ) -> Iterator[ChatDelta]:
         with _translated():
-            request = self._request(messages, stop, kwargs)
-            yield from stream_within(self._backend, request, kwargs.get("timeout", self.timeout))
-
-    async def _adeltas(
-        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
-    ) -> AsyncIterator[ChatDelta]:
-        with _translated():
-            request = self._request(messages, stop, kwargs)
-            async with aclosing(astream_within(self._backend, request, kwargs.get("timeout", self.timeout))) as deltas:  # type: ignore[type-var]
-                async for delta in deltas:
-                    yield delta
-
-    def _as_result(self, result: ChatResult | None, kwargs: dict[str, Any]) -> LangChainResult:
-        assert result is not None, "the last piece of a stream carries the result"
-        message = convert.to_ai_message(result, kwargs.get("model") or self.model_name)
-        info = {"finish_reason": result.finish_reason}
-        return LangChainResult(generations=[ChatGeneration(message=message, generation_info=info)])
-
-    def _as_chunk(self, delta: Any, kwargs: dict[str, Any]) -> ChatGenerationChunk:
-        if delta.result is None:
-            return ChatGenerationChunk(message=AIMessageChunk(**convert.to_chunk_fields(delta)))
-        last = AIMessageChunk(
-            content="",
-            usage_metadata=convert.usage_metadata(delta.result),
-            response_metadata=convert.response_metadata(delta.result, kwargs.get("model") or self.model_name),
-            chunk_position="last",
-        )
-        return ChatGenerationChunk(message=last)
+            question = self._question(messages, stop, kwargs)
+            async with aclosing(question.astream(lambda delta: convert.to_chunk(delta, question.model_name))) as chunks:
+                async for chunk in chunks:
+                    if run_manager:
+                        await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                    yield chunk
 
     # ---- tools and structured output -----------------------------------------------------------------------------------
 
     def bind_tools(
         self,
-        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | Any],
+        tools: Sequence[Mapping[str, object] | type | Callable[..., object] | BaseTool],
         *,
-        tool_choice: str | bool | dict[str, Any] | None = None,
-        parallel_tool_calls: bool | None = None,
+        tool_choice: str | bool | Mapping[str, object] | None = None,
         strict: bool | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """Let the model call tools.
 
@@ -326,17 +247,10 @@ class EFTChatModel(TrioModel, BaseChatModel):
             tools: functions, LangChain tools, pydantic classes, TypedDicts or JSON schemas.
             tool_choice: auto, none, any or required, a tool's name, or OpenAI's mapping. A demanded call is guaranteed: no other
                 text can be generated.
-            parallel_tool_calls: False: at most one call per answer.
             strict: accepted; calls always follow their schema.
-            kwargs: further keywords of the call.
+            kwargs: further keywords of the call; `parallel_tool_calls=False` allows at most one call per answer.
         """
-        formatted = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
-        if tool_choice is not None:
-            kwargs["tool_choice"] = tool_choice
-        if parallel_tool_calls is not None:
-            kwargs["parallel_tool_calls"] = parallel_tool_calls
-        bound: Runnable[LanguageModelInput, AIMessage] = self.bind(tools=formatted, **kwargs)
-        return bound
+        return self.bind(tools=convert.openai_tools(tools, strict=strict), tool_choice=tool_choice, **kwargs)
 
     def with_structured_output(
         self,
@@ -345,8 +259,8 @@ class EFTChatModel(TrioModel, BaseChatModel):
         method: Literal["json_schema", "function_calling", "json_mode"] = "json_schema",
         include_raw: bool = False,
         strict: bool | None = None,
-        **kwargs: Any,
-    ) -> Runnable[LanguageModelInput, Any]:
+        **kwargs: object,
+    ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
         """Answers as objects of a schema, which masks guarantee for each method.
 
         Args:
@@ -361,40 +275,27 @@ class EFTChatModel(TrioModel, BaseChatModel):
             raise ValueError(f"method {method!r} needs a schema")
         is_pydantic = isinstance(schema, type) and is_basemodel_subclass(schema)
         json_schema = {"type": "object"} if schema is None else convert_to_json_schema(schema)
-        options = {"method": method, **({} if strict is None else {"strict": strict})}
-        described = {"kwargs": options, "schema": json_schema}
-        parser: Any
+        kwargs["ls_structured_output_format"] = {"kwargs": {"method": method, "strict": strict}, "schema": json_schema}
+        parser: Runnable[LanguageModelOutput, Any]
         match method:
             case "function_calling":
-                assert schema is not None
-                name = convert_to_openai_tool(schema)["function"]["name"]
-                llm = self.bind_tools(
-                    [schema],
-                    tool_choice=name,
-                    parallel_tool_calls=False,
-                    strict=strict,
-                    ls_structured_output_format=described,
-                    **kwargs,
-                )
-                parser = (
-                    PydanticToolsParser(tools=[schema], first_tool_only=True)  # type: ignore[list-item]
-                    if is_pydantic
-                    else JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
-                )
-            case "json_schema" | "json_mode":
-                wanted = {
-                    "type": "json_schema",
-                    "json_schema": {"name": json_schema.get("title", "answer"), "schema": json_schema},
-                }
-                llm = self.bind(response_format=wanted, ls_structured_output_format=described, **kwargs)
-                parser = JsonOutputParser()
+                tools = cast("list[type[BaseModel]]", [schema])
+                name = convert_to_openai_tool(tools[0])["function"]["name"]
+                llm = self.bind_tools(tools, tool_choice=name, parallel_tool_calls=False, strict=strict, **kwargs)
+                parser = output_parsers.JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
                 if is_pydantic:
-                    parser = PydanticOutputParser(pydantic_object=cast("Any", schema))
+                    parser = output_parsers.PydanticToolsParser(tools=[*tools], first_tool_only=True)
+            case "json_schema" | "json_mode":
+                llm = self.bind(
+                    response_format=schema_format(json_schema.get("title", "answer"), json_schema), **kwargs
+                )
+                parser = output_parsers.JsonOutputParser()
+                if is_pydantic:
+                    parser = output_parsers.PydanticOutputParser(pydantic_object=cast("type[BaseModel]", schema))
             case _:
                 raise ValueError(f"method must be json_schema, function_calling or json_mode, got {method!r}")
-        chain: Runnable[LanguageModelInput, Any] = llm | parser
         if not include_raw:
-            return chain
+            return llm | parser
         parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
         failed = RunnablePassthrough.assign(parsed=lambda _: None)
         return RunnableMap(raw=llm) | parsed.with_fallbacks([failed], exception_key="parsing_error")
@@ -405,15 +306,6 @@ def _translated() -> Iterator[None]:
     """Errors of the engine as LangChain's own; the original is their cause."""
     try:
         yield
-    except TimeoutError as error:
-        raise exceptions.ModelTimeoutError(str(error)) from error
-    except errors.ContextOverflowError as error:
-        raise exceptions.ContextOverflowError(str(error)) from error
-    except errors.ModelNotFoundError as error:
-        raise exceptions.ModelNotFoundError(str(error)) from error
-    except errors.QueueFullError as error:
-        raise exceptions.ModelRateLimitError(str(error)) from error
-    except (errors.RequestError, errors.ConfigurationError) as error:
-        raise exceptions.ModelInvalidRequestError(str(error)) from error
-    except errors.GenerationError as error:
-        raise exceptions.ModelAPIError(str(error)) from error
+    except tuple(LANGCHAINS_ERRORS) as error:
+        found = next(own for kind, own in LANGCHAINS_ERRORS.items() if isinstance(error, kind))
+        raise found(str(error)) from error

@@ -1,60 +1,83 @@
-"""Objects of a pydantic class out of JSON that is decoded under its schema, while it arrives and at its end."""
+"""Predictions of objects of a pydantic class, whose JSON is decoded under the class's schema.
+
+LlamaIndex' own predictions report their beginning, their objects and their end as events; so do these.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping
+from typing import Generic
 
-from llama_index.core.base.llms.types import ChatResponse
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse
+from llama_index.core.instrumentation.events import llm as events
+from llama_index.core.llms.llm import LLM
 from llama_index.core.program.utils import create_flexible_model
-from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
+from llama_index.core.prompts import BasePromptTemplate
+from llama_index_instrumentation import get_dispatcher
+from pydantic import BaseModel
 
-Model = TypeVar("Model", bound=BaseModel)
+from eft_integrations.json_objects import Model, ObjectReader
+from eft_integrations.wire.openai import schema_format
 
+NOT_STRUCTURED = frozenset({"tools", "tool_required", "tool_choice", "allow_parallel_tool_calls"})
+"""Keywords without meaning where the answer is JSON of a schema; LlamaIndex's programs drop them too."""
 
-def response_format(output_cls: type[BaseModel]) -> dict[str, Any]:
-    """The keyword with which a call is decoded under the class's schema."""
-    wanted = {"name": output_cls.__name__, "schema": output_cls.model_json_schema()}
-    return {"type": "json_schema", "json_schema": wanted}
-
-
-def whole_object(output_cls: type[Model], response: ChatResponse) -> Model:
-    """The object of a whole answer.
-
-    Raises:
-        ValueError: the answer was cut off inside the JSON, or breaks a rule that a schema cannot express (a validator).
-    """
-    text = response.message.content or ""
-    try:
-        return output_cls.model_validate_json(text)
-    except ValidationError as error:
-        if (response.raw or {})["choices"][0]["finish_reason"] == "length":
-            raise ValueError(
-                f"the answer reached max_tokens inside the JSON of {output_cls.__name__}: {text!r}; give it more tokens"
-            ) from error
-        raise
+dispatcher = get_dispatcher(__name__)
 
 
-class PartialObjects(Generic[Model]):
-    """Objects of the JSON so far: of the class itself as soon as they validate, before that of LlamaIndex' flexible form of it."""
+class Prediction(Generic[Model]):
+    """One prediction: `messages` and `keywords` are those of the chat call behind it. Its beginning is reported now."""
 
-    def __init__(self, output_cls: type[Model]) -> None:
-        self._output_cls = output_cls
-        self._flexible = create_flexible_model(output_cls)
-        self._last: Any = None
+    def __init__(
+        self,
+        llm: LLM,
+        output_cls: type[Model],
+        prompt: BasePromptTemplate,
+        llm_kwargs: Mapping[str, object] | None,
+        prompt_args: dict[str, object],
+    ) -> None:
+        dispatcher.event(
+            events.LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=prompt_args)
+        )
+        asked = {name: value for name, value in (llm_kwargs or {}).items() if name not in NOT_STRUCTURED}
+        wanted = schema_format(output_cls.__name__, output_cls.model_json_schema())
+        self.messages: list[ChatMessage] = llm._extend_messages(prompt.format_messages(llm=llm, **prompt_args))
+        self.keywords: dict[str, object] = {"response_format": wanted, **asked}
+        self._reader = ObjectReader(output_cls, create_flexible_model)
 
-    def feed(self, response: ChatResponse) -> Model | BaseModel | None:
-        """The object after this chunk; None where it brings nothing new. The last chunk brings the whole object."""
-        if response.raw is not None:
-            return whole_object(self._output_cls, response)
-        try:
-            value = from_json(response.message.content or "", allow_partial="trailing-strings")
-        except ValueError:
-            return None
-        if value == self._last or not isinstance(value, dict):
-            return None
-        self._last = value
-        try:
-            return self._output_cls.model_validate(value)
-        except ValidationError:
-            return self._flexible.model_validate(value)
+    def whole(self, response: ChatResponse) -> Model:
+        """The object of a whole answer.
+
+        Raises:
+            ValueError: `max_tokens` does not hold it, or it breaks a rule that a schema cannot express (a validator).
+        """
+        output = self._whole(response)
+        dispatcher.event(events.LLMStructuredPredictEndEvent(output=output))
+        return output
+
+    def objects(self, chunks: Iterator[ChatResponse]) -> Generator[Model | BaseModel, None, None]:
+        """The object as it grows; the last one is whole."""
+        output = None
+        for chunk in chunks:
+            if (output := self._feed(chunk)) is not None:
+                yield output
+        dispatcher.event(events.LLMStructuredPredictEndEvent(output=output))
+
+    async def aobjects(self, chunks: AsyncIterator[ChatResponse]) -> AsyncGenerator[Model | BaseModel, None]:
+        """See `objects`."""
+        output = None
+        async for chunk in chunks:
+            if (output := self._feed(chunk)) is not None:
+                yield output
+        dispatcher.event(events.LLMStructuredPredictEndEvent(output=output))
+
+    def _whole(self, response: ChatResponse) -> Model:
+        was_cut = (response.raw or {})["choices"][0]["finish_reason"] == "length"
+        return self._reader.whole(response.message.content or "", was_cut=was_cut)
+
+    def _feed(self, chunk: ChatResponse) -> Model | BaseModel | None:
+        """The object after this chunk, which is reported; None where it brings nothing new. The last chunk has `raw`."""
+        output = self._whole(chunk) if chunk.raw is not None else self._reader.partial(chunk.message.content or "")
+        if output is not None:
+            dispatcher.event(events.LLMStructuredPredictInProgressEvent(output=output))
+        return output

@@ -7,18 +7,13 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
+from eft_integrations.json_types import Json, JsonObject
+from eft_integrations.sampling import SamplingFields, given_sampling
 from eft_integrations.server.compositions import Chosen, Composition
-from eft_integrations.server.protocol import SamplingBody
 from eft_integrations.server.streaming import interleave
-
-SAMPLING = (
-    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias",
-    "seed", "stop", "stop_token_ids", "ignore_eos", "max_tokens",
-)  # fmt: skip
-"""Fields that `SamplingParams` has under the same name."""
 
 
 class Observer(Protocol):
@@ -58,10 +53,10 @@ class Answering:
                     found[index] = delta.result
         return [found[index] for index in range(len(self.requests))]
 
-    def eft(self, results: Sequence[ChatResult]) -> dict[str, Any]:
+    def eft(self, results: Sequence[ChatResult]) -> JsonObject:
         """The `eft` block: weights in effect, ignored fields, and per answer what it cost."""
         reports = [self.chosen.composition.report(result) for result in results]
-        block: dict[str, Any] = {"reward_weights": reports[0].pop("reward_weights"), "choices": reports}
+        block: JsonObject = {"reward_weights": reports[0].pop("reward_weights"), "choices": reports}
         for report, result in zip(reports, results, strict=True):
             report.pop("reward_weights", None)
             if result.invalid_tool_calls:
@@ -74,15 +69,14 @@ class Answering:
 def repeated(request: ChatRequest, n: int) -> list[ChatRequest]:
     """`n` requests that differ in their seeds, if there is one."""
     seed = request.sampling.get("seed")
-    if seed is None:
+    if not isinstance(seed, int):
         return [request] * n
     return [dataclasses.replace(request, sampling={**request.sampling, "seed": seed + index}) for index in range(n)]
 
 
-def sampling_of(body: SamplingBody, *, default_max_tokens: int) -> dict[str, Any]:
+def sampling_of(body: SamplingFields, *, default_max_tokens: int) -> dict[str, object]:
     """Fields of `SamplingParams` that the body sets."""
-    given = {name: value for name in SAMPLING if (value := getattr(body, name)) is not None}
-    return {"max_tokens": default_max_tokens, **given}
+    return {"max_tokens": default_max_tokens, **given_sampling(body)}
 
 
 def new_id(prefix: str) -> str:

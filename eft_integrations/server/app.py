@@ -139,5 +139,5 @@ def _model(composition: Composition) -> dict[str, Any]:
         "created": composition.created,
         "owned_by": "eft",
         "max_model_len": composition.backend.context_len,
-        "eft": {"pairs": dict(composition.weights)},
+        "eft": {"dialect": "eft", "pairs": dict(composition.weights)},
     }

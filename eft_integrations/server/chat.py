@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
 
 from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
+from eft_integrations.json_types import JsonObject
 from eft_integrations.server.answers import Answering, Observer, new_id, repeated, sampling_of
 from eft_integrations.server.compositions import Chosen
 from eft_integrations.server.protocol import ChatBody
@@ -49,11 +49,12 @@ def chat_answering(body: ChatBody, chosen: Chosen, observer: Observer, *, defaul
         reward_weights=chosen.reward_weights,
         template_variables=variables,
         documents=tuple(body.documents or ()),
+        lenient_tool_calls=body.eft_lenient_tool_calls is not False,
     )
     return Answering(chosen, tuple(repeated(request, body.n)), body.ignored, observer)
 
 
-def _head(answering: Answering, kind: str) -> dict[str, Any]:
+def _head(answering: Answering, kind: str) -> JsonObject:
     return {
         "id": new_id("chatcmpl-"),
         "object": kind,
@@ -63,7 +64,7 @@ def _head(answering: Answering, kind: str) -> dict[str, Any]:
     }
 
 
-async def chat_reply(answering: Answering) -> dict[str, Any]:
+async def chat_reply(answering: Answering) -> JsonObject:
     """The whole reply."""
     head = _head(answering, "chat.completion")
     results = await answering.results()
@@ -75,7 +76,7 @@ async def chat_reply(answering: Answering) -> dict[str, Any]:
     }
 
 
-def _choice(index: int, result: ChatResult) -> dict[str, Any]:
+def _choice(index: int, result: ChatResult) -> JsonObject:
     return {
         "index": index,
         "message": message_form(result),
@@ -108,15 +109,15 @@ async def chat_events(answering: Answering, *, include_usage: bool) -> AsyncGene
     yield "[DONE]"
 
 
-def _delta(delta: ChatDelta) -> dict[str, Any]:
+def _delta(delta: ChatDelta) -> JsonObject:
     if delta.call is not None:
         return {"tool_calls": [call_delta_form(delta.call)]}
     return {"content": delta.text}
 
 
 def _piece(
-    index: int, delta: dict[str, Any], *, logprobs: ChatDelta | None = None, finish_reason: str | None = None
-) -> dict[str, Any]:
+    index: int, delta: JsonObject, *, logprobs: ChatDelta | None = None, finish_reason: str | None = None
+) -> JsonObject:
     tokens = logprobs.logprobs if logprobs is not None else ()
     return {
         "index": index,

@@ -157,17 +157,13 @@ def composition(
         InvalidOptionError: a flag cannot be read, or the flags are incomplete.
     """
     from eft_engine import errors
+    from eft_engine.config import parse_pairs
     from eft_integrations.weights import parse_weights
 
-    if (tuned is None) != (reference is None):
-        raise errors.InvalidOptionError("--tuned and --reference belong together; give both", option="tuned")
-    named: dict[str, Any] = {} if tuned is None else {"tuned": {"tuned": tuned, "reference": reference}}
-    for text in pairs or ():
-        pair, _, models = text.partition("=")
-        sides = models.split(",")
-        if not pair or len(sides) != 2 or not all(sides):
-            raise errors.InvalidOptionError(f"--pair must be NAME=TUNED,REFERENCE, got {text!r}", option="pair")
-        named[pair] = {"tuned": sides[0], "reference": sides[1]}
+    named = {
+        pair: {"tuned": models.tuned.source, "reference": models.reference.source}
+        for pair, models in parse_pairs(pairs or (), tuned=tuned, reference=reference).items()
+    }
     try:
         chosen = parse_weights(",".join(weights)) if weights else {}
     except ValueError as error:

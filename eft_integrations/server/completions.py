@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Any
 
 from eft_engine import TokenLogprobs
 from eft_integrations.chat.request import ChatRequest, ChatResult
+from eft_integrations.json_types import JsonObject
 from eft_integrations.server.answers import Answering, Observer, new_id, repeated, sampling_of
 from eft_integrations.server.compositions import Chosen
 from eft_integrations.server.protocol import CompletionBody
@@ -44,7 +44,7 @@ def completion_answering(body: CompletionBody, chosen: Chosen, observer: Observe
     return Answering(chosen, tuple(requests), body.ignored, observer)
 
 
-def _head(answering: Answering) -> dict[str, Any]:
+def _head(answering: Answering) -> JsonObject:
     return {
         "id": new_id("cmpl-"),
         "object": "text_completion",
@@ -54,7 +54,7 @@ def _head(answering: Answering) -> dict[str, Any]:
     }
 
 
-async def completion_reply(answering: Answering, *, n: int, echo: bool) -> dict[str, Any]:
+async def completion_reply(answering: Answering, *, n: int, echo: bool) -> JsonObject:
     """The whole reply."""
     head = _head(answering)
     results = await answering.results()
@@ -65,7 +65,7 @@ async def completion_reply(answering: Answering, *, n: int, echo: bool) -> dict[
             _piece(index, text, result.logprobs, finish_reason=result.finish_reason)
             for index, (text, result) in enumerate(zip(texts, results, strict=True))
         ],
-        "usage": _usage(results, n),
+        "usage": usage_form([result.usage for result in results], n=n),
         "eft": answering.eft(results),
     }
 
@@ -93,23 +93,13 @@ async def completion_events(answering: Answering, *, n: int, echo: bool, include
                 last = _piece(index, "", None, finish_reason=result.finish_reason)
                 yield {**head, "choices": [last], "eft": answering.eft([result])}
     if include_usage:
-        yield {**head, "choices": [], "usage": _usage([results[index] for index in sorted(results)], n)}
+        usages = [results[index].usage for index in sorted(results)]
+        yield {**head, "choices": [], "usage": usage_form(usages, n=n)}
     yield "[DONE]"
 
 
 def _echoed(answering: Answering, index: int, echo: bool) -> str:
     return (answering.requests[index].prompt or "") if echo else ""
-
-
-def _usage(results: Sequence[ChatResult], n: int) -> dict[str, Any]:
-    """Sums over the prompts; a prompt with `n` answers counts once."""
-    parts = [usage_form([result.usage for result in results[start : start + n]]) for start in range(0, len(results), n)]
-    total = parts[0]
-    for part in parts[1:]:
-        for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
-            total[name] += part[name]
-        total["prompt_tokens_details"]["cached_tokens"] += part["prompt_tokens_details"]["cached_tokens"]
-    return total
 
 
 def _piece(
@@ -119,12 +109,12 @@ def _piece(
     *,
     offset: int = 0,
     finish_reason: str | None = None,
-) -> dict[str, Any]:
+) -> JsonObject:
     listed = None if logprobs is None else _logprobs(logprobs, offset)
     return {"index": index, "text": text, "logprobs": listed, "finish_reason": finish_reason}
 
 
-def _logprobs(tokens: Sequence[TokenLogprobs], offset: int) -> dict[str, Any]:
+def _logprobs(tokens: Sequence[TokenLogprobs], offset: int) -> JsonObject:
     """The form of completions: parallel lists."""
     offsets = []
     for token in tokens:

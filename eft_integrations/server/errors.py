@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -84,21 +83,20 @@ def kind_of(error: Exception) -> Kind:
     return Kind(found.status, found.type, found.code, option) if option else found
 
 
-def error_body(error: Exception) -> dict[str, Any]:
-    """The body; errors that nobody foresaw do not tell what went wrong inside."""
-    kind = kind_of(error)
+def error_fields(error: Exception) -> dict[str, str | None]:
+    """What is said of an error; of those that nobody foresaw, not what went wrong inside."""
     foreseen = isinstance(error, ApiError | errors.EFTError)
-    return make_body(str(error) if foreseen else "the server failed; its log says why", kind)
+    return make_fields(str(error) if foreseen else "the server failed; its log says why", kind_of(error))
 
 
-def make_body(message: str, kind: Kind) -> dict[str, Any]:
-    """The body of a message."""
-    return {"error": {"message": message, "type": kind.type, "param": kind.param, "code": kind.code}}
+def make_fields(message: str, kind: Kind) -> dict[str, str | None]:
+    """What is said in a message."""
+    return {"message": message, "type": kind.type, "param": kind.param, "code": kind.code}
 
 
 def error_response(message: str, kind: Kind, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """The response of a message."""
-    return JSONResponse(make_body(message, kind), kind.status, headers=dict(headers or {}))
+    return JSONResponse({"error": make_fields(message, kind)}, kind.status, headers=dict(headers or {}))
 
 
 def install(app: FastAPI) -> None:
@@ -111,7 +109,7 @@ def install(app: FastAPI) -> None:
         headers = dict(getattr(error, "headers", {}))
         if isinstance(error, errors.QueueFullError):
             headers["Retry-After"] = str(request.app.state.pace.retry_after_s(error.num_queued))
-        return JSONResponse(error_body(error), kind_of(error).status, headers=headers)
+        return JSONResponse({"error": error_fields(error)}, kind_of(error).status, headers=headers)
 
     @app.exception_handler(ClientGoneError)
     async def _gone(request: Request, error: ClientGoneError) -> Response:

@@ -8,7 +8,7 @@ from eft_engine import EngineConfig, TunedPair, errors
 from eft_integrations.backends.engine import EngineBackend
 from eft_integrations.backends.pool import shared_backend
 from eft_integrations.backends.protocol import ChatBackend
-from eft_integrations.backends.vllm_server import remote_backend
+from eft_integrations.backends.remote import remote_backend
 from eft_integrations.server.compositions import Composition
 from eft_integrations.server.settings import CompositionSettings
 

@@ -7,9 +7,12 @@ are refused, those in `WITHOUT_EFFECT` cannot change an answer and are not menti
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from eft_engine.config import RewardWeights
+from eft_integrations.sampling import SamplingFields
 
 MAX_DEPTH = 64
 """Levels of nesting in schemas and other free JSON."""
@@ -33,9 +36,10 @@ WITHOUT_EFFECT = frozenset(
 )  # fmt: skip
 
 
-def _plain_json(value: Any) -> Any:
+def _plain_json(value: dict[str, object]) -> dict[str, object]:
     """Free JSON without NaN that is not nested beyond reason."""
-    level, depth = [value], 0
+    level: list[object] = [value]
+    depth = 0
     while level:
         depth += 1
         if depth > MAX_DEPTH:
@@ -45,14 +49,13 @@ def _plain_json(value: Any) -> Any:
     return value
 
 
-def _children(value: Any) -> list[Any]:
+def _children(value: object) -> list[object]:
     if isinstance(value, dict):
         return list(value.values())
     return value if isinstance(value, list) else []
 
 
-FreeJson = Annotated[dict[str, Any], AfterValidator(_plain_json)]
-RewardWeights = float | dict[str, float]
+FreeJson = Annotated[dict[str, object], AfterValidator(_plain_json)]
 
 
 class Body(BaseModel):
@@ -62,7 +65,7 @@ class Body(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_half_characters(cls, values: Any) -> Any:
+    def _refuse_half_characters(cls, values: object) -> object:
         """JSON can escape one half of a surrogate pair; no tokenizer can read that."""
         try:
             json.dumps(values, ensure_ascii=False).encode()
@@ -78,7 +81,8 @@ class Body(BaseModel):
             if name == "modalities" and value not in (None, ["text"]):
                 raise ValueError("modalities: this server answers in text")
             if name.startswith("eft_"):
-                raise ValueError(f"there is no {name}; this server knows eft_reward_weights")
+                known = ", ".join(own for own in type(self).model_fields if own.startswith("eft_"))
+                raise ValueError(f"there is no {name}; this server knows {known}")
         return self
 
     @property
@@ -90,34 +94,39 @@ class Body(BaseModel):
         )
 
 
-class SamplingBody(Body):
-    """What chat completions and completions have in common; ranges are checked by the engine."""
+class GenerationBody(SamplingFields, Body):
+    """What all bodies that ask for text have in common; ranges are checked by the engine."""
 
     model: str = Field(description="a composition, perhaps with weights behind it: name@pair=0.5")
-    n: int = Field(default=1, ge=1, le=128, description="answers per prompt")
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    logit_bias: dict[int, float] | None = None
-    seed: int | None = Field(default=None, description="the same seed gives the same text; answer i of n uses seed + i")
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
-    ignore_eos: bool | None = None
-    max_tokens: int | None = None
     stream: bool | None = False
-    stream_options: StreamOptions | None = None
-    response_format: FreeJson | None = Field(default=None, description="text, json_object or json_schema")
-    eft_reward_weights: RewardWeights | None = Field(default=None, description="for every pair, or by pair name")
+    eft_reward_weights: RewardWeights = Field(default=None, description="for every pair, or by pair name")
+
+
+class ToolsBody(GenerationBody):
+    """What chat completions and responses have in common."""
+
+    tools: list[FreeJson] | None = None
+    tool_choice: str | FreeJson | None = None
+    parallel_tool_calls: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    chat_template_kwargs: FreeJson | None = Field(default=None, description="variables of the chat template")
+    eft_lenient_tool_calls: bool | None = Field(
+        default=None, description="false: text is a tool call only in the form of the model's own chat template"
+    )
 
 
 class StreamOptions(BaseModel):
     """Options of a stream."""
 
     include_usage: bool | None = False
+
+
+class SamplingBody(GenerationBody):
+    """What chat completions and completions have in common."""
+
+    n: int = Field(default=1, ge=1, le=128, description="answers per prompt")
+    stream_options: StreamOptions | None = None
+    response_format: FreeJson | None = Field(default=None, description="text, json_object or json_schema")
 
 
 class MessageBody(BaseModel):
@@ -132,18 +141,13 @@ class MessageBody(BaseModel):
     tool_call_id: str | None = None
 
 
-class ChatBody(SamplingBody):
+class ChatBody(ToolsBody, SamplingBody):
     """POST /v1/chat/completions."""
 
     messages: list[MessageBody] = Field(min_length=1)
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    tools: list[FreeJson] | None = None
-    tool_choice: str | FreeJson | None = None
-    parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = Field(default=None, description="handed to the chat template")
-    chat_template_kwargs: FreeJson | None = Field(default=None, description="variables of the chat template")
     documents: list[dict[str, str]] | None = Field(default=None, description="texts to answer from")
 
 

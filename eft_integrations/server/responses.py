@@ -6,14 +6,14 @@ The items of an answer, in order: a message if there is text, then one function 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any
 
 from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
-from eft_integrations.server.answers import Answering, Observer, new_id
+from eft_integrations.json_types import Json, JsonObject
+from eft_integrations.server.answers import Answering, Observer, new_id, sampling_of
 from eft_integrations.server.compositions import Chosen
-from eft_integrations.server.errors import error_body
+from eft_integrations.server.errors import error_fields
 from eft_integrations.server.responses_protocol import ResponsesBody, to_conversation
 from eft_integrations.server.streaming import Event
 from eft_integrations.wire.openai import logprob_form, to_response_schema, to_tool_choice, to_tools, wrong
@@ -35,9 +35,9 @@ def responses_answering(
     messages = to_conversation(body.instructions, body.input)
     if not messages:
         raise wrong("input", "give at least one item", body.input)
-    named = {"temperature": body.temperature, "top_p": body.top_p, "seed": body.seed, "stop": body.stop}
-    sampling: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
-    sampling["max_tokens"] = default_max_tokens if body.max_output_tokens is None else body.max_output_tokens
+    sampling = sampling_of(body, default_max_tokens=default_max_tokens)
+    if body.max_output_tokens is not None:
+        sampling["max_tokens"] = body.max_output_tokens
     if LOGPROBS in (body.include or ()):
         sampling["logprobs"] = body.top_logprobs or 0
     variables = dict(body.chat_template_kwargs or {})
@@ -51,12 +51,14 @@ def responses_answering(
         sampling=sampling,
         reward_weights=chosen.reward_weights,
         template_variables=variables,
+        lenient_tool_calls=body.eft_lenient_tool_calls is not False,
     )
     return Answering(chosen, (request,), body.ignored, observer)
 
 
-def _response(answering: Answering, body: ResponsesBody) -> dict[str, Any]:
+def _response(answering: Answering, body: ResponsesBody) -> JsonObject:
     """The response before there is an answer."""
+    echoed = {"instructions", "max_output_tokens", "metadata", "temperature", "text", "tool_choice", "tools", "top_p"}
     return {
         "id": new_id("resp_"),
         "object": "response",
@@ -64,26 +66,27 @@ def _response(answering: Answering, body: ResponsesBody) -> dict[str, Any]:
         "status": "in_progress",
         "error": None,
         "incomplete_details": None,
-        "instructions": body.instructions,
-        "max_output_tokens": body.max_output_tokens,
-        "metadata": body.metadata or {},
+        "instructions": None,
+        "max_output_tokens": None,
+        "metadata": {},
         "model": answering.chosen.model,
         "output": [],
         "parallel_tool_calls": body.parallel_tool_calls is not False,
         "previous_response_id": None,
         "reasoning": {"effort": None, "summary": None},
         "store": False,
-        "temperature": 1.0 if body.temperature is None else body.temperature,
-        "text": body.text or {"format": {"type": "text"}},
-        "tool_choice": "auto" if body.tool_choice is None else body.tool_choice,
-        "tools": body.tools or [],
-        "top_p": 1.0 if body.top_p is None else body.top_p,
+        "temperature": 1.0,
+        "text": {"format": {"type": "text"}},
+        "tool_choice": "auto",
+        "tools": [],
+        "top_p": 1.0,
         "truncation": "disabled",
         "usage": None,
+        **body.model_dump(include=echoed, exclude_none=True),
     }
 
 
-def _finished(response: dict[str, Any], answering: Answering, result: ChatResult, output: list[Any]) -> dict[str, Any]:
+def _finished(response: JsonObject, answering: Answering, result: ChatResult, output: Sequence[Json]) -> JsonObject:
     cut = result.finish_reason == "length"
     usage = result.usage
     return {
@@ -102,41 +105,46 @@ def _finished(response: dict[str, Any], answering: Answering, result: ChatResult
     }
 
 
-async def responses_reply(answering: Answering, body: ResponsesBody) -> dict[str, Any]:
+async def responses_reply(answering: Answering, body: ResponsesBody) -> JsonObject:
     """The whole reply: what the events of a stream come to."""
-    last: dict[str, Any] = {}
+    response: Mapping[str, Json] = {}
     async with aclosing(_checked(answering, body)) as events:
         async for event in events:
-            last = event
-    response: dict[str, Any] = last["response"]
-    return response
+            response = _response_of(event, response)
+    return dict(response)
 
 
 async def responses_events(answering: Answering, body: ResponsesBody) -> AsyncGenerator[Event]:
     """Events in the order in which OpenAI sends them, numbered. A failure later than the first one ends in `response.failed`."""
     number = 0
-    response: dict[str, Any] | None = None
+    response: Mapping[str, Json] = {}
     events = _checked(answering, body)
     try:
         async for event in events:
-            response = event.get("response", response)
+            response = _response_of(event, response)
             yield {**event, "sequence_number": number}
             number += 1
     except Exception as error:
-        if response is None:
+        if not response:
             raise
-        body_of_error = error_body(error)["error"]
-        failed = {
+        fields = error_fields(error)
+        failed: JsonObject = {
             **response,
             "status": "failed",
-            "error": {"code": body_of_error["code"] or body_of_error["type"], "message": body_of_error["message"]},
+            "error": {"code": fields["code"] or fields["type"], "message": fields["message"]},
         }
         yield {"type": "response.failed", "response": failed, "sequence_number": number}
     finally:
         await events.aclose()
 
 
-async def _checked(answering: Answering, body: ResponsesBody) -> AsyncGenerator[dict[str, Any]]:
+def _response_of(event: JsonObject, before: Mapping[str, Json]) -> Mapping[str, Json]:
+    """The response that an event carries, or else the last one's."""
+    response = event.get("response")
+    return response if isinstance(response, Mapping) else before
+
+
+async def _checked(answering: Answering, body: ResponsesBody) -> AsyncGenerator[JsonObject]:
     """All events without their numbers; none before the backend has begun to answer."""
     response = _response(answering, body)
     items = _Items()
@@ -161,10 +169,10 @@ class _Items:
     """The items of an answer while it arrives. One is open at a time; the next one closes it."""
 
     def __init__(self) -> None:
-        self.output: list[dict[str, Any]] = []
+        self.output: list[JsonObject] = []
         self._open: _TextItem | _CallItem | None = None
 
-    def feed(self, delta: ChatDelta) -> Iterator[dict[str, Any]]:
+    def feed(self, delta: ChatDelta) -> Iterator[JsonObject]:
         """Events of one piece."""
         if delta.call is not None and delta.call.call_id is not None:
             call = _CallItem(len(self.output), delta.call.call_id, str(delta.call.name))
@@ -178,13 +186,13 @@ class _Items:
             assert isinstance(self._open, _TextItem)
             yield self._open.add(delta)
 
-    def finish(self, result: ChatResult) -> Iterator[dict[str, Any]]:
+    def finish(self, result: ChatResult) -> Iterator[JsonObject]:
         """Events of the end; an item that was cut off is incomplete. An answer without anything is an empty message."""
         if self._open is None:
             yield from self._close("completed", before=_TextItem(0))
         yield from self._close("incomplete" if result.finish_reason == "length" else "completed", before=None)
 
-    def _close(self, status: str, *, before: _TextItem | _CallItem | None) -> Iterator[dict[str, Any]]:
+    def _close(self, status: str, *, before: _TextItem | _CallItem | None) -> Iterator[JsonObject]:
         if self._open is not None:
             yield from self._open.close(status)
             self.output[-1] = self._open.form(status)
@@ -202,36 +210,36 @@ class _TextItem:
         self.index = index
         self._id = new_id("msg_")
         self._text = ""
-        self._logprobs: list[dict[str, Any]] = []
+        self._logprobs: list[JsonObject] = []
 
-    def form(self, status: str) -> dict[str, Any]:
+    def form(self, status: str) -> JsonObject:
         """The item; without content while it is only announced."""
         content = [] if status == "in_progress" else [self._part()]
         return {"id": self._id, "type": "message", "status": status, "role": "assistant", "content": content}
 
-    def open(self) -> Iterator[dict[str, Any]]:
+    def open(self) -> Iterator[JsonObject]:
         """Events of its beginning."""
         yield {"type": "response.output_item.added", "output_index": self.index, "item": self.form("in_progress")}
         yield {"type": "response.content_part.added", **self._where(), "part": self._part()}
 
-    def add(self, delta: ChatDelta) -> dict[str, Any]:
+    def add(self, delta: ChatDelta) -> JsonObject:
         """The event of a piece."""
         logprobs = [logprob_form(token) for token in delta.logprobs]
         self._text += delta.text
         self._logprobs += logprobs
         return {"type": "response.output_text.delta", **self._where(), "delta": delta.text, "logprobs": logprobs}
 
-    def close(self, status: str) -> Iterator[dict[str, Any]]:
+    def close(self, status: str) -> Iterator[JsonObject]:
         """Events of its end."""
-        text = {"text": self._text, "logprobs": self._logprobs}
-        yield {"type": "response.output_text.done", **self._where(), **text}
+        done: JsonObject = {"text": self._text, "logprobs": self._logprobs}
+        yield {"type": "response.output_text.done", **self._where(), **done}
         yield {"type": "response.content_part.done", **self._where(), "part": self._part()}
         yield {"type": "response.output_item.done", "output_index": self.index, "item": self.form(status)}
 
-    def _where(self) -> dict[str, Any]:
+    def _where(self) -> JsonObject:
         return {"item_id": self._id, "output_index": self.index, "content_index": 0}
 
-    def _part(self) -> dict[str, Any]:
+    def _part(self) -> JsonObject:
         return {"type": "output_text", "text": self._text, "annotations": [], "logprobs": self._logprobs}
 
 
@@ -245,7 +253,7 @@ class _CallItem:
         self._name = name
         self._arguments = ""
 
-    def form(self, status: str) -> dict[str, Any]:
+    def form(self, status: str) -> JsonObject:
         """The item."""
         return {
             "id": self._id,
@@ -256,20 +264,20 @@ class _CallItem:
             "arguments": self._arguments,
         }
 
-    def open(self) -> Iterator[dict[str, Any]]:
+    def open(self) -> Iterator[JsonObject]:
         """Events of its beginning."""
         yield {"type": "response.output_item.added", "output_index": self.index, "item": self.form("in_progress")}
 
-    def add(self, arguments: str) -> dict[str, Any]:
+    def add(self, arguments: str) -> JsonObject:
         """The event of a piece."""
         self._arguments += arguments
         return {"type": "response.function_call_arguments.delta", **self._where(), "delta": arguments}
 
-    def close(self, status: str) -> Iterator[dict[str, Any]]:
+    def close(self, status: str) -> Iterator[JsonObject]:
         """Events of its end."""
         done = {"name": self._name, "arguments": self._arguments}
         yield {"type": "response.function_call_arguments.done", **self._where(), **done}
         yield {"type": "response.output_item.done", "output_index": self.index, "item": self.form(status)}
 
-    def _where(self) -> dict[str, Any]:
+    def _where(self) -> JsonObject:
         return {"item_id": self._id, "output_index": self.index}

@@ -3,40 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from pydantic import Field
 
 from eft_integrations.chat.messages import Message, ToolCall
-from eft_integrations.server.protocol import Body, FreeJson, RewardWeights
-from eft_integrations.wire.openai import ROLES, to_text, wrong
+from eft_integrations.server.protocol import FreeJson, ToolsBody
+from eft_integrations.wire.openai import ROLES, name_results, to_text, wrong
 
 
-class ResponsesBody(Body):
+class ResponsesBody(ToolsBody):
     """POST /v1/responses."""
 
-    model: str = Field(description="a composition, perhaps with weights behind it: name@pair=0.5")
     input: str | list[FreeJson] = Field(description="a text, or the items of a conversation")
     instructions: str | None = None
-    tools: list[FreeJson] | None = None
-    tool_choice: str | FreeJson | None = None
-    parallel_tool_calls: bool | None = None
     text: FreeJson | None = Field(default=None, description="text.format: text, json_object or json_schema")
     max_output_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_logprobs: int | None = Field(default=None, ge=0, le=20)
     include: list[str] | None = None
     reasoning: FreeJson | None = Field(default=None, description="its effort is handed to the chat template")
-    stream: bool | None = False
-    seed: int | None = None
-    stop: str | list[str] | None = None
     metadata: FreeJson | None = None
-    chat_template_kwargs: FreeJson | None = None
-    eft_reward_weights: RewardWeights | None = Field(default=None, description="for every pair, or by pair name")
 
 
-def to_conversation(instructions: str | None, items: str | Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
+def to_conversation(instructions: str | None, items: str | Sequence[Mapping[str, object]]) -> tuple[Message, ...]:
     """The instructions as a system turn, then the items; calls that follow one another belong to one assistant turn.
 
     Raises:
@@ -54,7 +41,7 @@ def to_conversation(instructions: str | None, items: str | Sequence[Mapping[str,
                 _add_call(turns, call)
             case {"type": "function_call_output", "call_id": str(call_id)}:
                 text = to_text(item.get("output"), f"{where}.output")
-                turns.append(Message("tool", text, tool_call_id=call_id, name=_name_of(turns, call_id)))
+                turns.append(Message("tool", text, tool_call_id=call_id))
             case {"type": "reasoning"}:
                 continue
             case {"role": str(role)} if role in ROLES and item.get("type", "message") == "message":
@@ -63,7 +50,7 @@ def to_conversation(instructions: str | None, items: str | Sequence[Mapping[str,
                 kind = item.get("type", item.get("role"))
                 known = "message, function_call, function_call_output and reasoning"
                 raise wrong(where, f"items of kind {kind!r} cannot be read; known are {known}")
-    return tuple(turns)
+    return name_results(turns)
 
 
 def _add_call(turns: list[Message], call: ToolCall) -> None:
@@ -72,7 +59,3 @@ def _add_call(turns: list[Message], call: ToolCall) -> None:
         turns.append(Message("assistant", last.content, (*last.tool_calls, call)))
     else:
         turns.append(Message("assistant", "", (call,)))
-
-
-def _name_of(turns: Sequence[Message], call_id: str) -> str | None:
-    return next((call.name for turn in turns for call in turn.tool_calls if call.call_id == call_id), None)

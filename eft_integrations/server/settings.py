@@ -7,7 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     JsonConfigSettingsSource,
@@ -32,9 +41,11 @@ class CompositionSettings(BaseModel):
     base: str | None = Field(default=None, description="the large model: hub id, folder or .gguf file")
     pairs: dict[str, dict[str, Any]] = Field(default_factory=dict, description="tuned, reference, weight, by pair name")
     preset: str | None = Field(default=None, description="a trio that ships with the package")
-    url: str | None = Field(default=None, description="a server that vLLM runs (docs/vllm.md): http://host:8000/v1")
+    url: str | None = Field(default=None, description="another eft serve, of either engine: http://host:8000/v1")
     served_name: str | None = Field(default=None, description="the trio's name on that server; None: its first")
-    weights: dict[str, float] = Field(default_factory=dict, description="weights in this composition, by pair name")
+    weights: dict[str, FiniteFloat] = Field(
+        default_factory=dict, description="weights in this composition, by pair name"
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> CompositionSettings:

@@ -10,16 +10,17 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from fastapi import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from eft_integrations.server.errors import ClientGoneError, RequestTimeoutError, error_body
+from eft_integrations.json_types import Json
+from eft_integrations.server.errors import ClientGoneError, RequestTimeoutError, error_fields
 
 T = TypeVar("T")
-Event = Mapping[str, Any] | str
+Event = Mapping[str, Json] | str
 """JSON, or a text such as [DONE]; JSON with a `type` of its own (the responses API) is sent under that event name."""
 
 
@@ -36,7 +37,7 @@ class TimeLimit:
         return None if self._end is None else max(0.0, self._end - asyncio.get_running_loop().time())
 
 
-async def while_connected(work: Coroutine[Any, Any, T], receive: Receive, limit: TimeLimit) -> T:
+async def while_connected(work: Coroutine[object, None, T], receive: Receive, limit: TimeLimit) -> T:
     """The work's result, unless the client leaves or the time is up before; then the work is cancelled.
 
     Raises:
@@ -110,10 +111,10 @@ class EventStream(Response):
 
 
 def _failure(first: Event, error: Exception) -> Event:
-    body = error_body(error)
+    fields = error_fields(error)
     if isinstance(first, Mapping) and "type" in first:  # the responses API has an event for it
-        return {"type": "error", **body["error"], "code": body["error"]["code"] or body["error"]["type"]}
-    return body
+        return {"type": "error", **fields, "code": fields["code"] or fields["type"]}
+    return {"error": fields}
 
 
 LINE_SEPARATORS = {ord(text): f"\\u{ord(text):04x}" for text in "\u0085\u2028\u2029"}
@@ -137,9 +138,9 @@ async def interleave(streams: Sequence[AsyncIterator[T]]) -> AsyncGenerator[tupl
     """Items of several iterators as they come, each with the number of its iterator; closing it closes all of them."""
     items: asyncio.Queue[tuple[int, T] | Exception | None] = asyncio.Queue()
 
-    async def pump(index: int, stream: Any) -> None:
+    async def pump(index: int, stream: AsyncIterator[T]) -> None:
         try:
-            async with aclosing(stream):
+            async with aclosing(stream):  # type: ignore[type-var]
                 async for item in stream:
                     items.put_nowait((index, item))
             items.put_nowait(None)

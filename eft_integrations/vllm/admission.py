@@ -10,9 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 from eft_integrations.vllm.request_weights import read_weights
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
 
 _PREFIXES = {"RequestCheckV1_": False, "RequestCheckV2_": True}
 
@@ -33,7 +36,7 @@ def is_check(processor: object) -> bool:
     return isinstance(processor, str) and processor.startswith(f"{__name__}:")
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> type:
     """The class of a name that `check_name` made (PEP 562)."""
     for prefix, v2 in _PREFIXES.items():
         if name.startswith(prefix):
@@ -45,7 +48,7 @@ def __getattr__(name: str) -> Any:
 def _check_class(name: str, own_json: str, v2: bool) -> type:
     own: dict[str, float] = json.loads(own_json)
 
-    def validate_params(cls: type, sampling_params: Any) -> None:
+    def validate_params(cls: type, sampling_params: SamplingParams) -> None:
         read_weights(sampling_params.extra_args, own)
 
     if v2:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 from vllm.platforms import current_platform
@@ -116,7 +116,7 @@ def _eos_token_ids(config: ModelConfig) -> list[int]:
     return ids if isinstance(ids, list) else [] if ids is None else [ids]
 
 
-def _limit_length(trio: Any, lengths: dict[str, int]) -> None:
+def _limit_length(trio: ModelConfig, lengths: dict[str, int]) -> None:
     """No request may be longer than the member that was made for the shortest texts."""
     shortest = min(lengths.values())
     if trio.max_model_len <= shortest:

@@ -5,7 +5,7 @@ It has no hook for a model's own inputs, so this worker extends the method that 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
@@ -15,17 +15,20 @@ from eft_integrations.vllm.admission import is_check
 from eft_integrations.vllm.request_weights import effective_weights
 from eft_integrations.vllm.trio_options import TrioOptions
 
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
 
 class EFTCPUModelRunner(CPUModelRunner):  # type: ignore[misc]  # vLLM is not there when types are checked
     """Hands `eft_weights` to the model, [max tokens, pairs], laid out for the tokens of the batch."""
 
-    def __init__(self, vllm_config: Any, device: torch.device) -> None:
+    def __init__(self, vllm_config: VllmConfig, device: torch.device) -> None:
         super().__init__(vllm_config, device)
         self._own = TrioOptions.of(self.model_config.hf_config).weights
         self._weights = torch.tensor([list(self._own.values())], dtype=torch.float32).repeat(self.max_num_tokens, 1)
 
-    def _init_model_kwargs(self, num_reqs: int | None = None) -> dict[str, Any]:
-        inputs: dict[str, Any] = super()._init_model_kwargs(num_reqs)
+    def _init_model_kwargs(self, num_reqs: int | None = None) -> dict[str, object]:
+        inputs: dict[str, object] = super()._init_model_kwargs(num_reqs)
         if num_reqs == 0:  # a run that measures memory or compiles
             return inputs
         starts = self.query_start_loc.np

@@ -11,7 +11,6 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from eft_engine import EngineConfig, MemberConfig, SpeculationOptions, TunedPair, errors
 from eft_engine.outputs import TrioReport
@@ -178,7 +177,7 @@ def _engine_arguments(engine: EngineConfig, first: TunedPair) -> list[str]:
     return arguments
 
 
-def _drafting(speculation: SpeculationOptions, first: TunedPair) -> dict[str, Any] | None:
+def _drafting(speculation: SpeculationOptions, first: TunedPair) -> dict[str, object] | None:
     number = {"num_speculative_tokens": speculation.max_draft_tokens}
     match speculation.drafter:
         case "tuned":

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
 
 from torch import nn
 from vllm.compilation.backends import set_model_tag
@@ -103,5 +102,7 @@ def prepare_head(member: nn.Module, *, skip_gather: bool) -> bool:
     return bool(heads)
 
 
-def _skip_gather(head: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _skip_gather(
+    head: nn.Module, args: tuple[object, ...], keywords: dict[str, object]
+) -> tuple[tuple[object, ...], dict[str, object]]:
     return args, {**keywords, "skip_gather": True}

@@ -9,17 +9,16 @@ members, as in the engine.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from starlette.datastructures import State
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from eft_integrations.vllm.request_weights import KEY, read_weights
 from eft_integrations.vllm.trio_options import TrioOptions
 from eft_integrations.weights import HEADER, first_given, parse_alias, parse_weights
-
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 GENERATION = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses"})
 NAMES_A_MODEL = GENERATION | {"/tokenize"}
@@ -36,7 +35,7 @@ class Served:
     eos_token_ids: Sequence[int] = ()
 
     @classmethod
-    def by(cls, state: Any) -> Served:
+    def by(cls, state: State) -> Served:
         """Out of the state of vLLM's application."""
         config = state.vllm_config.model_config
         names = state.args.served_model_name or [state.args.model]
@@ -68,24 +67,24 @@ class Served:
         if self.eos_token_ids and not body.get("ignore_eos"):
             body["stop_token_ids"] = sorted({*(body.get("stop_token_ids") or ()), *self.eos_token_ids})
 
-    def _split(self, model: Any) -> tuple[str | None, dict[str, float] | None]:
+    def _split(self, model: object) -> tuple[str | None, dict[str, float] | None]:
         if not isinstance(model, str) or model in self.names:
             return model if isinstance(model, str) else None, None
         return parse_alias(model)
 
     def describe(self, listed: MutableMapping[str, Any]) -> None:
-        """Add the pairs of every name to the list of models, as `eft serve` shows them."""
+        """Add the pairs of every name to the list of models, and how this server is asked (`RemoteBackend` reads both)."""
         for model in listed.get("data", ()):
-            model["eft"] = {"pairs": self.weights_of(model["id"])}
+            model["eft"] = {"dialect": "vllm", "pairs": self.weights_of(model["id"])}
 
 
 class TrioMiddleware:
     """The middleware; vLLM makes it of `--middleware eft_integrations.vllm.middleware.TrioMiddleware`."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
@@ -97,7 +96,7 @@ class TrioMiddleware:
         else:
             await self._app(scope, receive, send)
 
-    async def _translated(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def _translated(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw = await _body(receive)
         if raw is None:
             await _refuse(send, 413, f"the body is larger than {MAX_BODY_BYTES} bytes")
@@ -138,7 +137,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     """`receive` for the application: the body at once, then whatever comes (that the client left)."""
     given = False
 
-    async def replayed() -> MutableMapping[str, Any]:
+    async def replayed() -> Message:
         nonlocal given
         if given:
             return await receive()
@@ -162,10 +161,10 @@ class _Answer:
     def __init__(self, send: Send, change: Callable[[MutableMapping[str, Any]], None]) -> None:
         self._send = send
         self._change = change
-        self._start: MutableMapping[str, Any] = {}
+        self._start: Message = {}
         self._pieces: list[bytes] = []
 
-    async def send(self, message: MutableMapping[str, Any]) -> None:
+    async def send(self, message: Message) -> None:
         """`send` for the application."""
         if message["type"] == "http.response.start":
             self._start = message

@@ -100,7 +100,7 @@ class EFTForCausalLM(nn.Module):
         self,
         input_ids: Tensor,
         positions: Tensor,
-        intermediate_tensors: Any = None,
+        intermediate_tensors: object = None,
         inputs_embeds: Tensor | None = None,
         eft_weights: Tensor | None = None,
     ) -> Tensor:

@@ -7,7 +7,6 @@ The front end checks them, so that a mistake ends as an error of its request. A 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from eft_integrations.weights import parse_weights
 
@@ -18,7 +17,7 @@ MAX_ABS_WEIGHT = 1e6
 """Larger weights turn float32 logits into infinities."""
 
 
-def read_weights(extra_args: Mapping[str, Any] | None, own: Mapping[str, float]) -> tuple[float, ...]:
+def read_weights(extra_args: Mapping[str, object] | None, own: Mapping[str, float]) -> tuple[float, ...]:
     """Weights of all pairs, in their order, for a request with these extra arguments.
 
     Args:
@@ -37,17 +36,18 @@ def read_weights(extra_args: Mapping[str, Any] | None, own: Mapping[str, float])
     for key in given:
         if key.lower().startswith("eft"):
             raise ValueError(f"unknown argument {key!r}; the weights of a request are written {KEY!r}")
-    weights = _by_pair(value, own)
-    for name, weight in zip(own, weights, strict=True):
+    weights = []
+    for name, weight in zip(own, _by_pair(value, own), strict=True):
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) <= MAX_ABS_WEIGHT:
             raise ValueError(
                 f"{KEY}: the weight of pair {name!r} must be a finite number from {-MAX_ABS_WEIGHT:g} to {MAX_ABS_WEIGHT:g}, "
                 f"got {weight!r}"
             )
-    return tuple(float(weight) for weight in weights)
+        weights.append(float(weight))
+    return tuple(weights)
 
 
-def _by_pair(value: Any, own: Mapping[str, float]) -> Sequence[Any]:
+def _by_pair(value: object, own: Mapping[str, float]) -> Sequence[object]:
     if isinstance(value, str):
         value = parse_weights(value)
     match value:
@@ -67,7 +67,7 @@ def _by_pair(value: Any, own: Mapping[str, float]) -> Sequence[Any]:
     return [value] * len(own)
 
 
-def effective_weights(extra_args: Mapping[str, Any] | None, own: Mapping[str, float]) -> tuple[float, ...]:
+def effective_weights(extra_args: Mapping[str, object] | None, own: Mapping[str, float]) -> tuple[float, ...]:
     """`read_weights` for workers: what the front end should have refused becomes the pairs' own weights.
 
     >>> effective_weights({"eft_weights": [float("nan")]}, {"chat": 1.0})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -43,7 +42,7 @@ class TrioOptions(BaseModel):
     )
 
     @classmethod
-    def of(cls, hf_config: Any) -> TrioOptions:
+    def of(cls, hf_config: object) -> TrioOptions:
         """Out of a base's configuration.
 
         Raises:
@@ -73,6 +72,6 @@ class TrioOptions(BaseModel):
             yield f"tuned_{index}", pair.tuned, pair.tuned_revision
             yield f"reference_{index}", pair.reference, pair.reference_revision
 
-    def as_overrides(self, architecture: str) -> Mapping[str, Any]:
+    def as_overrides(self, architecture: str) -> Mapping[str, object]:
         """The overrides that turn the base's configuration into the trio's."""
         return {"architectures": [architecture], OPTION: self.model_dump(mode="json", exclude_defaults=True)}

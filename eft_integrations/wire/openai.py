@@ -5,23 +5,31 @@ Everything wrong raises `InvalidOptionError`, whose `option` is the path of the 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from eft_engine import TokenLogprobs, Usage, errors
 from eft_integrations.chat.messages import Message, Role, Tool, ToolCall
 from eft_integrations.chat.request import CallDelta, ChatResult, ToolChoice
+from eft_integrations.json_types import JsonObject
 
 ROLES: dict[str, Role] = {
     "developer": "system",
     "system": "system",
     "user": "user",
     "assistant": "assistant",
+    "model": "assistant",
+    "chatbot": "assistant",
     "tool": "tool",
     "function": "tool",
 }
+"""OpenAI's roles, and what other hosts call them."""
 TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal"})
+UNSEEN_PARTS = frozenset(
+    {"tool_use", "tool_call", "tool_call_chunk", "function_call", "server_tool_call", "reasoning", "thinking"}
+)
+"""Parts of an assistant turn that say again what its `tool_calls` hold, or that models are not shown again."""
 
 
 def wrong(option: str, message: str, value: object = None) -> errors.InvalidOptionError:
@@ -32,7 +40,7 @@ def wrong(option: str, message: str, value: object = None) -> errors.InvalidOpti
 # ---- what is asked -------------------------------------------------------------------------------------------------------
 
 
-def to_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
+def to_messages(messages: Sequence[Mapping[str, object]]) -> tuple[Message, ...]:
     """The conversation in the neutral form.
 
     Raises:
@@ -41,22 +49,50 @@ def to_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
     return tuple(_to_message(message, f"messages.{index}") for index, message in enumerate(messages))
 
 
-def _to_message(message: Mapping[str, Any], where: str) -> Message:
+def name_results(messages: Iterable[Message]) -> tuple[Message, ...]:
+    """The conversation with the names of calls on their results, for hosts that write ids only."""
+    named = []
+    names: dict[str | None, str] = {}
+    for message in messages:
+        names |= {call.call_id: call.name for call in message.tool_calls}
+        if message.role == "tool" and message.name is None:
+            message = dataclasses.replace(message, name=names.get(message.tool_call_id))
+        named.append(message)
+    return tuple(named)
+
+
+def _to_message(message: Mapping[str, object], where: str) -> Message:
     role = message.get("role")
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise wrong(f"{where}.role", f"must be one of {', '.join(ROLES)}, got {role!r}", role)
     return Message(
         ROLES[role],
         to_text(message.get("content"), f"{where}.content"),
         tool_calls=tuple(
-            _to_call(call, f"{where}.tool_calls.{index}") for index, call in enumerate(message.get("tool_calls") or ())
+            _to_call(call, f"{where}.tool_calls.{index}")
+            for index, call in enumerate(_listed(message.get("tool_calls"), f"{where}.tool_calls"))
         ),
-        tool_call_id=message.get("tool_call_id"),
-        name=message.get("name"),
+        tool_call_id=_to_name(message.get("tool_call_id"), f"{where}.tool_call_id"),
+        name=_to_name(message.get("name"), f"{where}.name"),
     )
 
 
-def to_text(content: Any, where: str) -> str:
+def _listed(value: object, where: str) -> Sequence[object]:
+    match value:
+        case None:
+            return ()
+        case list() | tuple():
+            return value
+    raise wrong(where, f"must be a list, got {type(value).__name__}", value)
+
+
+def _to_name(value: object, where: str) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise wrong(where, f"must be a string, got {type(value).__name__}", value)
+
+
+def to_text(content: object, where: str) -> str:
     """Content as text: a string, nothing, or a list of text parts."""
     match content:
         case None:
@@ -68,40 +104,51 @@ def to_text(content: Any, where: str) -> str:
     raise wrong(where, f"must be a string or a list of text parts, got {type(content).__name__}")
 
 
-def _part_text(part: Any, where: str) -> str:
+def _part_text(part: object, where: str) -> str:
     match part:
         case str():
             return part
-        case {"type": str(kind)} if kind in TEXT_PARTS:
-            text = part.get("text", part.get("refusal"))
-            if isinstance(text, str):
-                return text
-            raise wrong(where, "a text part needs a text")
-        case {"type": kind}:
+        case {"type": str(kind)} if kind in UNSEEN_PARTS:
+            return ""
+        case {"type": "json", "json": value}:
+            return json.dumps(value, ensure_ascii=False)
+        case {"type": kind} if not (isinstance(kind, str) and kind in TEXT_PARTS):
             raise wrong(where, f"content of type {kind!r} is not text; this model reads text only")
+        case {"text": str(text)} | {"refusal": str(text)}:
+            return text
+        case {"type": _}:
+            raise wrong(where, "a text part needs a text")
     raise wrong(where, 'a part is written {"type": "text", "text": ...}')
 
 
-def _to_call(call: Any, where: str) -> ToolCall:
+def _to_call(call: object, where: str) -> ToolCall:
     match call:
-        case {"function": {"name": str(name), **function}}:
-            arguments = function.get("arguments") or "{}"
-            text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-            return ToolCall(str(call.get("id") or ""), name, text)
+        case {"function": {"name": str(name), **function}, **rest}:
+            return ToolCall(str(rest.get("id") or ""), name, arguments_text(function.get("arguments") or "{}"))
     raise wrong(where, 'a call is written {"id": ..., "type": "function", "function": {"name": ..., "arguments": ...}}')
 
 
-def to_tools(tools: Iterable[Any]) -> tuple[Tool, ...]:
+def arguments_text(arguments: object) -> str:
+    """A call's arguments as JSON text, which is how OpenAI writes them; hosts hold them as objects too."""
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+
+
+def to_tools(tools: Iterable[object]) -> tuple[Tool, ...]:
     """Tools in the neutral form; functions written either nested (chat completions) or flat (responses)."""
     return tuple(_to_tool(tool, f"tools.{index}") for index, tool in enumerate(tools))
 
 
-def _to_tool(tool: Any, where: str) -> Tool:
-    if not isinstance(tool, Mapping) or tool.get("type", "function") != "function":
-        kind = tool.get("type") if isinstance(tool, Mapping) else tool
-        raise wrong(where, f"tools of type 'function' only, got {kind!r}")
-    function = tool.get("function", tool)
-    name = function.get("name") if isinstance(function, Mapping) else None
+def _to_tool(tool: object, where: str) -> Tool:
+    match tool:
+        case {"function": Mapping() as function, **rest} if rest.get("type", "function") == "function":
+            pass
+        case Mapping() as function if function.get("type") == "function":
+            pass
+        case {"type": kind} if kind != "function":
+            raise wrong(where, f"tools of type 'function' only, got {kind!r}")
+        case _:
+            raise wrong(where, f'a tool is written {{"type": "function", "function": {{...}}}}, got {tool!r}')
+    name = function.get("name")
     if not isinstance(name, str) or not name:
         raise wrong(where, "a function needs a name")
     parameters = function.get("parameters") or {"type": "object", "properties": {}}
@@ -111,7 +158,7 @@ def _to_tool(tool: Any, where: str) -> Tool:
 
 
 def to_tool_choice(
-    value: Any, tools: tuple[Tool, ...], *, parallel: bool = True
+    value: object, tools: tuple[Tool, ...], *, parallel: bool = True
 ) -> tuple[ToolChoice, tuple[Tool, ...]]:
     """The choice and the tools that it leaves (`allowed_tools` names some of them).
 
@@ -135,7 +182,7 @@ def to_tool_choice(
         raise wrong("tool_choice", str(error), value) from None
 
 
-def to_response_schema(response_format: Any, *, option: str = "response_format") -> Mapping[str, Any] | None:
+def to_response_schema(response_format: object, *, option: str = "response_format") -> dict[str, object] | None:
     """The JSON schema that a response format asks for (chat completions' form, or `text.format` of responses).
 
     Raises:
@@ -155,15 +202,20 @@ def to_response_schema(response_format: Any, *, option: str = "response_format")
     raise wrong(option, "type must be text, json_object or json_schema", response_format)
 
 
+def schema_format(name: str, schema: Mapping[str, object]) -> dict[str, object]:
+    """The response format that asks for JSON of a schema."""
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
+
+
 # ---- what is answered ----------------------------------------------------------------------------------------------------
 
 
-def call_form(call: ToolCall) -> dict[str, Any]:
+def call_form(call: ToolCall) -> JsonObject:
     """A whole tool call."""
     return {"id": call.call_id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
-def call_delta_form(delta: CallDelta) -> dict[str, Any]:
+def call_delta_form(delta: CallDelta) -> JsonObject:
     """A piece of a tool call: id and name come once and first, arguments follow."""
     if delta.call_id is None:
         return {"index": delta.index, "function": {"arguments": delta.arguments}}
@@ -171,16 +223,16 @@ def call_delta_form(delta: CallDelta) -> dict[str, Any]:
     return {"index": delta.index, "id": delta.call_id, "type": "function", "function": function}
 
 
-def message_form(result: ChatResult) -> dict[str, Any]:
+def message_form(result: ChatResult) -> JsonObject:
     """The whole answer as an assistant message; content is null where there are only calls."""
-    message: dict[str, Any] = {"role": "assistant", "content": result.content, "refusal": None}
+    message: JsonObject = {"role": "assistant", "content": result.content, "refusal": None}
     if result.tool_calls:
         message["content"] = result.content or None
         message["tool_calls"] = [call_form(call) for call in result.tool_calls]
     return message
 
 
-def logprob_form(token: TokenLogprobs) -> dict[str, Any]:
+def logprob_form(token: TokenLogprobs) -> JsonObject:
     """One token's log-probabilities; `eft` holds those of the single members."""
     return {
         "token": token.token,
@@ -193,26 +245,30 @@ def logprob_form(token: TokenLogprobs) -> dict[str, Any]:
     }
 
 
-def usage_form(usages: Sequence[Usage]) -> dict[str, Any]:
-    """Token counts of one prompt with one or more answers."""
-    prompt, completion = usages[0].prompt_tokens, sum(usage.completion_tokens for usage in usages)
+def usage_form(usages: Sequence[Usage], *, n: int | None = None) -> JsonObject:
+    """Token counts of one prompt with all its answers, or of several with `n` answers each. A prompt counts once."""
+    n = n or len(usages)
+    prompts = [usages[start : start + n] for start in range(0, len(usages), n)]
+    prompt = sum(answers[0].prompt_tokens for answers in prompts)
+    cached = sum(min(usage.cached_prompt_tokens for usage in answers) for answers in prompts)
+    completion = sum(usage.completion_tokens for usage in usages)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": min(usage.cached_prompt_tokens for usage in usages)},
+        "prompt_tokens_details": {"cached_tokens": cached},
         "completion_tokens_details": {"reasoning_tokens": 0},
     }
 
 
-def logprobs_form(tokens: Iterable[TokenLogprobs]) -> dict[str, Any]:
+def logprobs_form(tokens: Iterable[TokenLogprobs]) -> JsonObject:
     """Log-probabilities of all tokens of an answer, or of a piece of it."""
     return {"content": [logprob_form(token) for token in tokens], "refusal": None}
 
 
-def completion_form(result: ChatResult, model_name: str) -> dict[str, Any]:
+def completion_form(result: ChatResult, model_name: str) -> JsonObject:
     """The whole answer as a chat completion; `eft` holds the weights in effect and what the request cost."""
-    choice: dict[str, Any] = {"index": 0, "message": message_form(result), "finish_reason": result.finish_reason}
+    choice: JsonObject = {"index": 0, "message": message_form(result), "finish_reason": result.finish_reason}
     if result.logprobs is not None:
         choice["logprobs"] = logprobs_form(result.logprobs)
     return {

@@ -1,7 +1,11 @@
-"""A server that misbehaves: every failure is one of this package's errors. (Good answers: tests/vllm/test_server.py.)"""
+"""Servers as backends: in which dialect one wants to be asked, what it is sent, and that every failure has a type.
+
+(Good answers: test_eft_serve_backend.py and tests/vllm/test_server.py.)
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,116 +13,201 @@ from typing import Any
 import httpx
 import pytest
 
-from eft_engine import errors
-from eft_integrations.backends.vllm_server import RemoteBackend, remote_backend
-from eft_integrations.chat.messages import Message
-from eft_integrations.chat.request import ChatRequest
+import eft_integrations.remote
+from eft_engine import SamplingParams, errors
+from eft_integrations.backends.remote import RemoteBackend, remote_backend
+from eft_integrations.backends.scripted import ScriptedBackend
+from eft_integrations.chat.messages import Message, Tool
+from eft_integrations.chat.request import ChatRequest, ToolChoice
 from eft_integrations.langchain import EFTChatModel
+from eft_integrations.vllm.middleware import Served
+from eft_integrations.vllm.trio_options import TrioOptions
+from tests.integrations.server.serving import in_process
 
 ASKED = ChatRequest((Message("user", "Hello"),))
-MODELS = {"data": [{"id": "trio", "max_model_len": 100, "eft": {"pairs": {"chat": 1.0}}}]}
-
-
-def event(**fields: Any) -> str:
-    return f"data: {json.dumps(fields)}\n\n"
-
-
-def piece(text: str, finish: str | None = None) -> str:
-    return event(id="1", choices=[{"delta": {"content": text}, "token_ids": [1], "finish_reason": finish}])
-
-
-USAGE = event(choices=[], usage={"prompt_tokens": 3, "completion_tokens": 2})
-WHOLE = piece("Good ") + piece("day", "stop") + USAGE + "data: [DONE]\n\n"
+DIALECTS = pytest.mark.parametrize("dialect", ["eft", "vllm"])
 Answer = Callable[[httpx.Request], httpx.Response]
 
 
-def backend_of(answer: Answer, models: Any = MODELS) -> RemoteBackend:
+def models(dialect: str) -> Any:
+    """What a server lists."""
+    eft = {"dialect": dialect, "pairs": {"chat": 1.0}}
+    return {"data": [{"id": "trio", "max_model_len": 100, "eft": eft}]}
+
+
+def event(**fields: Any) -> str:
+    return f"data: {json.dumps(fields, ensure_ascii=False)}\n\n"
+
+
+def piece(text: str, finish: str | None = None) -> str:
+    choice = {"delta": {"content": text}, "token_ids": [1], "finish_reason": finish, "logprobs": None}
+    return event(id="1", choices=[choice])
+
+
+USAGE = event(choices=[], usage={"prompt_tokens": 3, "completion_tokens": 2})
+REPORT = event(choices=[], eft={"reward_weights": {"chat": 1.0}, "choices": [{"request_id": "1"}]})
+END = REPORT + USAGE + "data: [DONE]\n\n"
+WHOLE = piece("Good ") + piece("day", "stop") + END
+
+
+def backend_of(answer: Answer, dialect: str = "vllm", listed: Any = None, **options: Any) -> RemoteBackend:
     """A backend whose server answers questions with `answer`."""
 
     def handle(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/v1/models":
-            return httpx.Response(200, json=models)
+            return listed if isinstance(listed, httpx.Response) else httpx.Response(200, json=listed or models(dialect))
         if request.url.path == "/tokenizer_info":
             return httpx.Response(404)
         if request.url.path == "/tokenize":
             return httpx.Response(200, json={"count": 120, "tokens": [1] * 120})
         return answer(request)
 
-    backend = RemoteBackend("http://server/v1/")
-    backend._client = httpx.Client(transport=httpx.MockTransport(handle))
+    backend = RemoteBackend("http://server/v1/", **options)
+    backend._connection._client = httpx.Client(transport=httpx.MockTransport(handle))
     return backend
 
 
-def test_whole_answer_is_read() -> None:
+def never(request: httpx.Request) -> httpx.Response:
+    raise AssertionError("nothing may be sent")
+
+
+class Pieces(httpx.SyncByteStream):
+    """A body that comes in pieces, and perhaps breaks off."""
+
+    def __init__(self, *pieces: bytes, breaks: bool = False) -> None:
+        self._pieces = pieces
+        self._breaks = breaks
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._pieces
+        if self._breaks:
+            raise httpx.ReadError("gone")
+
+
+# ---- what is sent, and read ----------------------------------------------------------------------------------------------
+
+
+def body_of(dialect: str, request: ChatRequest) -> Any:
+    """What is sent for a request; the answer to it is read."""
     asked: list[Any] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
-        asked.append(json.loads(request.content))
+    def answer(got: httpx.Request) -> httpx.Response:
+        asked.append((got.url.path, json.loads(got.content)))
         return httpx.Response(200, text=WHOLE)
 
-    result = backend_of(answer).chat(
-        ChatRequest((Message("user", "Hello"),), reward_weights=0.5, sampling={"seed": 2**63})
-    )
+    result = backend_of(answer, dialect).chat(request)
     assert (result.content, result.finish_reason, result.usage.prompt_tokens) == ("Good day", "stop", 3)
-    assert asked[0]["eft_reward_weights"] == {"chat": 0.5}
-    assert asked[0]["seed"] == -(2**63)
+    ((path, body),) = asked
+    assert path == "/v1/chat/completions"
+    return body
+
+
+def test_vllm_is_sent_settled_weights_and_signed_seeds() -> None:
+    body = body_of("vllm", ChatRequest(ASKED.messages, reward_weights=0.5, sampling={"seed": 2**63}))
+    assert body["eft_reward_weights"] == {"chat": 0.5}
+    assert body["seed"] == -(2**63)
+
+
+def test_eft_serve_is_sent_every_field_that_the_engine_has_a_default_for() -> None:
+    """The server's own defaults differ from the engine's."""
+    fields = set(SamplingParams.model_fields) - {"seed", "grammar", "logprobs", "skip_special_tokens", "logit_bias"}
+    body = body_of("eft", ASKED)
+    assert {name: body[name] for name in fields} == {
+        name: list(value) if isinstance(value := getattr(SamplingParams(), name), tuple) else value for name in fields
+    }
+    assert not {"tools", "response_format", "eft_reward_weights", "chat_template_kwargs"} & set(body)
+
+
+def test_eft_serve_is_sent_openai_s_form() -> None:
+    look = Tool("look", "Look.", {"type": "object"})
+    choice = ToolChoice.parse("look", [look])
+    body = body_of("eft", ChatRequest(ASKED.messages, (look,), choice, {"type": "object"}, {"seed": 2**64 - 1}, 0.5))
+    assert body["tool_choice"] == {"type": "function", "function": {"name": "look"}}
+    assert body["parallel_tool_calls"] is False
+    assert body["tools"] == [look.as_openai()]
+    assert body["response_format"]["json_schema"]["schema"] == {"type": "object"}
+    assert body["eft_reward_weights"] == 0.5
+    assert body["seed"] == 2**64 - 1
+    assert "structured_outputs" not in body
+
+
+@DIALECTS
+def test_stream_may_be_cut_anywhere_and_hold_line_separators(dialect: str) -> None:
+    text = "a\u2028b\u0085c\u2029é"
+    data = (piece(text) + piece("", "stop") + END).encode()
+    stream = Pieces(*(data[place : place + 1] for place in range(len(data))))
+    assert backend_of(lambda request: httpx.Response(200, stream=stream), dialect).chat(ASKED).content == text
+
+
+def test_call_that_broke_off_and_began_anew_is_one_call() -> None:
+    def call(**fields: Any) -> str:
+        delta = {"tool_calls": [{"index": 0, **fields}]}
+        return event(choices=[{"delta": delta, "finish_reason": None, "logprobs": None}])
+
+    broken = [{"text": '{"name": "f", "arguments": {"a"', "reason": "no"}]
+    report = {"reward_weights": {}, "choices": [{"request_id": "1", "invalid_tool_calls": broken}]}
+    text = (
+        call(id="1", function={"name": "f", "arguments": '{"a"'})
+        + call(id="2", function={"name": "g", "arguments": ""})
+        + call(function={"arguments": '{"b": 1}'})
+        + piece("", "tool_calls")
+        + event(choices=[], eft=report)
+        + USAGE
+        + "data: [DONE]\n\n"
+    )
+    result = backend_of(lambda request: httpx.Response(200, text=text), "eft").chat(ASKED)
+    assert [(own.call_id, own.name, own.arguments) for own in result.tool_calls] == [("2", "g", '{"b": 1}')]
+    assert [own.reason for own in result.invalid_tool_calls] == ["no"]
+    assert "invalid_tool_calls" not in result.metadata
+
+
+# ---- which dialect -------------------------------------------------------------------------------------------------------
+
+
+async def test_both_servers_tell_their_dialect() -> None:
+    async with in_process({"m": ScriptedBackend([])}) as client:
+        (own,) = (await client.get("/v1/models")).json()["data"]
+        assert own == (await client.get("/v1/models/m")).json()
+    assert own["eft"] == {"dialect": "eft", "pairs": {"scripted": 1.0}}
+    listed: dict[str, Any] = {"data": [{"id": "trio"}]}
+    pair = {"tuned": "t", "reference": "r"}
+    Served(TrioOptions.model_validate({"pairs": {"chat": pair}}), ["trio"]).describe(listed)
+    assert listed["data"][0]["eft"] == {"dialect": "vllm", "pairs": {"chat": 1.0}}
 
 
 @pytest.mark.parametrize(
-    ("response", "kind"),
+    ("listed", "message"),
     [
-        (httpx.Response(200, text=piece("Good ")), errors.RemoteServerError),
+        ({"data": [{"id": "gpt-9", "owned_by": "openai"}]}, r"'gpt-9' \(owned by 'openai'\) .*eft serve"),
         (
-            httpx.Response(200, text=piece("Good ") + piece("", "abort") + USAGE + "data: [DONE]\n\n"),
-            errors.RemoteServerError,
+            {"data": [{"id": "llama", "max_model_len": 100}]},
+            "'llama' and says nothing of pairs.*eft serve --engine vllm",
         ),
-        (httpx.Response(200, text=piece("Good ") + event(error={"message": "dead"})), errors.RemoteServerError),
-        (httpx.Response(200, text=event(error={"message": "no", "code": 400})), errors.InvalidOptionError),
-        (httpx.Response(500, text="Internal Server Error"), errors.RemoteServerError),
-        (httpx.Response(503, json={"error": {"message": "later"}}), errors.RemoteServerError),
-        (httpx.Response(401, json={"error": "Unauthorized"}), errors.RemoteServerError),
-        (httpx.Response(400, json={"error": {"message": "no", "param": "top_p"}}), errors.InvalidOptionError),
-        (
-            httpx.Response(400, json={"error": {"message": "long", "param": "input_tokens"}}),
-            errors.ContextOverflowError,
-        ),
-        (httpx.Response(404, json={"error": {"message": "none"}}), errors.ModelNotFoundError),
+        ({"data": []}, "not a list of models"),
+        ({"models": []}, "not a list of models"),
+        ({"data": [{"id": "m", "max_model_len": 1, "eft": {"pairs": {}}}]}, "dialect 'None'.*eft, vllm"),
+        ({"data": [{"id": "m", "max_model_len": 1, "eft": {"dialect": "new", "pairs": {}}}]}, "dialect 'new'"),
+        ({"data": [{"id": "m", "eft": {"dialect": "eft", "pairs": {}}}]}, "cannot be read.*max_model_len"),
+        (httpx.Response(200, text="<html>Ollama</html>"), "200 and '<html>Ollama</html>'"),
+        (httpx.Response(404, text="Not Found"), "404 and 'Not Found'.*with the version"),
+        (httpx.Response(401, json={"error": {"message": "who?"}}), "who?.*api_key"),
     ],
 )
-def test_failure_of_a_server_has_a_type(response: httpx.Response, kind: type[Exception]) -> None:
-    with pytest.raises(kind):
-        backend_of(lambda request: response).chat(ASKED)
+def test_another_server_is_refused_with_what_it_said_and_what_to_do(listed: Any, message: str) -> None:
+    with pytest.raises(errors.RemoteServerError, match=message):
+        backend_of(never, listed=listed).chat(ASKED)
 
 
-def test_connection_that_breaks_is_a_failure_of_the_server() -> None:
-    class Broken(httpx.SyncByteStream):
-        def __iter__(self) -> Iterator[bytes]:
-            yield piece("Good ").encode()
-            raise httpx.ReadError("gone")
-
-    stream = backend_of(lambda request: httpx.Response(200, stream=Broken())).stream(ASKED)
-    assert next(stream).text == "Good "
-    with pytest.raises(errors.RemoteServerError, match="cannot be reached"):
-        list(stream)
+def test_name_that_the_server_does_not_have_is_refused_with_those_it_has() -> None:
+    with pytest.raises(errors.ModelNotFoundError, match="'other' .* trio"):
+        _ = backend_of(never, "eft", served_name="other").weights
 
 
-def test_server_without_pairs_is_refused() -> None:
-    plain = {"data": [{"id": "llama", "max_model_len": 100}]}
-    with pytest.raises(errors.RemoteServerError, match="eft serve --engine vllm"):
-        _ = backend_of(lambda request: httpx.Response(500), models=plain).weights
-
-
-def test_weights_are_checked_before_anything_is_sent() -> None:
-    def never(request: httpx.Request) -> httpx.Response:
-        raise AssertionError("nothing may be sent")
-
-    with pytest.raises(errors.UnknownPairError):
-        backend_of(never).chat(ChatRequest(ASKED.messages, reward_weights={"polite": 1.0}))
-    with pytest.raises(errors.InvalidWeightError):
-        backend_of(never).chat(ChatRequest(ASKED.messages, reward_weights={"chat": float("inf")}))
-
-
-def test_adapter_is_made_without_asking_the_server() -> None:
+def test_nothing_is_sent_before_something_is_asked() -> None:
+    backend = backend_of(never, listed=httpx.Response(500), served_name="trio")
+    assert backend.model_name == "trio"
+    assert backend.identity == "http://server/v1 trio"
+    assert not backend.is_loaded
     model = EFTChatModel(base_url="http://127.0.0.1:9/v1", served_name="trio", api_key="secret")
     assert model.model_name == "trio"
     assert "secret" not in repr(model)
@@ -127,3 +216,123 @@ def test_adapter_is_made_without_asking_the_server() -> None:
         EFTChatModel(base_url="http://127.0.0.1:9/v1", preset="atlas")
     with pytest.raises(ValueError, match="belongs to base_url"):
         EFTChatModel(preset="atlas", served_name="trio")
+
+
+@pytest.mark.parametrize("address", ["localhost:8000/v1", "", "http://", "http://host:x/v1", "/v1"])
+def test_address_that_is_none_is_refused_at_once(address: str) -> None:
+    with pytest.raises(errors.InvalidOptionError, match="base_url") as refused:
+        RemoteBackend(address)
+    assert refused.value.option == "base_url"
+
+
+# ---- failures ------------------------------------------------------------------------------------------------------------
+
+
+@DIALECTS
+@pytest.mark.parametrize(
+    ("response", "kind"),
+    [
+        (httpx.Response(200, text=piece("Good ")), errors.RemoteServerError),
+        (
+            httpx.Response(200, text=piece("Good ", "stop") + END.removesuffix("data: [DONE]\n\n")),
+            errors.RemoteServerError,
+        ),
+        (httpx.Response(200, text=piece("Good ") + piece("", "abort") + END), errors.RemoteServerError),
+        (httpx.Response(200, text=piece("Good ") + event(error={"message": "dead"})), errors.RemoteServerError),
+        (httpx.Response(200, text=event(error={"message": "no", "code": 400})), errors.InvalidOptionError),
+        (httpx.Response(200, text="data: {\n\n"), errors.RemoteServerError),
+        (httpx.Response(200, text='data: {"choices": [7]}\n\n'), errors.RemoteServerError),
+        (httpx.Response(200, text="data: 7\n\n"), errors.RemoteServerError),
+        (httpx.Response(200, text='data: {"error": "dead"}\n\n'), errors.RemoteServerError),
+        (httpx.Response(200, text="<html>"), errors.RemoteServerError),
+        (httpx.Response(500, text="Internal Server Error"), errors.RemoteServerError),
+        (httpx.Response(503, json={"error": {"message": "later"}}), errors.RemoteServerError),
+        (httpx.Response(401, json={"error": "Unauthorized"}), errors.RemoteServerError),
+        (httpx.Response(400, json={"error": {"message": "no", "param": "top_p"}}), errors.InvalidOptionError),
+        (httpx.Response(404, json={"error": {"message": "none"}}), errors.ModelNotFoundError),
+    ],
+)
+def test_failure_of_a_server_has_a_type(response: httpx.Response, kind: type[Exception], dialect: str) -> None:
+    with pytest.raises(errors.EFTError) as failed:
+        backend_of(lambda request: response, dialect).chat(ASKED)
+    assert type(failed.value) is kind
+
+
+@pytest.mark.parametrize(
+    ("dialect", "status", "error", "kind"),
+    [
+        ("vllm", 400, {"message": "long", "param": "input_tokens"}, errors.ContextOverflowError),
+        ("eft", 400, {"message": "long", "code": "context_length_exceeded"}, errors.ContextOverflowError),
+        ("eft", 400, {"message": "?", "code": "invalid_grammar"}, errors.InvalidGrammarError),
+        ("eft", 400, {"message": "?", "code": "invalid_messages"}, errors.ChatTemplateError),
+        ("eft", 400, {"message": "?", "code": "empty_prompt"}, errors.EmptyPromptError),
+        ("eft", 400, {"message": "?", "code": "kv_cache_budget_exceeded"}, errors.GenerationError),
+        ("eft", 429, {"message": "slow down", "code": "rate_limit_exceeded"}, errors.RemoteServerError),
+        ("eft", 500, {"message": "?", "code": "generation_failed"}, errors.GenerationError),
+        ("eft", 503, {"message": "?", "code": "out_of_memory"}, errors.StepOutOfMemoryError),
+        ("eft", 503, {"message": "?", "code": "shutting_down"}, errors.RemoteServerError),
+        ("eft", 502, {"message": "?", "code": "upstream_failed"}, errors.RemoteServerError),
+        ("eft", 504, {"message": "?", "code": "request_timeout"}, errors.RemoteServerError),
+    ],
+)
+def test_code_of_a_server_is_the_engine_s_error(dialect: str, status: int, error: Any, kind: type[Exception]) -> None:
+    for response in (
+        httpx.Response(status, json={"error": error}),
+        httpx.Response(200, text=piece("Good ") + event(error={**error, "code": error.get("code", status)})),
+    ):
+        with pytest.raises(errors.EFTError) as failed:
+            backend_of(lambda request, answer=response: answer, dialect).chat(ASKED)  # type: ignore[misc]
+        assert type(failed.value) is kind
+        if isinstance(failed.value, errors.ContextOverflowError):
+            assert failed.value.prompt_len >= failed.value.context_len == 100
+        if isinstance(failed.value, errors.RemoteServerError) and response.status_code != 200:
+            assert failed.value.status == status
+
+
+@DIALECTS
+def test_connection_that_breaks_is_a_failure_of_the_server(dialect: str) -> None:
+    broken = Pieces(piece("Good ").encode(), breaks=True)
+    stream = backend_of(lambda request: httpx.Response(200, stream=broken), dialect).stream(ASKED)
+    assert next(stream).text == "Good "
+    with pytest.raises(errors.RemoteServerError, match="cannot be reached"):
+        list(stream)
+
+
+def test_server_that_is_not_there_is_a_failure_of_the_server() -> None:
+    with pytest.raises(errors.RemoteServerError, match="127.0.0.1:9"):
+        RemoteBackend("http://127.0.0.1:9/v1").chat(ASKED)
+    with pytest.raises(errors.RemoteServerError, match="127.0.0.1:9"):
+        asyncio.run(RemoteBackend("http://127.0.0.1:9/v1").achat(ASKED))
+
+
+def test_field_that_the_server_ignored_is_not_dropped_in_silence() -> None:
+    report = {"reward_weights": {}, "choices": [{}], "ignored": ["documents"]}
+    text = piece("x", "stop") + event(choices=[], eft=report) + USAGE + "data: [DONE]\n\n"
+    with pytest.raises(errors.RemoteServerError, match="did not honour documents"):
+        backend_of(lambda request: httpx.Response(200, text=text), "eft").chat(ASKED)
+
+
+@DIALECTS
+def test_weights_are_checked_before_anything_is_sent(dialect: str) -> None:
+    with pytest.raises(errors.UnknownPairError):
+        backend_of(never, dialect).chat(ChatRequest(ASKED.messages, reward_weights={"polite": 1.0}))
+    with pytest.raises(errors.InvalidWeightError):
+        backend_of(never, dialect).chat(ChatRequest(ASKED.messages, reward_weights={"chat": float("inf")}))
+
+
+@pytest.mark.parametrize(
+    "request_", [ChatRequest(ASKED.messages, chat_template="x"), ChatRequest(ASKED.messages, tool_notation="hermes")]
+)
+def test_what_eft_serve_takes_from_no_request_is_not_sent(request_: ChatRequest) -> None:
+    with pytest.raises(errors.InvalidOptionError):
+        backend_of(never, "eft").chat(request_)
+
+
+def test_metrics_without_the_model_are_no_statistics() -> None:
+    with pytest.raises(errors.RemoteServerError, match="nothing of 'trio'"):
+        backend_of(lambda request: httpx.Response(200, text='eft_prompt_tokens_total{engine="x"} 1'), "eft").stats()
+
+
+def test_old_import_path_warns() -> None:
+    with pytest.warns(DeprecationWarning, match="backends.remote.RemoteBackend now"):
+        assert eft_integrations.remote.RemoteBackend is RemoteBackend

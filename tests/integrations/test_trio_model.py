@@ -1,16 +1,25 @@
-"""What the adapters have in common: the trio's names, one engine, one text."""
+"""What the adapters have in common: the trio's names, one engine, one text, one list of options; the server has them too."""
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from llama_index.core.llms import ChatMessage, MessageRole
 
-from eft_engine import SamplingParams
+from eft_engine import SamplingParams, errors
+from eft_integrations.agents.smolagents import EFTModel
+from eft_integrations.backends.scripted import ScriptedBackend
+from eft_integrations.call_options import CallKeywords
+from eft_integrations.chat.request import ChatRequest, ChatResult
 from eft_integrations.langchain import EFTChatModel
 from eft_integrations.llama_index import EFTLLM
+from eft_integrations.sampling import SAMPLING_FIELDS, SamplingFields, sampling_form
 from tests.integrations.llama_index.trained import GREETING, trained_engine
+from tests.integrations.server.serving import in_process
 
 NAMES = {"base": "a", "tuned": "t", "reference": "r"}
 ADAPTERS = pytest.mark.parametrize("adapter", [EFTChatModel, EFTLLM])
@@ -67,3 +76,126 @@ def test_text_of_every_adapter_is_the_engines(name: str, weight: Any) -> None:
     assert chat_model.invoke(turns, reward_weights=weight).content == expected
     conversation = [ChatMessage(role=MessageRole(role), content=content) for role, content in turns]
     assert llm.chat(conversation, reward_weights=weight).message.content == expected
+
+
+# ---- options -------------------------------------------------------------------------------------------------------------
+
+USER = [ChatMessage(role=MessageRole.USER, content="hi")]
+
+
+def post(backend: Any, path: str, **body: Any) -> dict[str, Any]:
+    """The server's reply to a body."""
+
+    async def answered() -> dict[str, Any]:
+        async with in_process({"m": backend}) as client:
+            response = await client.post(path, json={"model": "m", **body})
+        assert response.status_code == 200, response.text
+        reply: dict[str, Any] = response.json()
+        return reply
+
+    return asyncio.run(answered())
+
+
+Asker = Callable[..., Any]
+IN_PROCESS: dict[str, tuple[Asker, Asker]] = {
+    "EFTChatModel": (EFTChatModel, lambda model, **keywords: model.invoke("hi", **keywords)),
+    "EFTChatModel, streamed": (EFTChatModel, lambda model, **keywords: list(model.stream("hi", **keywords))),
+    "EFTLLM": (EFTLLM, lambda model, **keywords: model.chat(USER, **keywords)),
+    "EFTLLM, completion": (EFTLLM, lambda model, **keywords: model.complete("hi", **keywords)),
+    "EFTModel": (EFTModel, lambda model, **keywords: model.generate([{"role": "user", "content": "hi"}], **keywords)),
+}
+"""By name: a class of models, and how one of them is asked."""
+
+SERVED: dict[str, Asker] = {
+    "chat": lambda backend, **body: post(
+        backend, "/v1/chat/completions", messages=[{"role": "user", "content": "hi"}], **body
+    ),
+    "completions": lambda backend, **body: post(backend, "/v1/completions", prompt="hi", **body),
+    "responses": lambda backend, **body: post(backend, "/v1/responses", input="hi", **body),
+}
+
+VALUES: dict[str, Any] = {
+    "max_tokens": 7, "temperature": 0.4, "top_k": 3, "top_p": 0.9, "min_p": 0.1, "repetition_penalty": 1.1,
+    "presence_penalty": 0.2, "frequency_penalty": 0.3, "logit_bias": {3: 1.0}, "seed": 5, "stop": ["x"], "stop_token_ids": [4],
+    "ignore_eos": True,
+}  # fmt: skip
+"""A value of every sampling field, other than its default."""
+
+
+def test_list_of_sampling_fields_is_the_engines() -> None:
+    assert set(SamplingFields.model_fields) == SAMPLING_FIELDS - {"logprobs"}
+    assert set(VALUES) == set(SamplingFields.model_fields)
+    sampling = SamplingParams(**VALUES)
+    assert SamplingParams(**SamplingFields(**VALUES).model_dump()) == sampling
+    assert SamplingParams(**sampling_form(sampling)) == sampling
+    for name, field in SamplingParams.model_fields.items():
+        assert name not in VALUES or getattr(sampling, name) != field.get_default(call_default_factory=True)
+
+
+@pytest.mark.parametrize("name", IN_PROCESS)
+def test_every_sampling_field_is_a_field_and_a_keyword_everywhere(name: str) -> None:
+    make, ask = IN_PROCESS[name]
+    backend = ScriptedBackend(["ok", "ok"])
+    ask(make(backend=backend, **VALUES))
+    ask(make(backend=backend), **VALUES)
+    assert [request.sampling for request in backend.requests] == [VALUES, VALUES]
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_every_sampling_field_reaches_the_engine_through_the_server(name: str) -> None:
+    backend = ScriptedBackend(["ok"])
+    reply = SERVED[name](backend, **VALUES)
+    assert backend.requests[0].sampling == VALUES
+    assert "ignored" not in reply["eft"]
+
+
+def test_keywords_of_the_wrong_type_are_refused_by_name() -> None:
+    with pytest.raises(errors.InvalidOptionError, match=r"top_k: .* got 'many'") as caught:
+        CallKeywords.read({"top_k": "many"})
+    assert caught.value.option == "top_k"
+    with pytest.raises(errors.InvalidOptionError, match="unknown keyword mirostat; a call takes chat_template_kwargs"):
+        CallKeywords.read({"mirostat": 1})
+
+
+@pytest.mark.parametrize("name", IN_PROCESS)
+def test_lenient_tool_calls_are_on_unless_model_or_call_turn_them_off(name: str) -> None:
+    make, ask = IN_PROCESS[name]
+    backend = ScriptedBackend(["ok"] * 4)
+    ask(make(backend=backend))
+    ask(make(backend=backend), lenient_tool_calls=False)
+    ask(make(backend=backend, lenient_tool_calls=False))
+    ask(make(backend=backend, lenient_tool_calls=False), lenient_tool_calls=True)
+    assert [request.lenient_tool_calls for request in backend.requests] == [True, False, False, True]
+
+
+@pytest.mark.parametrize("name", ["chat", "responses"])
+def test_lenient_tool_calls_can_be_turned_off_through_the_server(name: str) -> None:
+    backend = ScriptedBackend(["ok"] * 3)
+    SERVED[name](backend)
+    SERVED[name](backend, eft_lenient_tool_calls=None)
+    SERVED[name](backend, eft_lenient_tool_calls=False)
+    assert [request.lenient_tool_calls for request in backend.requests] == [True, True, False]
+
+
+class Unrecognising(ScriptedBackend):
+    """Reports JSON that looks like a call and is none."""
+
+    FOUND = ({"text": '{"name": "fly"}', "reason": "no tool is called fly"},)
+
+    def chat(self, request: ChatRequest) -> ChatResult:
+        """The next reply, with the report."""
+        result = super().chat(request)
+        return dataclasses.replace(result, metadata={**result.metadata, "unrecognised_calls": list(self.FOUND)})
+
+
+def test_unrecognised_calls_are_reported_everywhere() -> None:
+    backend = Unrecognising(["ok"] * 6)
+    model = EFTChatModel(backend=backend)
+    reports = [
+        model.invoke("hi").response_metadata["eft"],
+        list(model.stream("hi"))[-1].response_metadata["eft"],
+        EFTLLM(backend=backend).chat(USER).raw["eft"],
+        EFTModel(backend=backend).generate([{"role": "user", "content": "hi"}]).raw["eft"],
+        *(SERVED[name](backend)["eft"]["choices"][0] for name in ("chat", "responses")),
+    ]
+    assert [report["unrecognised_calls"] for report in reports] == [list(Unrecognising.FOUND)] * 6

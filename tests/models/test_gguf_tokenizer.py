@@ -187,7 +187,7 @@ MARKS = {
 }
 
 
-def test_control_tokens_are_special_and_user_defined_ones_are_not(tmp_path: Path) -> None:
+def test_tokens_flagged_as_control_are_special_and_user_defined_ones_are_not(tmp_path: Path) -> None:
     tokenizer = byte_level(tmp_path, MARKS)
     start = len(TOKENS)
     assert ids(tokenizer, "<|im_start|>a<tool><odd>") == [start, TOKENS.index("a"), start + 3, start + 2]
@@ -198,7 +198,7 @@ def test_control_tokens_are_special_and_user_defined_ones_are_not(tmp_path: Path
         "<odd>": True,
         "<tool>": False,
     }
-    assert control_tokens(tokenizer) == {"<|im_start|>", "<|im_end|>", "<odd>"}
+    assert control_tokens(tokenizer) == {"<|im_start|>", "<|im_end|>", "<odd>", "<tool>"}
     assert tokenizer.decode(ids(tokenizer, "<|im_start|>a<tool>"), skip_special_tokens=True) == "a<tool>"
     assert tokenizer.get_vocab() == {token: token_id for token_id, token in enumerate([*TOKENS, *MARKS])}
 

@@ -19,7 +19,7 @@ import pytest
 
 from eft_engine import Engine, EngineConfig, TunedPair, errors
 from eft_integrations.backends.pool import backend_of
-from eft_integrations.backends.vllm_server import RemoteBackend
+from eft_integrations.backends.remote import RemoteBackend
 from eft_integrations.chat.messages import Message, Tool
 from eft_integrations.chat.request import ChatRequest, ToolChoice
 from tests.integrations.server.serving import running

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 from llama_index.core.llms import LLM
@@ -17,7 +16,7 @@ STREAMING = pytest.mark.parametrize("streaming", [True, False], ids=["streamed",
 class AgentTests(SuiteProperties):
     """These need a model that follows simple instructions."""
 
-    def _able_llm(self, **fields: Any) -> LLM:
+    def _able_llm(self, **fields: object) -> LLM:
         self.needs(has=self.follows_instructions, what="a model that follows instructions")
         return self.make_llm(**fields)
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
 
 import pytest
 from llama_index.core.base.llms.base import BaseLLM
-from llama_index.core.llms import LLM, ChatMessage, MessageRole
+from llama_index.core.llms import LLM, ChatMessage, ChatResponse, MessageRole
 from llama_index.core.prompts import PromptTemplate
 
 from eft_integrations.testing.llama_index_suite.properties import SuiteProperties
 
 QUESTION = "Hello"
+T = TypeVar("T")
 
 
 def user(text: str = QUESTION) -> list[ChatMessage]:
@@ -21,7 +22,7 @@ def user(text: str = QUESTION) -> list[ChatMessage]:
     return [ChatMessage(role=MessageRole.USER, content=text)]
 
 
-async def gather(stream: Any) -> list[Any]:
+async def gather(stream: Awaitable[AsyncIterator[T]]) -> list[T]:
     """All pieces of `await llm.astream_...(...)`."""
     return [piece async for piece in await stream]
 
@@ -176,7 +177,7 @@ class AskingTests(SuiteProperties):
         questions = ["Hello", "Hello again", "Who are you?", "1 2 3"]
         alone = [llm.chat(user(question)).message.content for question in questions]
 
-        async def together() -> list[Any]:
+        async def together() -> list[ChatResponse]:
             return await asyncio.gather(*[llm.achat(user(question)) for question in questions])
 
         assert [answer.message.content for answer in asyncio.run(together())] == alone

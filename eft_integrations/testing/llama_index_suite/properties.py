@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 from llama_index.core.llms import LLM
@@ -15,7 +14,7 @@ class SuiteProperties(ABC):
     """Override what differs."""
 
     @abstractmethod
-    def make_llm(self, **fields: Any) -> LLM:
+    def make_llm(self, **fields: object) -> LLM:
         """The LLM under test: greedy, and answering in at most some hundred tokens.
 
         Args:
@@ -58,7 +57,7 @@ class SuiteProperties(ABC):
         return {"max_tokens": 2}
 
     @property
-    def logprobs_keywords(self) -> dict[str, Any]:
+    def logprobs_keywords(self) -> dict[str, object]:
         """Keywords that ask for log-probabilities with two alternatives per token."""
         return {"logprobs": True, "top_logprobs": 2}
 

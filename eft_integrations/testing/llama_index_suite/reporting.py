@@ -17,7 +17,9 @@ from llama_index.core.instrumentation.events.llm import (
     LLMCompletionEndEvent,
     LLMCompletionStartEvent,
 )
+from llama_index.core.llms import LLM
 from llama_index_instrumentation import get_dispatcher
+from llama_index_instrumentation.base.event import BaseEvent
 
 from eft_integrations.testing.llama_index_suite.asking import CHATS, COMPLETIONS, QUESTION, gather, user
 from eft_integrations.testing.llama_index_suite.properties import SuiteProperties
@@ -26,20 +28,20 @@ from eft_integrations.testing.llama_index_suite.properties import SuitePropertie
 class _Events(BaseEventHandler):
     """Remembers what was told."""
 
-    seen: list[Any] = []  # noqa: RUF012  a pydantic field, copied for each instance
+    seen: list[BaseEvent] = []  # noqa: RUF012  a pydantic field, copied for each instance
 
     @classmethod
     def class_name(cls) -> str:
         """See `BaseEventHandler`."""
         return "suite_events"
 
-    def handle(self, event: Any, **kwargs: Any) -> None:
+    def handle(self, event: BaseEvent, **kwargs: object) -> None:
         """See `BaseEventHandler`."""
         self.seen.append(event)
 
 
 @contextmanager
-def events_of_instrumentation() -> Iterator[list[Any]]:
+def events_of_instrumentation() -> Iterator[list[BaseEvent]]:
     """What LlamaIndex' instrumentation tells inside the block."""
     handler = _Events()
     root = get_dispatcher()
@@ -119,7 +121,7 @@ class ReportingTests(SuiteProperties):
             assert values[0] == max(values), "a greedy token is the most probable one"
 
 
-def _ask(llm: Any, way: str) -> None:
+def _ask(llm: LLM, way: str) -> None:
     if way in CHATS:
         CHATS[way](llm, user())
     else:

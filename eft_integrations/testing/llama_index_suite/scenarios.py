@@ -33,7 +33,7 @@ class Outcome:
     """What a scenario led to: the final text, and every tool call as it arrived in the tool."""
 
     text: str = ""
-    calls: list[tuple[str, Any]] = field(default_factory=list)
+    calls: list[tuple[str, object]] = field(default_factory=list)
     agents: list[str] = field(default_factory=list)
     extra: Any = None
 
@@ -146,7 +146,7 @@ WEATHER_CALL = ("get_weather", '{"city": "Oslo"}')
 SUNNY = "It is sunny in Oslo."
 PIER = "The ferry leaves from pier four."
 
-SCRIPTS: dict[str, tuple[Callable[[LLM], Coroutine[Any, Any, Outcome]], list[str | tuple[str, str]]]] = {
+SCRIPTS: dict[str, tuple[Callable[[LLM], Coroutine[object, object, Outcome]], list[str | tuple[str, str]]]] = {
     "function agent": (function_agent, [WEATHER_CALL, SUNNY]),
     "react agent": (
         react_agent,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum
-from typing import Any
 
 import pytest
 from llama_index.core.llms import LLM
@@ -58,7 +57,7 @@ class StructuredTests(SuiteProperties):
         self, output_cls: type[BaseModel], is_async: bool, mode: PydanticProgramMode
     ) -> None:
         llm = self._structuring_llm(mode)
-        output: Any = (
+        output = (
             asyncio.run(llm.astructured_predict(output_cls, PROMPT, who="Ann"))
             if is_async
             else llm.structured_predict(output_cls, PROMPT, who="Ann")
@@ -69,7 +68,7 @@ class StructuredTests(SuiteProperties):
     @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
     def test_streamed_prediction_grows_into_an_object(self, is_async: bool, mode: PydanticProgramMode) -> None:
         llm = self._structuring_llm(mode)
-        outputs: list[Any] = (
+        outputs = (
             asyncio.run(gather(llm.astream_structured_predict(Person, PROMPT, who="Ann")))
             if is_async
             else list(llm.stream_structured_predict(Person, PROMPT, who="Ann"))

@@ -124,7 +124,7 @@ class ToolTests(SuiteProperties):
         llm = self._calling_llm()
         call = ToolCallBlock(tool_call_id="1", tool_name="add", tool_kwargs={"first": 1, "second": 2})
         openai = {"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"first": 1, "second": 2}'}}
-        turn: dict[str, Any] = (
+        turn: dict[str, object] = (
             {"blocks": [call]} if form == "blocks" else {"additional_kwargs": {"tool_calls": [openai]}}
         )
         history = [

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from eft_engine import TunedPair
 from eft_engine.cli import main
+from eft_engine.cli.trio_options import choose_trio
 from eft_engine.errors import InvalidOptionError
 from eft_integrations.server.command import composition
 from eft_integrations.server.loading import merged_pairs
-from eft_integrations.server.settings import ServerSettings, load_settings
+from eft_integrations.server.settings import CompositionSettings, ServerSettings, load_settings
 
 TOML = """
 port = 1111
@@ -156,6 +158,55 @@ def test_flags_describe_a_composition() -> None:
 def test_flag_that_cannot_be_read_is_named(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(InvalidOptionError, match=message):
         composition(*arguments)
+
+
+READABLE = [
+    ["chat=a,b"],
+    ["chat=a,b", "json=c,d"],
+    [" chat = org/model/file.gguf , b"],
+    ["chat=a=1,b"],
+]
+UNREADABLE = [
+    ["chat"],
+    ["chat=a"],
+    ["=a,b"],
+    ["chat=a,"],
+    ["chat=,b"],
+    ["chat=a,b,0.5"],
+    ["chat=a,b,c"],
+    ["chat= , b"],
+    ["chat=a,b", "chat=c,d"],
+    ["tuned=a,b"],
+    [""],
+]
+
+
+@pytest.mark.parametrize("pairs", [*READABLE, *UNREADABLE], ids=str)
+def test_both_commands_read_pairs_alike(pairs: list[str]) -> None:
+    def of_serve() -> dict[str, TunedPair]:
+        made = composition("m", "large", "t", "r", pairs, None, None)
+        return CompositionSettings.model_validate(made).tuned_pairs()
+
+    def of_the_others() -> dict[str, TunedPair]:
+        return choose_trio(base="large", tuned="t", reference="r", pair=pairs).pairs
+
+    if pairs in READABLE:
+        assert of_serve() == of_the_others()
+        assert list(of_serve()) == ["tuned", *(text.partition("=")[0].strip() for text in pairs)]
+        return
+    said = []
+    for command in (of_serve, of_the_others):
+        with pytest.raises(InvalidOptionError, match="--pair") as refused:
+            command()
+        said.append((str(refused.value), refused.value.option, refused.value.value))
+    assert said[0] == said[1]
+
+
+def test_weight_that_is_no_number_is_named() -> None:
+    with pytest.raises(InvalidOptionError, match="weights.b: Input should be a finite number"):
+        load_settings(
+            compositions=[{"name": "a", "base": "x", "pairs": {"b": {}}, "weights": {"b": float("nan")}}],
+        )
 
 
 def test_serve_is_a_command_of_eft_and_a_mistake_in_a_flag_ends_in_one_line(

@@ -1,0 +1,318 @@
+"""The dialect of plain `eft serve` (docs/server.md): OpenAI's, with an `eft` block.
+
+The server does all there is to do: templates, grammars, reading of calls. Its answers are what its own backend gave, piece by
+piece; only the ids of tokens with log-probabilities do not travel (they are -1), and for a raw text neither do the members'.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import httpx
+
+from eft_engine import EngineStats, SamplingParams, TokenLogprobs, Usage, errors
+from eft_engine.config import resolve_weights
+from eft_engine.outputs import TopToken
+from eft_integrations.backends.connection import Connection, Received, RemoteModel, not_whole, read_usage
+from eft_integrations.backends.metrics import eft_stats
+from eft_integrations.backends.refusals import Refusal, eft_meaning
+from eft_integrations.chat.messages import InvalidToolCall, Message, ToolCall
+from eft_integrations.chat.request import CallDelta, ChatDelta, ChatRequest, ChatResult, ToolChoice
+from eft_integrations.json_types import JsonObject
+from eft_integrations.sampling import SamplingFields, sampling_form
+from eft_integrations.wire.openai import call_form
+
+UNKNOWN_ID = -1
+
+
+class EFTDialect:
+    """How plain `eft serve` is asked.
+
+    Args:
+        connection: to the server.
+        model: what it said of the model.
+    """
+
+    def __init__(self, connection: Connection, model: RemoteModel) -> None:
+        self._connection = connection
+        self._model = model
+
+    def call(self, request: ChatRequest) -> _Call:
+        """See `Dialect`."""
+        resolve_weights(request.reward_weights, self._model.weights, owner=self._model.name)
+        body = {
+            "model": self._model.name,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            **_prompt_fields(request),
+            **_answer_fields(request),
+        }
+        path = "chat/completions" if request.prompt is None else "completions"
+        return _Call(f"{self._connection.url}/{path}", body, self._connection, is_text=request.prompt is not None)
+
+    def token_ids(self, text: str) -> list[int]:
+        """See `ChatBackend`."""
+        tokenized = self._tokenize({"prompt": text})
+        with self._connection.reading():
+            return [int(token) for token in tokenized["tokens"]]
+
+    def count_prompt_tokens(self, request: ChatRequest) -> int:
+        """See `ChatBackend`. What `/tokenize` cannot be told, raw texts and documents, is counted by an answer of one token."""
+        if request.prompt is not None or request.documents:
+            return self._count_by_answer(request)
+        fields = _prompt_fields(request)
+        if fields.pop("tool_choice", None) == "none":
+            fields.pop("tools", None)
+        fields.pop("parallel_tool_calls", None)
+        tokenized = self._tokenize(fields)
+        with self._connection.reading():
+            return int(tokenized["count"])
+
+    def _count_by_answer(self, request: ChatRequest) -> int:
+        path = "chat/completions" if request.prompt is None else "completions"
+        body = {"model": self._model.name, **_prompt_fields(request), "max_tokens": 1}
+        if body.get("tool_choice", "none") != "none":  # a demanded call does not fit into one token
+            body["tool_choice"] = "auto"
+        try:
+            answer = self._post(f"{self._connection.url}/{path}", body)
+        except errors.ContextOverflowError as error:
+            return error.prompt_len
+        with self._connection.reading():
+            return read_usage(answer["usage"]).prompt_tokens
+
+    def _tokenize(self, fields: JsonObject) -> Received:
+        return self._post(f"{self._connection.root}/tokenize", {"model": self._model.name, **fields})
+
+    def _post(self, url: str, body: JsonObject) -> Received:
+        response = self._read(self._connection.post(url, body))
+        with self._connection.reading():
+            answer: Received = response.json()
+            return answer
+
+    def _read(self, response: httpx.Response) -> httpx.Response:
+        if response.status_code != 200:
+            raise eft_meaning(Refusal.of(response), self._model.context_len)
+        return response
+
+    def stats(self) -> EngineStats:
+        """See `ChatBackend`."""
+        response = self._read(self._connection.get(f"{self._connection.root}/metrics"))
+        with self._connection.reading():
+            return eft_stats(response.text, self._model.name)
+
+    def meaning(self, refusal: Refusal, request: ChatRequest) -> errors.EFTError:
+        """See `Dialect`."""
+        return eft_meaning(refusal, self._model.context_len)
+
+
+# ---- what is asked -------------------------------------------------------------------------------------------------------
+
+
+def _prompt_fields(request: ChatRequest) -> JsonObject:
+    """What the prompt is made of.
+
+    Raises:
+        EmptyPromptError: there are no messages.
+        InvalidOptionError: a chat template or a notation of calls; the server has its own.
+    """
+    if request.prompt is not None:
+        return {"prompt": request.prompt}
+    if not request.messages:
+        raise errors.EmptyPromptError("the prompt is empty; give a text or at least one message")
+    if request.chat_template is not None:
+        raise errors.InvalidOptionError(
+            "chat_template: eft serve renders messages with its own template and takes none from a request; give the model that "
+            "it serves another one, or send a prompt that is rendered already",
+            option="chat_template",
+        )
+    if request.tool_notation is not None:
+        raise errors.InvalidOptionError(
+            "tool_notation: eft serve reads calls as the model's chat template says and takes no notation from a request",
+            option="tool_notation",
+        )
+    fields: JsonObject = {"messages": [_message_form(message) for message in request.messages]}
+    if request.tools:
+        fields |= {"tools": [tool.as_openai() for tool in request.tools], **_choice_fields(request.tool_choice)}
+    if request.template_variables:
+        fields["chat_template_kwargs"] = dict(request.template_variables)
+    if request.documents:
+        fields["documents"] = [dict(document) for document in request.documents]
+    return fields
+
+
+def _message_form(message: Message) -> JsonObject:
+    form: JsonObject = {"role": message.role, "content": message.content}
+    if message.name is not None:
+        form["name"] = message.name
+    if message.tool_call_id is not None:
+        form["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        form["tool_calls"] = [call_form(call) for call in message.tool_calls]
+    return form
+
+
+def _choice_fields(choice: ToolChoice) -> JsonObject:
+    named: JsonObject = {"type": "function", "function": {"name": choice.name}}
+    return {
+        "tool_choice": named if choice.mode == "named" else choice.mode,
+        "parallel_tool_calls": choice.parallel,
+    }
+
+
+def _answer_fields(request: ChatRequest) -> JsonObject:
+    """How the answer is drawn, and what it must look like. All fields are named, since the server has defaults of its own.
+
+    Raises:
+        InvalidOptionError: a field is unknown, out of range, or has no place in a request to a server.
+    """
+    sampling = SamplingParams(**request.sampling)
+    for name in sorted(set(SamplingParams.model_fields) - set(SamplingFields.model_fields) - {"logprobs"}):
+        if getattr(sampling, name) != SamplingParams.model_fields[name].default:
+            raise errors.InvalidOptionError(
+                f"{name} cannot be set in a request to eft serve; leave it out, or load the trio in this process",
+                option=name,
+            )
+    fields: JsonObject = {name: value for name, value in sampling_form(sampling).items() if value is not None}
+    if sampling.logit_bias:  # -inf forbids a token, and JSON has no number for it
+        fields["logit_bias"] = {
+            str(token): bias if math.isfinite(bias) else str(bias) for token, bias in sampling.logit_bias.items()
+        }
+    if sampling.logprobs is not None:
+        is_text = request.prompt is not None
+        fields |= {"logprobs": sampling.logprobs} if is_text else {"logprobs": True, "top_logprobs": sampling.logprobs}
+    if request.response_schema is not None:
+        schema: JsonObject = {"name": "answer", "schema": dict(request.response_schema)}
+        fields["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if request.reward_weights is not None:
+        asked = request.reward_weights
+        fields["eft_reward_weights"] = dict(asked) if isinstance(asked, Mapping) else asked
+    if request.prompt is None and not request.lenient_tool_calls:
+        fields["eft_lenient_tool_calls"] = False
+    return fields
+
+
+# ---- what is answered ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Call:
+    """See `Call`."""
+
+    url: str
+    body: JsonObject
+    connection: Connection
+    is_text: bool
+    text: list[str] = field(default_factory=list)
+    calls: dict[int, ToolCall] = field(default_factory=dict)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    finish_reason: str | None = None
+    report: Received | None = None
+    usage: Usage | None = None
+
+    def feed(self, event: Received) -> list[ChatDelta]:
+        """See `Call`."""
+        with self.connection.reading():
+            if event.get("usage"):
+                self.usage = read_usage(event["usage"])
+            if event.get("eft"):
+                self.report = event["eft"]
+            return [piece for choice in event["choices"] for piece in self._take(choice)]
+
+    def _take(self, choice: Received) -> list[ChatDelta]:
+        self.finish_reason = choice["finish_reason"] or self.finish_reason
+        read = _text_logprobs if self.is_text else _chat_logprobs
+        logprobs = () if choice["logprobs"] is None else read(choice["logprobs"])
+        self.logprobs += logprobs
+        text = choice["text"] if self.is_text else choice["delta"].get("content")
+        calls = () if self.is_text else choice["delta"].get("tool_calls") or ()
+        pieces = [ChatDelta(call=self._call_delta(call)) for call in calls]
+        if text or (logprobs and not pieces):
+            pieces.append(ChatDelta(text=text or ""))
+            self.text.append(text or "")
+        if logprobs:
+            pieces[0] = dataclasses.replace(pieces[0], logprobs=logprobs)
+        return pieces
+
+    def _call_delta(self, call: Received) -> CallDelta:
+        function = call["function"]
+        delta = CallDelta(int(call["index"]), call.get("id"), function.get("name"), function.get("arguments") or "")
+        if delta.call_id is not None:  # one that begins where another one did takes its place: that one broke off
+            self.calls[delta.index] = ToolCall(delta.call_id, function["name"], "")
+        known = self.calls[delta.index]
+        self.calls[delta.index] = ToolCall(known.call_id, known.name, known.arguments + delta.arguments)
+        return delta
+
+    def finish(self) -> list[ChatDelta]:
+        """See `Call`."""
+        finish_reason = FINISH_REASONS.get(self.finish_reason)
+        if finish_reason is None or self.usage is None or self.report is None:
+            raise not_whole(f"its finish_reason is {self.finish_reason!r}")
+        if ignored := self.report.get("ignored"):
+            raise errors.RemoteServerError(
+                f"the server did not honour {', '.join(ignored)}; give server and client the same version of eft",
+                status=None,
+            )
+        calls = [self.calls[index] for index in sorted(self.calls)]
+        with self.connection.reading():
+            (report,) = self.report["choices"]
+            metadata = {**report, "reward_weights": self.report["reward_weights"]}
+            invalid = tuple(InvalidToolCall(**call) for call in metadata.pop("invalid_tool_calls", None) or ())
+        result = ChatResult(
+            content="".join(self.text),
+            tool_calls=tuple(call for call in calls if not (invalid and _is_broken(call, invalid))),
+            invalid_tool_calls=invalid,
+            finish_reason=finish_reason,
+            usage=self.usage,
+            logprobs=tuple(self.logprobs) if "logprobs" in self.body else None,
+            metadata=metadata,
+        )
+        return [ChatDelta(result=result)]
+
+
+FINISH_REASONS: Mapping[str | None, Literal["stop", "length", "tool_calls"]] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+}
+
+
+def _is_broken(call: ToolCall, invalid: Sequence[InvalidToolCall]) -> bool:
+    """Whether a call that was streamed is one of those that turned out to be none: it broke off in its arguments or behind them."""
+    try:
+        json.loads(call.arguments, strict=False)
+    except ValueError:
+        return True
+    return any(broken.text.rstrip().endswith(call.arguments) for broken in invalid)
+
+
+def _chat_logprobs(logprobs: Received) -> tuple[TokenLogprobs, ...]:
+    return tuple(
+        TokenLogprobs(
+            UNKNOWN_ID,
+            token["token"],
+            token["logprob"],
+            tuple(TopToken(UNKNOWN_ID, top["token"], top["logprob"]) for top in token["top_logprobs"]),
+            token["eft"],
+        )
+        for token in logprobs["content"]
+    )
+
+
+def _text_logprobs(logprobs: Received) -> tuple[TokenLogprobs, ...]:
+    return tuple(
+        TokenLogprobs(
+            UNKNOWN_ID,
+            token,
+            logprob,
+            tuple(TopToken(UNKNOWN_ID, other, value) for other, value in others.items()),
+            {},
+        )
+        for token, logprob, others in zip(
+            logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True
+        )
+    )

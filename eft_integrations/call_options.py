@@ -1,0 +1,59 @@
+"""What a model of any host may be told for all its calls, and what a call may say for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Self
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from eft_engine import errors
+from eft_engine.config import RewardWeights
+from eft_integrations.sampling import SamplingFields
+
+
+class CallOptions(SamplingFields):
+    """Fields of a model that are keywords of its calls too."""
+
+    reward_weights: RewardWeights = Field(default=None, description="for every pair, or by pair; None: their own")
+    logprobs: bool | None = Field(default=None, description="report log-probabilities of the tokens")
+    top_logprobs: int | None = Field(default=None, description="and of this many alternatives")
+    timeout: float | None = Field(default=None, description="seconds until a request is cancelled")
+    chat_template_kwargs: dict[str, object] | None = Field(
+        default=None, description="variables of the chat template; a call's join the model's"
+    )
+    lenient_tool_calls: bool = Field(
+        default=True,
+        description="take calls that the model writes in another form than its own chat template's; False: they stay text",
+    )
+
+
+class CallKeywords(CallOptions):
+    """All keywords of a call: tools, choices and formats as OpenAI writes them."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    model: str | None = Field(default=None, description="the model's own name, perhaps with weights: name@pair=0.5")
+    max_completion_tokens: int | None = Field(default=None, description="OpenAI's newer name of max_tokens")
+    tools: list[object] | None = Field(default=None, description="what may be called")
+    tool_choice: object = Field(default=None, description="auto, none, required, a tool's name, or OpenAI's mapping")
+    parallel_tool_calls: bool | None = Field(default=None, description="False: at most one call per answer")
+    response_format: object = Field(default=None, description="text, json_object or json_schema")
+    documents: list[dict[str, str]] | None = Field(default=None, description="texts to answer from")
+
+    @classmethod
+    def read(cls, keywords: Mapping[str, object]) -> Self:
+        """The keywords of a call, checked.
+
+        Raises:
+            InvalidOptionError: a keyword is unknown, or its value is of the wrong type.
+        """
+        try:
+            return cls.model_validate(dict(keywords))
+        except ValidationError as error:
+            finding = error.errors(include_url=False)[0]
+            name, value = str(finding["loc"][0]), finding["input"]
+            reason = f"{'.'.join(map(str, finding['loc']))}: {finding['msg']}, got {value!r}"
+            if finding["type"] == "extra_forbidden":
+                reason = f"unknown keyword {name}; a call takes {', '.join(sorted(cls.model_fields))}"
+            raise errors.InvalidOptionError(reason, option=name, value=value) from None

@@ -1,0 +1,191 @@
+"""A conversation as a chat template can render it: what it does not know becomes text, and what it refuses is put in order."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+
+from eft_integrations.chat.messages import Message, Tool, ToolCall
+from eft_integrations.chat.notations.base import Notation
+from eft_integrations.chat.template import TemplateTraits
+from eft_integrations.json_types import Json, JsonObject
+
+THOUGHT = re.compile(r"\A\s*<think>(?P<thought>.*?)</think>\s*", re.DOTALL)
+
+
+def arranged(
+    messages: Sequence[Message], tools: Sequence[Tool], traits: TemplateTraits, notation: Notation
+) -> list[Message]:
+    """The turns in a form and an order that a template with these traits takes. Nothing of what they say is lost."""
+    turns = list(messages)
+    if traits.arguments is None:
+        turns = [_call_as_text(turn, notation) for turn in turns]
+    if traits.arguments is None or not traits.shows_results:
+        turns = _results_as_text(turns)
+    if not traits.parallel:
+        turns = _one_call_each(turns)
+    if traits.empty_content is None:
+        turns = [part for turn in turns for part in _text_apart(turn)]
+    if tools and not traits.shows_tools:
+        turns = [Message("system", announcement(tools, notation)), *turns]
+        if len(turns) > 1 and turns[1].role == "system":
+            turns[:2] = [Message("system", f"{turns[1].content}\n\n{turns[0].content}", name=turns[1].name)]
+    turns = _merged(turns, any_name=traits.alternates)
+    if traits.system != "anywhere":
+        kept = turns[:1] if traits.system == "first" and turns and turns[0].role == "system" else []
+        turns = _merged([*kept, *_system_in_user(turns[len(kept) :])], any_name=traits.alternates)
+    return turns
+
+
+def announcement(tools: Sequence[Tool], notation: Notation) -> str:
+    """What a model is told of its tools where its template says nothing."""
+    listed = "\n".join(json.dumps(tool.as_openai(), ensure_ascii=False) for tool in tools)
+    return (
+        f"You may call these functions:\n<tools>\n{listed}\n</tools>\n"
+        f"To call one, write its name and its arguments as JSON:\n{notation.example()}"
+    )
+
+
+def _call_as_text(turn: Message, notation: Notation) -> Message:
+    if not turn.tool_calls:
+        return turn
+    written = notation.write(turn.tool_calls)
+    return Message(turn.role, f"{turn.content}\n{written}" if turn.content else written, name=turn.name)
+
+
+def _results_as_text(turns: Sequence[Message]) -> list[Message]:
+    return [
+        Message("user", f"<tool_response>\n{turn.content}\n</tool_response>") if turn.role == "tool" else turn
+        for turn in turns
+    ]
+
+
+def _one_call_each(turns: Sequence[Message]) -> list[Message]:
+    """Turns with several calls as turns with one, each followed by its result."""
+    arranged: list[Message] = []
+    taken: set[int] = set()
+    for index, turn in enumerate(turns):
+        if index in taken:
+            continue
+        if len(turn.tool_calls) < 2:
+            arranged.append(turn)
+            continue
+        results = []
+        for place in range(index + 1, len(turns)):
+            if turns[place].role != "tool":
+                break
+            results.append(place)
+        for number, call in enumerate(turn.tool_calls):
+            content = turn.content if number == 0 else ""
+            arranged.append(dataclasses.replace(turn, content=content, tool_calls=(call,)))
+            own = [place for place in results if turns[place].tool_call_id == call.call_id]
+            arranged += [turns[place] for place in own]
+            taken.update(own)
+    return arranged
+
+
+def _text_apart(turn: Message) -> list[Message]:
+    """A template that drops the calls of a turn with text is given the text as a turn of its own."""
+    if turn.tool_calls and turn.content:
+        return [Message(turn.role, turn.content, name=turn.name), dataclasses.replace(turn, content="")]
+    return [turn]
+
+
+def _system_in_user(turns: Sequence[Message]) -> list[Message]:
+    """System turns as the beginning of the next user turn; where none follows, as a user turn."""
+    arranged: list[Message] = []
+    waiting: list[str] = []
+    for turn in turns:
+        if turn.role == "system":
+            waiting.append(turn.content)
+            continue
+        if turn.role == "user" and waiting:
+            turn = dataclasses.replace(turn, content="\n\n".join([*waiting, turn.content]))
+            waiting = []
+        elif turn.role == "assistant" and waiting:
+            arranged.append(Message("user", "\n\n".join(waiting)))
+            waiting = []
+        arranged.append(turn)
+    if waiting:
+        arranged.append(Message("user", "\n\n".join(waiting)))
+    return arranged
+
+
+def _merged(turns: Sequence[Message], *, any_name: bool) -> list[Message]:
+    """Neighbouring turns of one role as one turn; calls and results stay apart."""
+    merged: list[Message] = []
+    for turn in turns:
+        previous = merged[-1] if merged else None
+        if (
+            previous is not None
+            and previous.role == turn.role != "tool"
+            and not previous.tool_calls
+            and not turn.tool_calls
+            and (any_name or previous.name == turn.name)
+        ):
+            name = previous.name if previous.name == turn.name else None
+            merged[-1] = Message(turn.role, f"{previous.content}\n\n{turn.content}", name=name)
+        else:
+            merged.append(turn)
+    return merged
+
+
+# ---- the form that templates read ----------------------------------------------------------------------------------------
+
+
+def as_mapping(message: Message, traits: TemplateTraits, template: str | None) -> JsonObject:
+    """OpenAI's form, with arguments, ids and empty contents as the template wants them."""
+    content: str | None = message.content
+    thought: str | None = None
+    if message.role == "assistant" and "</think>" in (template or ""):
+        found = THOUGHT.match(message.content)
+        if found is not None:
+            content, thought = message.content[found.end() :], found["thought"].strip("\n")
+    mapping: JsonObject = {"role": message.role, "content": content}
+    if thought and "reasoning_content" in (template or ""):
+        mapping["reasoning_content"] = thought
+    if message.name is not None:
+        mapping["name"] = message.name
+    if message.tool_call_id is not None:
+        mapping["tool_call_id"] = _call_id(message.tool_call_id, traits)
+    if message.tool_calls:
+        mapping["content"] = content or traits.empty_content
+        mapping["tool_calls"] = [
+            {
+                "id": _call_id(call.call_id, traits),
+                "type": "function",
+                "function": {"name": call.name, "arguments": _arguments(call, traits)},
+            }
+            for call in message.tool_calls
+        ]
+    return mapping
+
+
+def _call_id(call_id: str, traits: TemplateTraits) -> str:
+    """The id, or nine letters and digits that stand for it."""
+    if not traits.short_ids or re.fullmatch(r"[a-zA-Z0-9]{9}", call_id):
+        return call_id
+    return hashlib.sha256(call_id.encode()).hexdigest()[:9]
+
+
+def _arguments(call: ToolCall, traits: TemplateTraits) -> Json:
+    if traits.arguments == "string":
+        return call.arguments
+    try:
+        value: Json = json.loads(call.arguments, strict=False)
+    except ValueError:
+        return call.arguments
+    return value
+
+
+def with_documents(turns: Sequence[Message], documents: Sequence[Mapping[str, str]]) -> list[Message]:
+    """Documents in front of the last user turn, for templates that do not render them."""
+    listed = "\n\n".join("\n".join(document.values()) for document in documents)
+    last = max((index for index, turn in enumerate(turns) if turn.role == "user"), default=None)
+    if last is None:
+        return [*turns, Message("user", listed)]
+    question = turns[last]
+    return [*turns[:last], dataclasses.replace(question, content=f"{listed}\n\n{question.content}"), *turns[last + 1 :]]

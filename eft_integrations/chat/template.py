@@ -1,0 +1,141 @@
+"""What a chat template can do by itself, found out by rendering small conversations with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from eft_integrations.json_types import Json, JsonObject
+
+ARGUMENTS = {"probe_key": "probe value"}
+SHORT_ID = "abcdef123"
+"""Nine letters and digits, as Mistral's templates demand."""
+LONG_ID = "call_0123456789abcdef"
+TOOL: JsonObject = {
+    "type": "function",
+    "function": {
+        "name": "probe_tool",
+        "description": "probes",
+        "parameters": {
+            "type": "object",
+            "properties": {"probe_key": {"type": "string", "description": "a key"}},
+            "required": ["probe_key"],
+        },
+    },
+}
+
+
+@dataclass(frozen=True)
+class TemplateTraits:
+    """What is known of a template.
+
+    `arguments`: how calls are given to it, None where it does not render them. `empty_content`: what it wants for the content of a
+    turn that only calls. `system`: where a system turn may stand.
+    """
+
+    shows_tools: bool = False
+    arguments: Literal["object", "string"] | None = None
+    empty_content: str | None = ""
+    shows_results: bool = False
+    parallel: bool = False
+    short_ids: bool = False
+    system: Literal["anywhere", "first", "never"] = "anywhere"
+    alternates: bool = False
+
+
+NO_TEMPLATE = TemplateTraits()
+
+
+@functools.lru_cache(maxsize=64)
+def traits_of(template: str) -> TemplateTraits:
+    """The traits of a Jinja template. A template that renders nothing at all has none; the engine says what is wrong with it."""
+    if _render(template, [_turn("user", "one")]) is None:
+        return NO_TEMPLATE
+    shown = _render(template, [_turn("system", "s"), _turn("user", "one")], [TOOL])
+    shown = shown or _render(template, [_turn("user", "one")], [TOOL])
+    return dataclasses.replace(
+        _calls_trait(template),
+        shows_tools=shown is not None and "probe_tool" in shown,
+        system=_system_trait(template),
+        alternates=_render(template, [_turn("user", "one"), _turn("user", "two")]) is None,
+    )
+
+
+def _system_trait(template: str) -> Literal["anywhere", "first", "never"]:
+    first = _render(template, [_turn("system", "sysone"), _turn("user", "one")])
+    if first is None or "sysone" not in first:
+        return "never"
+    said = [("system", "sysone"), ("user", "one"), ("assistant", "two"), ("system", "systwo"), ("user", "three")]
+    middle = _render(template, [_turn(role, text) for role, text in said]) or ""
+    places = [middle.find(text, middle.find("sysone") + len("sysone")) for _, text in said[1:]]
+    return "anywhere" if places == sorted(places) and places[0] >= 0 else "first"
+
+
+def _calls_trait(template: str) -> TemplateTraits:
+    """Traits of calls and results."""
+    kinds: tuple[Literal["object", "string"], ...] = ("object", "string")
+    for call_id, kind, empty, tools in itertools.product((LONG_ID, SHORT_ID), kinds, ("", None), (None, [TOOL])):
+        rendered = _render(template, _loop([call_id], kind, empty), tools)
+        if rendered is None or not _shows_call(rendered):
+            continue
+        several = _render(template, _loop([call_id, call_id[:-1] + "9"], kind, empty), tools)
+        return TemplateTraits(
+            arguments=kind,
+            empty_content=empty,
+            shows_results="probe result" in rendered,
+            parallel=several is not None and several.count("probe_name") >= 2 * rendered.count("probe_name"),
+            short_ids=call_id == SHORT_ID,
+        )
+    return NO_TEMPLATE
+
+
+def _shows_call(rendered: str) -> bool:
+    """The name, and the arguments as what they are: no JSON inside of a JSON string."""
+    return (
+        "probe_name" in rendered
+        and "probe value" in rendered
+        and '\\"probe_key' not in rendered
+        and "&#34;" not in rendered
+    )
+
+
+def _loop(call_ids: Sequence[str], kind: str, empty: str | None) -> list[JsonObject]:
+    arguments: Json = ARGUMENTS if kind == "object" else json.dumps(ARGUMENTS)
+    calls: list[Json] = [
+        {"id": call_id, "type": "function", "function": {"name": "probe_name", "arguments": arguments}}
+        for call_id in call_ids
+    ]
+    results: list[JsonObject] = [
+        {"role": "tool", "content": "probe result", "tool_call_id": call_id, "name": "probe_name"}
+        for call_id in call_ids
+    ]
+    return [_turn("user", "one"), {"role": "assistant", "content": empty, "tool_calls": calls}, *results]
+
+
+def _turn(role: str, content: str) -> JsonObject:
+    return {"role": role, "content": content}
+
+
+def _render(template: str, messages: Sequence[JsonObject], tools: Sequence[JsonObject] | None = None) -> str | None:
+    """The conversation as text; None where the template refuses it."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    try:
+        rendered, _ = render_jinja_template(
+            conversations=[[dict(message) for message in messages]],
+            tools=None if tools is None else [dict(tool) for tool in tools],
+            chat_template=template,
+            add_generation_prompt=True,
+            bos_token="",
+            eos_token="",
+            unk_token="",
+            pad_token="",
+        )
+    except Exception:  # a template is foreign code: it can raise anything, and raises what it refuses
+        return None
+    return str(rendered[0])

@@ -1,0 +1,91 @@
+"""A request with the time that its answer may take, on its way to a backend, and the answer while it arrives."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from eft_integrations.backends.protocol import ChatBackend, last_result
+from eft_integrations.chat.messages import ToolCall
+from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
+
+Form = TypeVar("Form")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What an adapter asks.
+
+    After `timeout_s` seconds the request is cancelled, and whoever reads the answer gets a TimeoutError. `model_name` is how the
+    call named the model, perhaps with weights behind the name.
+    """
+
+    backend: ChatBackend
+    request: ChatRequest
+    model_name: str
+    timeout_s: float | None = None
+
+    def answer(self) -> ChatResult:
+        """The whole answer."""
+        return last_result(list(self.stream(lambda delta: delta.result)))
+
+    async def aanswer(self) -> ChatResult:
+        """The whole answer, without blocking the event loop."""
+        return last_result([result async for result in self.astream(lambda delta: delta.result)])
+
+    def stream(self, form: Callable[[ChatDelta], Form]) -> Generator[Form]:
+        """The answer in pieces, in a host's form; the request is submitted now, and closing the iterator cancels it."""
+        deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
+        return self._until(deadline, self.backend.stream(self.request), form)
+
+    def _until(
+        self, deadline: float | None, deltas: Iterator[ChatDelta], form: Callable[[ChatDelta], Form]
+    ) -> Generator[Form]:
+        try:
+            for delta in deltas:
+                yield form(delta)
+                if deadline is not None and time.monotonic() > deadline and delta.result is None:
+                    raise self._late()
+        finally:
+            deltas.close()  # type: ignore[attr-defined]
+
+    async def astream(self, form: Callable[[ChatDelta], Form]) -> AsyncGenerator[Form]:
+        """`stream` without blocking the event loop; the clock runs from the first time that a piece is asked for."""
+        deadline = None if self.timeout_s is None else asyncio.get_running_loop().time() + self.timeout_s
+        deltas = self.backend.astream(self.request)
+        try:
+            while True:
+                async with asyncio.timeout_at(deadline):
+                    delta = await anext(deltas, None)
+                if delta is None:
+                    return
+                yield form(delta)
+        except TimeoutError as error:
+            raise self._late() from error
+        finally:
+            await deltas.aclose()  # type: ignore[attr-defined]
+
+    def _late(self) -> TimeoutError:
+        return TimeoutError(f"no whole answer within {self.timeout_s} s; the request was cancelled")
+
+
+@dataclass
+class AnswerSoFar:
+    """What has come of a streamed answer, for hosts whose pieces hold all of it. A call being written has its arguments so far."""
+
+    text: str = ""
+    calls: list[ToolCall] = field(default_factory=list)
+
+    def add(self, delta: ChatDelta) -> None:
+        """The next piece came."""
+        self.text += delta.text
+        if (piece := delta.call) is None:
+            return
+        if piece.name is not None:
+            self.calls.append(ToolCall(piece.call_id or "", piece.name, ""))
+        call = self.calls[piece.index]
+        self.calls[piece.index] = dataclasses.replace(call, arguments=call.arguments + piece.arguments)

@@ -1,0 +1,214 @@
+"""LangChain, LlamaIndex and the HTTP server behind one small interface, so that a test of the matrix is written once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from fastapi.testclient import TestClient
+from langchain_core.messages import AIMessage, AIMessageChunk, convert_to_messages
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ToolCallBlock
+
+from eft_integrations.backends.pool import backend_of
+from eft_integrations.langchain import EFTChatModel
+from eft_integrations.llama_index import EFTLLM
+from tests.integrations.server.serving import events_of, make_app
+
+MAX_TOKENS = 200
+
+OpenAIMessage = Mapping[str, Any]
+"""A message in OpenAI's form."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call as a caller gets it."""
+
+    call_id: str
+    name: str
+    arguments: Mapping[str, Any]
+
+    def as_openai(self) -> dict[str, Any]:
+        """OpenAI's form, as an agent sends it back."""
+        function = {"name": self.name, "arguments": json.dumps(self.arguments, ensure_ascii=False)}
+        return {"id": self.call_id, "type": "function", "function": function}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a caller sees of an answer. `metadata` is what the package reports of it."""
+
+    text: str
+    calls: tuple[Call, ...]
+    finish_reason: str
+    metadata: Mapping[str, Any]
+
+    @property
+    def content(self) -> tuple[str, list[tuple[str, Mapping[str, Any]]], str]:
+        """Everything but ids and reports: what is the same in every way of asking."""
+        return self.text, [(call.name, dict(call.arguments)) for call in self.calls], self.finish_reason
+
+    def as_openai(self) -> dict[str, Any]:
+        """The assistant's turn in OpenAI's form."""
+        turn: dict[str, Any] = {"role": "assistant", "content": self.text or None}
+        return turn | ({"tool_calls": [call.as_openai() for call in self.calls]} if self.calls else {})
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked, in OpenAI's terms. `parallel` None: not said."""
+
+    messages: Sequence[OpenAIMessage]
+    tools: Sequence[Mapping[str, Any]] = ()
+    tool_choice: Any = None
+    parallel: bool | None = None
+    response_format: Mapping[str, Any] | None = None
+
+    def keywords(self, *, tools: bool = True) -> dict[str, Any]:
+        """What was said beside the messages."""
+        said: dict[str, Any] = {
+            "tools": list(self.tools) if tools else None,
+            "tool_choice": self.tool_choice,
+            "parallel_tool_calls": self.parallel,
+            "response_format": self.response_format,
+        }
+        return {name: value for name, value in said.items() if value not in (None, [])}
+
+
+class Adapter(Protocol):
+    """One way of asking."""
+
+    def ask(self, question: Question, *, stream: bool) -> Answer:
+        """The answer, whole or put together from a stream."""
+
+    def close(self) -> None:
+        """Let go of what the adapter holds."""
+
+
+class LangChainAdapter:
+    """`EFTChatModel`."""
+
+    def __init__(self, engine: Any) -> None:
+        self._model = EFTChatModel(engine=engine, max_tokens=MAX_TOKENS, seed=0)
+
+    def close(self) -> None:
+        """See `Adapter`."""
+
+    def ask(self, question: Question, *, stream: bool) -> Answer:
+        """See `Adapter`."""
+        messages = convert_to_messages(list(question.messages))
+        keywords = question.keywords()
+        if not stream:
+            return _of_langchain(self._model.invoke(messages, **keywords))
+        whole = AIMessageChunk(content="")
+        for chunk in self._model.stream(messages, **keywords):
+            whole += chunk
+        return _of_langchain(whole)
+
+
+def _of_langchain(message: AIMessage) -> Answer:
+    calls = tuple(Call(call["id"] or "", call["name"], call["args"]) for call in message.tool_calls)
+    return Answer(
+        str(message.content), calls, message.response_metadata["finish_reason"], message.response_metadata["eft"]
+    )
+
+
+class LlamaIndexAdapter:
+    """`EFTLLM`."""
+
+    def __init__(self, engine: Any) -> None:
+        self._llm = EFTLLM(engine=engine, max_tokens=MAX_TOKENS, seed=0)
+
+    def close(self) -> None:
+        """See `Adapter`."""
+
+    def ask(self, question: Question, *, stream: bool) -> Answer:
+        """See `Adapter`."""
+        messages = [_to_llama_index(message) for message in question.messages]
+        if not stream:
+            return _of_llama_index(self._llm.chat(messages, **question.keywords()))
+        pieces, last = [], None
+        for last in self._llm.stream_chat(messages, **question.keywords()):
+            pieces.append(last.delta or "")
+        assert last is not None
+        answer = _of_llama_index(last)
+        assert "".join(pieces) == answer.text, "the pieces of a stream are its text"
+        return answer
+
+
+def _to_llama_index(message: OpenAIMessage) -> ChatMessage:
+    extra = {name: message[name] for name in ("tool_calls", "tool_call_id", "name") if message.get(name)}
+    return ChatMessage(role=message["role"], content=message["content"] or "", additional_kwargs=extra)
+
+
+def _of_llama_index(response: ChatResponse) -> Answer:
+    blocks = [block for block in response.message.blocks if isinstance(block, ToolCallBlock)]
+    calls = tuple(Call(own.tool_call_id or "", own.tool_name, _object(own.tool_kwargs)) for own in blocks)
+    raw: Any = response.raw
+    return Answer(response.message.content or "", calls, raw["choices"][0]["finish_reason"], raw["eft"])
+
+
+def _object(arguments: Mapping[str, Any] | str) -> Mapping[str, Any]:
+    return json.loads(arguments) if isinstance(arguments, str) else arguments
+
+
+class ServerAdapter:
+    """The server's application over HTTP."""
+
+    def __init__(self, engine: Any) -> None:
+        self._client = TestClient(make_app({"family": backend_of(engine)}))
+        self._client.__enter__()  # one event loop for all questions
+
+    def close(self) -> None:
+        """See `Adapter`."""
+        self._client.__exit__(None, None, None)
+
+    def ask(self, question: Question, *, stream: bool) -> Answer:
+        """See `Adapter`."""
+        body = {
+            "model": "family",
+            "messages": list(question.messages),
+            "max_tokens": MAX_TOKENS,
+            "seed": 0,
+            "stream": stream,
+            **question.keywords(),
+        }
+        response = self._client.post("/v1/chat/completions", json=body)
+        assert response.status_code == 200, response.text
+        if stream:
+            return _of_events([json.loads(event) for event in events_of(response.text) if event != "[DONE]"])
+        reply = response.json()
+        choice = reply["choices"][0]
+        calls = [
+            Call(call["id"], call["function"]["name"], json.loads(call["function"]["arguments"]))
+            for call in choice["message"].get("tool_calls") or ()
+        ]
+        return Answer(
+            choice["message"]["content"] or "", tuple(calls), choice["finish_reason"], reply["eft"]["choices"][0]
+        )
+
+
+def _of_events(events: Sequence[Mapping[str, Any]]) -> Answer:
+    text, finish_reason, metadata = "", "", {}
+    calls: dict[int, dict[str, str]] = {}
+    for event in events:
+        assert "error" not in event, event
+        choice = event["choices"][0]
+        text += choice["delta"].get("content") or ""
+        for piece in choice["delta"].get("tool_calls") or ():
+            if "id" in piece:
+                calls[piece["index"]] = {"id": piece["id"], "name": piece["function"]["name"], "arguments": ""}
+            calls[piece["index"]]["arguments"] += piece["function"].get("arguments") or ""
+        finish_reason = choice["finish_reason"] or finish_reason
+        metadata = event["eft"]["choices"][0] if "eft" in event else metadata
+    return Answer(
+        text,
+        tuple(Call(own["id"], own["name"], json.loads(own["arguments"])) for own in calls.values()),
+        finish_reason,
+        metadata,
+    )
+
+
+ADAPTERS = {"langchain": LangChainAdapter, "llama_index": LlamaIndexAdapter, "server": ServerAdapter}

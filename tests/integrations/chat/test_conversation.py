@@ -1,0 +1,188 @@
+"""What chat templates can do is found out by asking them, and conversations are put into the order and form that they take."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from eft_integrations.chat.conversation import arranged, as_mapping, with_documents
+from eft_integrations.chat.messages import Message, Tool, ToolCall
+from eft_integrations.chat.notations import DEEPSEEK_V3, HERMES
+from eft_integrations.chat.request import ToolChoice
+from eft_integrations.chat.template import TemplateTraits, traits_of
+
+TOOLS = [Tool("add", "adds", {"type": "object", "properties": {"a": {"type": "integer"}}}), Tool("now")]
+PLAIN = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+EVERYTHING = TemplateTraits(shows_tools=True, arguments="object", shows_results=True, parallel=True)
+CALLS = (ToolCall("1", "add", '{"a": 3}'), ToolCall("2", "now", "{}"))
+LOOP = [
+    Message("user", "3?"),
+    Message("assistant", "Let me see.", tool_calls=CALLS),
+    Message("tool", "4", tool_call_id="1", name="add"),
+    Message("tool", "noon", tool_call_id="2", name="now"),
+    Message("assistant", "4 at noon."),
+]
+
+CALLING = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content or '' }}"
+    "{% for c in m.tool_calls or [] %}[{{ c.function.name }} {{ ARGUMENTS }}]{% endfor %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (PLAIN, TemplateTraits()),
+        (PLAIN + "{{ tools }}", TemplateTraits(shows_tools=True)),
+        (
+            CALLING.replace("ARGUMENTS", "c.function.arguments | tojson"),
+            TemplateTraits(arguments="object", shows_results=True, parallel=True),
+        ),
+        (
+            CALLING.replace("ARGUMENTS", "'' + c.function.arguments"),
+            TemplateTraits(arguments="string", shows_results=True, parallel=True),
+        ),
+        (
+            CALLING.replace("ARGUMENTS", "c.function.arguments | tojson").replace(
+                "m.tool_calls or []", "(m.tool_calls or [])[:1]"
+            ),
+            TemplateTraits(arguments="object", shows_results=True, parallel=False),
+        ),
+        (
+            "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + PLAIN,
+            TemplateTraits(system="never"),
+        ),
+        (
+            "{% for m in messages[1:] %}{% if m.role == 'system' %}{{ raise_exception('late') }}{% endif %}{% endfor %}"
+            + PLAIN,
+            TemplateTraits(system="first"),
+        ),
+        (
+            "{% for m in messages[1:] %}{% if m.role == messages[loop.index0].role %}{{ raise_exception('twice') }}{% endif %}"
+            "{% endfor %}" + PLAIN,
+            TemplateTraits(alternates=True),
+        ),
+        (
+            CALLING.replace("ARGUMENTS", "c.function.arguments | tojson")
+            + "{% for m in messages %}{% for c in m.tool_calls or [] %}{% if c.id | length != 9 %}{{ raise_exception('id') }}"
+            "{% endif %}{% endfor %}{% endfor %}",
+            TemplateTraits(arguments="object", shows_results=True, parallel=True, short_ids=True),
+        ),
+        ("{{ raise_exception('never') }}", TemplateTraits()),
+        ("{% broken", TemplateTraits()),
+    ],
+)
+def test_traits_are_what_a_template_does(template: str, expected: TemplateTraits) -> None:
+    assert traits_of(template) == expected
+
+
+def test_a_template_that_can_do_everything_gets_the_turns_as_they_are() -> None:
+    turns = [Message("system", "Be brief."), *LOOP, Message("system", "Now in French."), Message("user", "5?")]
+    assert arranged(turns, TOOLS, EVERYTHING, HERMES) == turns
+
+
+def test_tools_calls_and_results_become_text_for_a_template_that_knows_none() -> None:
+    system, user, called, results, answer = arranged(
+        [Message("system", "Be brief."), *LOOP], TOOLS, TemplateTraits(), DEEPSEEK_V3
+    )
+    assert system.content.startswith("Be brief.")
+    assert all(json.dumps(tool.as_openai()) in system.content for tool in TOOLS)
+    assert "<｜tool▁call▁begin｜>" in system.content, "the model is shown its own notation"
+    assert (user, answer) == (LOOP[0], LOOP[-1])
+    assert called == Message("assistant", f"Let me see.\n{DEEPSEEK_V3.write(CALLS)}")
+    assert results.role == "user"
+    assert results.content.count("<tool_response>\n4\n</tool_response>") == 1
+    assert results.content.count("<tool_response>\nnoon\n</tool_response>") == 1
+
+
+def test_calls_of_one_turn_follow_one_another_where_a_turn_has_one() -> None:
+    single = TemplateTraits(shows_tools=True, arguments="object", shows_results=True, parallel=False)
+    _, first, first_result, second, second_result, _ = arranged(LOOP, TOOLS, single, HERMES)
+    assert (first.content, first.tool_calls, first_result) == ("Let me see.", CALLS[:1], LOOP[2])
+    assert (second.content, second.tool_calls, second_result) == ("", CALLS[1:], LOOP[3])
+
+
+@pytest.mark.parametrize("system", ["first", "never"])
+def test_system_turns_go_where_the_template_takes_them(system: str) -> None:
+    traits = TemplateTraits(system=system)  # type: ignore[arg-type]
+    turns = [
+        Message("system", "A"),
+        Message("user", "b"),
+        Message("assistant", "c"),
+        Message("system", "D"),
+        Message("user", "e"),
+    ]
+    seen = [(turn.role, turn.content) for turn in arranged(turns, (), traits, HERMES)]
+    later = [("assistant", "c"), ("user", "D\n\ne")]
+    assert seen == ([("system", "A"), ("user", "b"), *later] if system == "first" else [("user", "A\n\nb"), *later])
+    assert arranged([Message("system", "A")], (), TemplateTraits(system="never"), HERMES) == [Message("user", "A")]
+
+
+def test_turns_of_one_role_become_one() -> None:
+    turns = [Message("user", "a", name="x"), Message("user", "b", name="y"), Message("user", "c", name="y")]
+    assert arranged(turns, (), EVERYTHING, HERMES) == [turns[0], Message("user", "b\n\nc", name="y")]
+    assert arranged(turns, (), TemplateTraits(alternates=True), HERMES) == [Message("user", "a\n\nb\n\nc")]
+    assert arranged([], (), EVERYTHING, HERMES) == []
+
+
+def test_ids_arguments_and_empty_contents_are_the_templates() -> None:
+    call = Message("assistant", "", tool_calls=CALLS[:1])
+    plain = as_mapping(call, EVERYTHING, None)
+    assert plain["tool_calls"] == [{"id": "1", "type": "function", "function": {"name": "add", "arguments": {"a": 3}}}]
+    strict = TemplateTraits(arguments="string", empty_content=None, short_ids=True)
+    mapping, result = as_mapping(call, strict, None), as_mapping(LOOP[2], strict, None)
+    (shown,) = mapping["tool_calls"]  # type: ignore[misc, union-attr]
+    assert (mapping["content"], shown["function"]["arguments"]) == (None, '{"a": 3}')  # type: ignore[index, call-overload]
+    assert len(shown["id"]) == 9  # type: ignore[index, call-overload, arg-type]
+    assert result["tool_call_id"] == shown["id"]  # type: ignore[index, call-overload]
+    assert "tool_calls" not in as_mapping(Message("assistant", "a"), EVERYTHING, None), (
+        "some templates ask for the key alone"
+    )
+
+
+def test_thoughts_of_earlier_turns_are_what_the_template_makes_of_them() -> None:
+    turn = Message("assistant", "<think>\nhm\n</think>\n\nYes.")
+    assert as_mapping(turn, EVERYTHING, "...</think>...reasoning_content")["reasoning_content"] == "hm"
+    assert as_mapping(turn, EVERYTHING, "...</think>...") == {"role": "assistant", "content": "Yes."}
+    assert as_mapping(turn, EVERYTHING, "...")["content"] == turn.content
+
+
+def test_documents_stand_in_front_of_the_last_question() -> None:
+    turns = with_documents([Message("user", "a"), Message("assistant", "b"), Message("user", "c")], [{"text": "D"}])
+    assert [turn.content for turn in turns] == ["a", "b", "D\n\nc"]
+    assert with_documents([], [{"title": "T", "text": "D"}]) == [Message("user", "T\nD")]
+
+
+@pytest.mark.parametrize(
+    ("value", "mode", "name"),
+    [
+        (None, "auto", None),
+        ("auto", "auto", None),
+        ("none", "none", None),
+        ("any", "required", None),
+        ("required", "required", None),
+        (True, "required", None),
+        ("add", "named", "add"),
+        ({"type": "function", "function": {"name": "now"}}, "named", "now"),
+        ({"type": "any"}, "required", None),
+    ],
+    ids=str,
+)
+def test_choice_is_understood_in_every_form(value: object, mode: str, name: str | None) -> None:
+    choice = ToolChoice.parse(value, TOOLS)
+    assert (choice.mode, choice.name) == (mode, name)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"), [("sub", "the tools are add, now"), (3, "must be auto"), ({}, "must be auto")]
+)
+def test_choice_that_means_nothing_is_refused(value: object, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        ToolChoice.parse(value, TOOLS)
+
+
+@pytest.mark.parametrize("value", ["any", "add", True])
+def test_demanded_call_needs_tools(value: object) -> None:
+    with pytest.raises(ValueError, match="no tools were given"):
+        ToolChoice.parse(value, [])
