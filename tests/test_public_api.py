@@ -35,9 +35,11 @@ PUBLIC_NAMES = [
     "TunedPair",
     "Usage",
     "Verbatim",
+    "control_texts",
     "errors",
     "inspect_trio",
     "load_preset",
+    "neutralise",
 ]
 CALL = ["sampling", "reward_weights", "composition", "speculation", "prompt_options"]
 SCORE = ["reward_weights", "composition", "prompt_options"]

@@ -18,6 +18,7 @@ from benchmarks.agents.judging import Verdict, Written, has_facts, judge, num_co
 from benchmarks.agents.tasks import KINDS, Call, Step, Task
 from benchmarks.agents.tools import TOOLS
 from eft_engine.evaluation.intervals import Share, share_of
+from eft_integrations.chat.messages import LOOSE
 from eft_integrations.langchain import EFTChatModel
 
 
@@ -105,7 +106,7 @@ def conversation(task: Task) -> list[BaseMessage]:
 
 def _done(steps: Sequence[Step]) -> Iterator[BaseMessage]:
     for number, step in enumerate(steps):
-        ids = [f"call_{number}_{index}" for index in range(len(step))]
+        ids = [f"{LOOSE}{number}_{index}" for index in range(len(step))]  # as this model's own calls are recognised
         calls = [{"name": call.name, "args": call.arguments, "id": own} for call, own in zip(step, ids, strict=True)]
         yield AIMessage("", tool_calls=calls)
         for call, own in zip(step, ids, strict=True):

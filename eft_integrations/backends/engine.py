@@ -35,6 +35,13 @@ class EngineBackend:
         self._is_closed = False
         self._lock = threading.Lock()
 
+    @classmethod
+    def of(cls, engine: Engine, *, model_name: str, identity: str | None = None) -> EngineBackend:
+        """Answers with an engine that is loaded already."""
+        backend = cls(lambda: engine, model_name=model_name, identity=identity)
+        backend._engine = engine
+        return backend
+
     @property
     def engine(self) -> Engine:
         """The engine, loaded now if it is not yet.

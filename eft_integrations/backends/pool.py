@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
-import weakref
+import uuid
 from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from eft_engine import EngineConfig, TunedPair
 from eft_engine.errors import InvalidOptionError
@@ -43,25 +43,20 @@ class Pool(Generic[Key, Backend]):
 
 
 _SHARED: Pool[str, EngineBackend] = Pool()
-_OF_ENGINES: WeakKeyDictionary[Engine, EngineBackend] = WeakKeyDictionary()
+_OF_ENGINES: WeakValueDictionary[int, EngineBackend] = WeakValueDictionary()
+"""By the engine's `id`, which no other object has while the backend holds the engine."""
+_IDENTITIES: WeakKeyDictionary[Engine, str] = WeakKeyDictionary()
 _OF_ENGINES_LOCK = threading.Lock()
 
 
 def backend_of(engine: Engine) -> EngineBackend:
-    """The backend of an engine that is already loaded, one and the same for all who ask."""
+    """The backend of an engine that is already loaded, one and the same for all who ask. It lives as long as somebody holds it."""
     with _OF_ENGINES_LOCK:
-        if engine not in _OF_ENGINES:
-            _OF_ENGINES[engine] = EngineBackend(_alive(weakref.ref(engine)), model_name="eft")
-        return _OF_ENGINES[engine]
-
-
-def _alive(reference: weakref.ref[Engine]) -> Callable[[], Engine]:
-    def engine() -> Engine:
-        found = reference()
-        assert found is not None, "whoever asks holds the engine"
-        return found
-
-    return engine
+        backend = _OF_ENGINES.get(id(engine))
+        if backend is None:
+            identity = _IDENTITIES.setdefault(engine, uuid.uuid4().hex)
+            backend = _OF_ENGINES[id(engine)] = EngineBackend.of(engine, model_name="eft", identity=identity)
+        return backend
 
 
 def shared_backend(

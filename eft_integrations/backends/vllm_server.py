@@ -24,6 +24,7 @@ from eft_engine import (
     SamplingParams,
     TokenLogprobs,
     Usage,
+    control_texts,
     errors,
 )
 from eft_engine.config import resolve_weights
@@ -60,7 +61,7 @@ class VLLMDialect:
             self._chat_template: str | None = tokenizer.get("chat_template")
             decoder = tokenizer.get("added_tokens_decoder") or {}
             added = {int(token_id): _token(token) for token_id, token in decoder.items()}
-        structure = [text for text, is_special in added.values() if text.strip() and (is_special or text[0] in "<[")]
+        structure = control_texts(added.values(), [self._chat_template or ""])
         self._control_tokens = ControlTokens.of(added, sorted(structure, key=lambda text: (-len(text), text)))
 
     def _tokenizer_info(self) -> Received:

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from eft_integrations.chat.messages import Message, Tool, ToolCall
+from eft_integrations.chat.messages import LOOSE, Message, Tool, ToolCall
 from eft_integrations.chat.notations.base import Notation
 from eft_integrations.chat.template import TemplateTraits
 from eft_integrations.json_types import Json, JsonObject
@@ -23,8 +23,8 @@ def arranged(
     turns = list(messages)
     if traits.arguments is None:
         turns = [_call_as_text(turn, notation) for turn in turns]
-    if traits.arguments is None or not traits.shows_results:
-        turns = _results_as_text(turns)
+    if traits.arguments is None or not traits.shows_results or any(_is_loose(turn) for turn in turns):
+        turns = _results_in_words(turns)
     if not traits.parallel:
         turns = _one_call_each(turns)
     if traits.empty_content is None:
@@ -56,11 +56,22 @@ def _call_as_text(turn: Message, notation: Notation) -> Message:
     return Message(turn.role, f"{turn.content}\n{written}" if turn.content else written, name=turn.name)
 
 
-def _results_as_text(turns: Sequence[Message]) -> list[Message]:
-    return [
-        Message("user", f"<tool_response>\n{turn.content}\n</tool_response>") if turn.role == "tool" else turn
-        for turn in turns
-    ]
+def _is_loose(turn: Message) -> bool:
+    """Whether the model wrote a call of this turn in another form than its template's."""
+    return any(call.call_id.startswith(LOOSE) for call in turn.tool_calls)
+
+
+def _results_in_words(turns: Sequence[Message]) -> list[Message]:
+    """Results as something that the user says."""
+    names = {call.call_id: call.name for turn in turns for call in turn.tool_calls}
+    said = []
+    for turn in turns:
+        if turn.role == "tool":
+            name = turn.name or names.get(turn.tool_call_id or "")
+            function = f"The function {name}" if name else "The function"
+            turn = Message("user", f"{function} returned:\n{turn.content}")
+        said.append(turn)
+    return said
 
 
 def _one_call_each(turns: Sequence[Message]) -> list[Message]:

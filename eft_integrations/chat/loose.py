@@ -26,7 +26,6 @@ from eft_integrations.chat.forms import (
 )
 from eft_integrations.chat.messages import Tool
 
-
 NAMED = re.compile(r"""\s*\{\s*["']name["']\s*:\s*["'](?P<name>[^"'\\]*)["']""")
 
 

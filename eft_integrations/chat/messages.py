@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+LOOSE = "call_loose_"
+"""What ids begin with of calls that a model wrote in another form than its template's.
+
+Callers send ids back with the results, which then come in words: models that do not write their template's notation do not read it
+either, and call again (`benchmarks.result_forms`).
+"""
 
 Role = Literal["system", "user", "assistant", "tool"]
 

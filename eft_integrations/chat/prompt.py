@@ -88,8 +88,7 @@ class Asked:
         """A request to a model with this chat template and these control tokens.
 
         Raises:
-            InvalidOptionError: a sampling field is unknown or out of range.
-            ValueError: there is no notation of the name that the request gives.
+            InvalidOptionError: a sampling field is unknown or out of range, or there is no notation of the name that is given.
         """
         if request.prompt is not None:
             return cls._of_text(request, request.prompt)

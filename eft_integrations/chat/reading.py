@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from eft_integrations.chat.loose import Unrecognised, find_calls, may_become_calls
-from eft_integrations.chat.messages import InvalidToolCall, Tool, ToolCall
+from eft_integrations.chat.messages import LOOSE, InvalidToolCall, Tool, ToolCall
 from eft_integrations.chat.notations.base import BrokenCall, Notation, WrittenCall, Zone
 from eft_integrations.chat.request import CallDelta
 
@@ -60,7 +60,7 @@ class CallReader:
                 yield from self._pass(found.before[len(self._passed) :])
                 yield from self._pass(found.behind)
                 for call in found.calls:
-                    yield from self._whole(WrittenCall(call.name, call.arguments))
+                    yield from self._whole(WrittenCall(call.name, call.arguments), prefix=LOOSE)
                 return
         if self._held.strip() or not self._calls:
             yield from self._pass(self._held)
@@ -140,20 +140,20 @@ class CallReader:
         if zone.partial is not None and not self._calls:  # a further one may be a repetition
             yield from self._part(zone.partial)
 
-    def _part(self, call: WrittenCall) -> Iterator[Piece]:
+    def _part(self, call: WrittenCall, *, prefix: str = "call_") -> Iterator[Piece]:
         if self._partial is None:
-            self._partial = _Partial(f"call_{uuid.uuid4().hex[:24]}")
+            self._partial = _Partial(f"{prefix}{uuid.uuid4().hex[:24]}")
             yield CallDelta(len(self._calls), self._partial.call_id, call.name)
         if piece := call.arguments[self._partial.num_sent :]:
             self._partial.num_sent += len(piece)
             yield CallDelta(len(self._calls), arguments=piece)
 
-    def _whole(self, call: WrittenCall) -> Iterator[Piece]:
+    def _whole(self, call: WrittenCall, *, prefix: str = "call_") -> Iterator[Piece]:
         known = (call.name, _canonical(call.arguments))
         if known in self._calls:
             yield Unrecognised(f"{call.name}({call.arguments})", "the answer makes this call already")
             return
-        yield from self._part(call)
+        yield from self._part(call, prefix=prefix)
         assert self._partial is not None, "a part was sent"
         self._calls.append(known)
         yield ToolCall(self._partial.call_id, call.name, call.arguments)

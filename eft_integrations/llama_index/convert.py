@@ -10,6 +10,7 @@ from llama_index.core.base.llms import types
 from pydantic import BaseModel
 
 from eft_engine import TokenLogprobs
+from eft_engine.outputs import TopToken
 from eft_integrations.chat.messages import Message, ToolCall
 from eft_integrations.chat.request import ChatDelta, ChatResult
 from eft_integrations.question import AnswerSoFar
@@ -105,11 +106,8 @@ def _assistant(text: str, calls: Sequence[ToolCall], *, is_whole: bool) -> types
 
 def _logprobs(token: TokenLogprobs) -> list[types.LogProb]:
     """The chosen one first, then the alternatives, best first."""
-    others = [(top.token, top.logprob) for top in token.top if top.token_id != token.token_id]
-    return [
-        types.LogProb(token=text, logprob=logprob, bytes=list(text.encode()))
-        for text, logprob in ((token.token, token.logprob), *others)
-    ]
+    entries: list[TokenLogprobs | TopToken] = [token, *(top for top in token.top if top.token_id != token.token_id)]
+    return [types.LogProb(token=own.token, logprob=own.logprob, bytes=list(own.token.encode())) for own in entries]
 
 
 class ChatChunks:

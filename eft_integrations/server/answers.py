@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
-from eft_integrations.json_types import Json, JsonObject
+from eft_integrations.json_types import JsonObject
 from eft_integrations.sampling import SamplingFields, given_sampling
 from eft_integrations.server.compositions import Chosen, Composition
 from eft_integrations.server.streaming import interleave

@@ -26,13 +26,15 @@ from eft_integrations.weights import HEADER, first_given, parse_alias, parse_wei
 class Composition:
     """One model of the server.
 
-    `weights` are the composition's own, by pair name; only these pairs belong to it. `chat_template` replaces the backend's own.
+    `weights` are the composition's own, by pair name; only these pairs belong to it. `chat_template` replaces the backend's own;
+    `tool_notation` is how the model writes calls, where its template does not say.
     """
 
     name: str
     backend: ChatBackend
     weights: Mapping[str, float]
     chat_template: str | None = None
+    tool_notation: str | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
@@ -59,7 +61,10 @@ class Composition:
     def ask(self, request: ChatRequest) -> ChatRequest:
         """A request in the backend's terms."""
         weights = self.settle(request.reward_weights)
-        return dataclasses.replace(request, reward_weights=weights, chat_template=self.chat_template)
+        notation = request.tool_notation or self.tool_notation
+        return dataclasses.replace(
+            request, reward_weights=weights, chat_template=self.chat_template, tool_notation=notation
+        )
 
     def report(self, result: ChatResult) -> dict[str, Any]:
         """A result's metadata, without the pairs of others."""

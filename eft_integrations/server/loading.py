@@ -77,4 +77,10 @@ def _composition(settings: CompositionSettings, backend: ChatBackend) -> Composi
         backend.engine  # noqa: B018 - loaded before the server listens
         if first is not None and first != next(iter(backend.weights)):  # the engine's own is that of its first pair
             template = backend.template_of(first)
-    return Composition(settings.name, backend, {**own, **settings.weights}, chat_template=template)
+    return Composition(
+        settings.name,
+        backend,
+        {**own, **settings.weights},
+        chat_template=template,
+        tool_notation=settings.tool_notation,
+    )

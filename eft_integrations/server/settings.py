@@ -28,6 +28,7 @@ from pydantic_settings import (
 from yaml import YAMLError
 
 from eft_engine import EngineConfig, TunedPair, errors
+from eft_integrations.chat.notations import notation_of
 
 DEFAULT_PRESET = "smollm2-json"
 
@@ -47,6 +48,10 @@ class CompositionSettings(BaseModel):
         default_factory=dict, description="weights in this composition, by pair name"
     )
 
+    tool_notation: str | None = Field(
+        default=None, description="how the model writes tool calls (docs/families.md); None: as its chat template says"
+    )
+
     @model_validator(mode="after")
     def _complete(self) -> CompositionSettings:
         if [self.base, self.preset, self.url].count(None) != 2:
@@ -60,6 +65,12 @@ class CompositionSettings(BaseModel):
         if self.base is not None and (unknown := sorted(set(self.weights) - set(self.pairs))):
             raise ValueError(f"composition {self.name!r} has a weight for {unknown[0]!r}, which is none of its pairs")
         return self
+
+    @field_validator("tool_notation")
+    @classmethod
+    def _known_notation(cls, name: str | None) -> str | None:
+        notation_of(None, name)
+        return name
 
     def tuned_pairs(self) -> dict[str, TunedPair]:
         """The pairs, checked by the engine's own rules."""

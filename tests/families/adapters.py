@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from fastapi.testclient import TestClient
+import httpx
 from langchain_core.messages import AIMessage, AIMessageChunk, convert_to_messages
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ToolCallBlock
 
@@ -83,18 +84,12 @@ class Adapter(Protocol):
     def ask(self, question: Question, *, stream: bool) -> Answer:
         """The answer, whole or put together from a stream."""
 
-    def close(self) -> None:
-        """Let go of what the adapter holds."""
-
 
 class LangChainAdapter:
     """`EFTChatModel`."""
 
     def __init__(self, engine: Any) -> None:
         self._model = EFTChatModel(engine=engine, max_tokens=MAX_TOKENS, seed=0)
-
-    def close(self) -> None:
-        """See `Adapter`."""
 
     def ask(self, question: Question, *, stream: bool) -> Answer:
         """See `Adapter`."""
@@ -120,9 +115,6 @@ class LlamaIndexAdapter:
 
     def __init__(self, engine: Any) -> None:
         self._llm = EFTLLM(engine=engine, max_tokens=MAX_TOKENS, seed=0)
-
-    def close(self) -> None:
-        """See `Adapter`."""
 
     def ask(self, question: Question, *, stream: bool) -> Answer:
         """See `Adapter`."""
@@ -158,12 +150,8 @@ class ServerAdapter:
     """The server's application over HTTP."""
 
     def __init__(self, engine: Any) -> None:
-        self._client = TestClient(make_app({"family": backend_of(engine)}))
-        self._client.__enter__()  # one event loop for all questions
-
-    def close(self) -> None:
-        """See `Adapter`."""
-        self._client.__exit__(None, None, None)
+        app = make_app({"family": backend_of(engine)})
+        self._transport = httpx.ASGITransport(app, raise_app_exceptions=False)
 
     def ask(self, question: Question, *, stream: bool) -> Answer:
         """See `Adapter`."""
@@ -175,7 +163,7 @@ class ServerAdapter:
             "stream": stream,
             **question.keywords(),
         }
-        response = self._client.post("/v1/chat/completions", json=body)
+        response = asyncio.run(self._post(body))
         assert response.status_code == 200, response.text
         if stream:
             return _of_events([json.loads(event) for event in events_of(response.text) if event != "[DONE]"])
@@ -188,6 +176,10 @@ class ServerAdapter:
         return Answer(
             choice["message"]["content"] or "", tuple(calls), choice["finish_reason"], reply["eft"]["choices"][0]
         )
+
+    async def _post(self, body: Mapping[str, Any]) -> httpx.Response:
+        async with httpx.AsyncClient(transport=self._transport, base_url="http://server") as client:
+            return await client.post("/v1/chat/completions", json=body)
 
 
 def _of_events(events: Sequence[Mapping[str, Any]]) -> Answer:

@@ -107,7 +107,7 @@ def alike(text: str) -> str:
 def in_order(prompt: str, *texts: str) -> None:
     """Each text is in the prompt, once, and behind the one before."""
     for text in texts:
-        assert prompt.count(text) == 1, f"{text!r} is {prompt.count(text)} times in {prompt!r}"
+        assert prompt.count(text) == 1, f"{text!r} is {prompt.count(text)} times in ...{prompt[-800:]!r}"
     places = [prompt.index(text) for text in texts]
     assert places == sorted(places), prompt
 
@@ -166,11 +166,11 @@ def tools_auto(desk: Desk) -> None:
 def tools_any(desk: Desk) -> None:
     """A call comes, whatever the model would say."""
     answer = desk.ask(Question([user("Will it rain?")], tools=TOOLS, tool_choice="required", parallel=False))
-    assert len(answer.calls) == 1
+    assert len(answer.calls) == 1, answer
     assert not answer.text
     assert answer.finish_reason == "tool_calls"
     _follow_their_schemas(answer.calls)
-    assert desk.stand_in.allows(desk.one_call())
+    assert desk.stand_in.allows(desk.one_call()), desk.stand_in.sampling.grammar
     assert not desk.stand_in.allows(desk.in_words("Perhaps."))
 
 
@@ -178,7 +178,7 @@ def tools_named(desk: Desk) -> None:
     """One call of that tool comes."""
     choice = {"type": "function", "function": {"name": "get_time"}}
     answer = desk.ask(Question([user("Will it rain?")], tools=TOOLS, tool_choice=choice))
-    assert [call.name for call in answer.calls] == ["get_time"]
+    assert [call.name for call in answer.calls] == ["get_time"], answer
     assert answer.finish_reason == "tool_calls"
     _follow_their_schemas(answer.calls)
     assert not desk.stand_in.allows(desk.one_call())
@@ -212,7 +212,7 @@ def tool_loop(desk: Desk) -> None:
         messages += [answer.as_openai(), result(answer.calls[0], text)]
     answer = desk.ask(Question(messages, TOOLS), desk.in_words("It will."))
     assert answer.content == ("It will.", [], "stop")
-    assert desk.prompt.count(desk.history_call()) == 2, desk.prompt
+    assert desk.prompt.count(desk.history_call()) == 2, desk.prompt[-800:]
     results = [alike(desk.family.history_result.format(text)) for text in ("18 degrees", "19 degrees")]
     in_order(desk.prompt, "Will it rain?", *results)
     for written, answered in (

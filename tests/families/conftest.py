@@ -30,7 +30,7 @@ def stand_ins() -> Iterator[Callable[[Family], StandIn]]:
 
 
 @pytest.fixture(scope="session")
-def desks(stand_ins: Callable[[Family], StandIn]) -> Iterator[Desks]:
+def desks(stand_ins: Callable[[Family], StandIn]) -> Desks:
     """An adapter over a family's stand-in, by name."""
     made: dict[tuple[str, str], Desk] = {}
 
@@ -41,6 +41,4 @@ def desks(stand_ins: Callable[[Family], StandIn]) -> Iterator[Desks]:
             made[key] = Desk(family, stand_in, ADAPTERS[adapter](stand_in))
         return made[key]
 
-    yield find
-    for desk in made.values():
-        desk.adapter.close()
+    return find

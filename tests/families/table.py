@@ -83,7 +83,9 @@ def table() -> str:
         lines.append(f"| {family.name} | {notation} | {' | '.join(marks)} |")
         peculiar += [f"- {family.name}: {family.remarks}"] if family.remarks else []
         beyond += [f"- {family.name}, {cell}: {words}." for cell, words in family.cannot.items()]
-    return "\n".join([*lines, "", "What is peculiar to each template:", "", *peculiar, "", "What is beyond a family:", "", *beyond])
+    return "\n".join(
+        [*lines, "", "What is peculiar to each template:", "", *peculiar, "", "What is beyond a family:", "", *beyond]
+    )
 
 
 def page(text: str) -> str:

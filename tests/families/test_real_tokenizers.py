@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from transformers import AutoTokenizer
@@ -18,26 +18,25 @@ from tests.families.test_control_tokens import PLACES, prompt_ids, request_with
 if not FOLDER.is_dir():
     pytest.skip(f"there are no real tokenizers; {COMMAND} fetches them", allow_module_level=True)
 
-each_tokenizer = pytest.mark.parametrize("real", TOKENIZERS, ids=lambda own: own.name)
 
-
-@pytest.fixture(scope="module")
-def real_stand_ins() -> Iterator[Callable[[RealTokenizer], StandIn]]:
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(own, marks=pytest.mark.xdist_group(own.name), id=own.name) for own in TOKENIZERS],
+)
+def stand_in(request: pytest.FixtureRequest) -> Iterator[StandIn]:
     """One stand-in at a time: tests come tokenizer by tokenizer, and the vocabularies are large."""
-    made: list[tuple[str, StandIn]] = []
+    real: RealTokenizer = request.param
+    if not real.is_there:
+        pytest.skip(f"the tokenizer of {real.name} is missing; {COMMAND} fetches it")
+    own = _stand_in(real)
+    yield own
+    own.engine.close()
 
-    def find(real: RealTokenizer) -> StandIn:
-        if not real.is_there:
-            pytest.skip(f"the tokenizer of {real.name} is missing; {COMMAND} fetches it")
-        if not made or made[0][0] != real.name:
-            while made:
-                made.pop()[1].engine.close()
-            made.append((real.name, _stand_in(real)))
-        return made[0][1]
 
-    yield find
-    for _, own in made:
-        own.engine.close()
+@pytest.fixture(scope="module", params=ADAPTERS)
+def desk(request: pytest.FixtureRequest, stand_in: StandIn) -> Desk:
+    """An adapter over it."""
+    return Desk(stand_in.family, stand_in, ADAPTERS[request.param](stand_in))
 
 
 def _stand_in(real: RealTokenizer) -> StandIn:
@@ -61,21 +60,12 @@ def _stand_in(real: RealTokenizer) -> StandIn:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("adapter", ADAPTERS)
-@each_tokenizer
-def test_cell(real: RealTokenizer, adapter: str, cell: str, real_stand_ins: Callable[[RealTokenizer], StandIn]) -> None:
-    stand_in = real_stand_ins(real)
-    desk = Desk(stand_in.family, stand_in, ADAPTERS[adapter](stand_in))
-    try:
-        CELLS[cell](desk)
-    finally:
-        desk.adapter.close()
+def test_cell(desk: Desk, cell: str) -> None:
+    CELLS[cell](desk)
 
 
 @pytest.mark.parametrize("place", PLACES)
-@each_tokenizer
-def test_structure_stays(real: RealTokenizer, place: str, real_stand_ins: Callable[[RealTokenizer], StandIn]) -> None:
-    stand_in = real_stand_ins(real)
+def test_structure_stays(stand_in: StandIn, place: str) -> None:
     text = f"alpha {' and '.join(stand_in.family.all_markers)} omega"
     harmless = markers_in(prompt_ids(stand_in, request_with("nowhere", "")), stand_in)
     assert markers_in(prompt_ids(stand_in, request_with(place, text)), stand_in) == harmless

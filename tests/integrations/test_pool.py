@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from eft_integrations.chat.request import ChatRequest
 from eft_integrations.langchain import EFTChatModel
 from tests.toy import ToyTrio
 
-TEXT = ChatRequest(prompt="abc", sampling={"max_tokens": 2})
+TEXT = ChatRequest(prompt="abc", sampling={"temperature": 0.0, "max_tokens": 4})
 
 
 @pytest.fixture(scope="module")
@@ -84,14 +86,18 @@ def test_engine_knows_that_it_is_closed(toy_trio: ToyTrio) -> None:
     assert backend.is_closed
 
 
-def test_engine_is_not_kept_alive_by_its_backend(toy_trio: ToyTrio) -> None:
+def test_engine_is_not_kept_alive_by_the_pool(toy_trio: ToyTrio) -> None:
     engine = toy_trio.engine()
-    backend = backend_of(engine)
-    assert not backend.is_loaded
+    assert backend_of(engine).is_loaded
+    identity = backend_of(engine).identity
+    gc.collect()
+    assert backend_of(engine).identity == identity
+    assert backend_of(engine).chat(TEXT).content
     engine.close()
+    gone = weakref.ref(engine)
     del engine
-    with pytest.raises(AssertionError):
-        _ = backend.engine
+    gc.collect()
+    assert gone() is None
 
 
 def test_remote_backend_that_was_closed_is_not_handed_out_again() -> None:
@@ -121,7 +127,7 @@ def test_pool_lets_go_of_what_is_closed() -> None:
 
 def test_backends_are_imported_without_torch_and_servers_without_httpx() -> None:
     code = (
-        "import sys\nfrom eft_integrations.backends import ChatBackend, EngineBackend, ScriptedBackend, backend_of, shared_backend\n"
+        "import sys\nfrom eft_integrations.backends import EngineBackend, ScriptedBackend, backend_of, shared_backend\n"
         "print(sorted({'torch', 'transformers', 'httpx', 'langchain_core'} & set(sys.modules)))\n"
         "from eft_integrations.backends import remote_backend\n"
         "print(sorted({'torch', 'transformers', 'httpx', 'langchain_core'} & set(sys.modules)))"

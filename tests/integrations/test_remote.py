@@ -129,6 +129,8 @@ def test_eft_serve_is_sent_openai_s_form() -> None:
     assert body["eft_reward_weights"] == 0.5
     assert body["seed"] == 2**64 - 1
     assert "structured_outputs" not in body
+    assert "eft_lenient_tool_calls" not in body
+    assert body_of("eft", ChatRequest(ASKED.messages, lenient_tool_calls=False))["eft_lenient_tool_calls"] is False
 
 
 @DIALECTS

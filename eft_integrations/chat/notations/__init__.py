@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from eft_engine.errors import InvalidOptionError
 from eft_integrations.chat.notations.base import Notation
 from eft_integrations.chat.notations.harmony import Harmony
 from eft_integrations.chat.notations.json_calls import JsonCalls
@@ -94,11 +95,15 @@ def notation_of(chat_template: str | None, name: str | None = None) -> Notation:
     """The notation that is named, else the one that a chat template shows the model; Hermes' where it shows none.
 
     Raises:
-        ValueError: there is no notation of that name.
+        InvalidOptionError: there is no notation of that name.
     """
     if name is not None:
         if name not in NOTATIONS:
-            raise ValueError(f"there is no tool notation {name!r}; there are {', '.join(NOTATIONS)}")
+            raise InvalidOptionError(
+                f"there is no tool notation {name!r}; there are {', '.join(NOTATIONS)}",
+                option="tool_notation",
+                value=name,
+            )
         return NOTATIONS[name]
     template = chat_template or ""
     return next((notation for fits, notation in DETECTION if fits(template)), HERMES)

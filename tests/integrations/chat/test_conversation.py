@@ -7,7 +7,7 @@ import json
 import pytest
 
 from eft_integrations.chat.conversation import arranged, as_mapping, with_documents
-from eft_integrations.chat.messages import Message, Tool, ToolCall
+from eft_integrations.chat.messages import LOOSE, Message, Tool, ToolCall
 from eft_integrations.chat.notations import DEEPSEEK_V3, HERMES
 from eft_integrations.chat.request import ToolChoice
 from eft_integrations.chat.template import TemplateTraits, traits_of
@@ -92,8 +92,15 @@ def test_tools_calls_and_results_become_text_for_a_template_that_knows_none() ->
     assert (user, answer) == (LOOP[0], LOOP[-1])
     assert called == Message("assistant", f"Let me see.\n{DEEPSEEK_V3.write(CALLS)}")
     assert results.role == "user"
-    assert results.content.count("<tool_response>\n4\n</tool_response>") == 1
-    assert results.content.count("<tool_response>\nnoon\n</tool_response>") == 1
+    assert results.content == "The function add returned:\n4\n\nThe function now returned:\nnoon"
+
+
+def test_results_of_calls_in_another_form_than_the_templates_come_in_words() -> None:
+    call = ToolCall(f"{LOOSE}1", "add", '{"a": 3}')
+    turns = [LOOP[0], Message("assistant", "", tool_calls=(call,)), Message("tool", "4", tool_call_id=call.call_id)]
+    *before, result = arranged(turns, TOOLS, EVERYTHING, HERMES)
+    assert before == turns[:2], "the call itself is the template's"
+    assert result == Message("user", "The function add returned:\n4")
 
 
 def test_calls_of_one_turn_follow_one_another_where_a_turn_has_one() -> None:
