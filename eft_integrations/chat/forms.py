@@ -114,9 +114,9 @@ def read_block(text: str, names: Sequence[str] = ()) -> Block | None:
 
 
 def _read_one(text: str, start: int, names: Sequence[str]) -> Block | None:
-    place, wrapped = start, False
+    place, num_open = start, 0
     while (opening := OPENING.match(text, place)) is not None:
-        wrapped = True
+        num_open += 1
         place = opening.end()
         place += len(text[place:]) - len(text[place:].lstrip())
     if (tag := FUNCTION_TAG.match(text, place)) is not None:
@@ -128,8 +128,9 @@ def _read_one(text: str, start: int, names: Sequence[str]) -> Block | None:
         calls = calls_of_value(value)
     if not calls:
         return None
-    while wrapped and (closing := CLOSING.match(text, end)) is not None:
-        end = closing.end()
+    for _ in range(num_open):  # further ones open the next block
+        closing = CLOSING.match(text, end)
+        end = closing.end() if closing else end
     return Block(tuple(calls), end)
 
 

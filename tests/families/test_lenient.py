@@ -10,9 +10,9 @@ import pytest
 
 from eft_integrations.backends.pool import backend_of
 from tests.families.cells import WEATHER_CALL
-from tests.families.imitations import FAMILIES, WEATHER, Family
+from tests.families.imitations import WEATHER, Family
 from tests.families.stand_in import NotAllowedError, StandIn
-from tests.families.test_reading import REQUEST, results
+from tests.families.test_reading import REQUEST, each_notation, results
 
 CALL = f'{{"name": "get_weather", "arguments": {WEATHER}}}'
 
@@ -51,18 +51,6 @@ NO_CALLS = {
 
 LISTED = frozenset({"inside a sentence", "explained before and after", "unknown name", "against the schema"})
 """Those that look so much like calls that the caller is told."""
-
-
-ALIKE = frozenset(
-    {
-        "granite3", "granite4", "smollm3", "llama4-pythonic", "mistral-v11", "mistral-v13", "deepseek-r1", "deepseek-v3.1", "phi4",
-        "phi4-mini", "lfm2",
-    }
-)  # fmt: skip
-"""Families whose notation is of a kind that others have too, which is all that is of interest here."""
-each_notation = pytest.mark.parametrize(
-    "family", [family for family in FAMILIES if family.name not in ALIKE], ids=lambda own: own.name
-)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -116,14 +104,13 @@ WORDS = "The sky is blue: it was so at 9, and it stays so; see (below) for more.
 def test_words_pass_at_once(family: Family, then: str, stand_ins: Callable[[Family], StandIn]) -> None:
     """Held back is only what may still become a call; whitespace waits for what follows it."""
     stand_in = stand_ins(family)
-    text = WORDS + then
-    stand_in.says, stand_in.cuts = family.answer.format(text), "characters"
-    before = len(family.answer.format("")) if family.answer.endswith("{}") else 0
+    stand_in.says, stand_in.cuts = family.answer.format(WORDS + then), "characters"
+    header = len(family.answer.format(""))
     received = ""
 
     def look(sent: str) -> None:
-        if len(sent) > before:
-            assert received.rstrip() == sent[before:][: len(WORDS)].rstrip() or len(sent) - before > len(WORDS)
+        words = sent[header:]
+        assert received.rstrip() == words.rstrip() or len(words) > len(WORDS)
 
     stand_in.watch = look
     try:
@@ -131,4 +118,4 @@ def test_words_pass_at_once(family: Family, then: str, stand_ins: Callable[[Fami
             received += delta.text
     finally:
         stand_in.watch = None
-    assert received == text
+    assert received == WORDS + then

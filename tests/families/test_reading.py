@@ -6,11 +6,12 @@ import json
 from collections.abc import Callable, Sequence
 
 import pytest
+from jsonschema import validate
 
 from eft_integrations.backends.pool import backend_of
 from eft_integrations.chat.messages import Message, Tool, ToolCall
 from eft_integrations.chat.notations import notation_of
-from eft_integrations.chat.request import ChatRequest, ChatResult
+from eft_integrations.chat.request import ChatRequest, ChatResult, ToolChoice
 from tests.families.cells import DESCRIPTIONS, PARAMETERS, TIME_CALL, WEATHER_CALL
 from tests.families.imitations import FAMILIES, Family
 from tests.families.stand_in import StandIn
@@ -20,6 +21,17 @@ REQUEST = ChatRequest(
     tools=tuple(Tool(name, DESCRIPTIONS[name], PARAMETERS[name]) for name in PARAMETERS),
 )
 CALLS = [ToolCall("abcdef123", name, json.dumps(arguments)) for name, arguments in (WEATHER_CALL, TIME_CALL)]
+ALIKE = frozenset(
+    {
+        "granite3", "granite4", "smollm3", "llama4-pythonic", "mistral-v11", "mistral-v13", "deepseek-r1", "deepseek-v3.1", "phi4",
+        "phi4-mini", "lfm2",
+    }
+)  # fmt: skip
+"""Families whose notation is of a kind that others have too, which is all that is of interest here."""
+each_notation = pytest.mark.parametrize(
+    "family", [family for family in FAMILIES if family.name not in ALIKE], ids=lambda own: own.name
+)
+
 CUTS = ("words", "characters", *["pieces"] * 4)
 
 
@@ -86,3 +98,48 @@ def test_call_that_is_cut_off_is_no_call(family: Family, stand_ins: Callable[[Fa
         assert not found.tool_calls
         assert found.finish_reason == "stop"
         assert found.invalid_tool_calls or found.content or found.metadata.get("unrecognised_calls")
+
+
+# ---- demanded calls ------------------------------------------------------------------------------------------------------
+
+NOTE = Tool(
+    "note",
+    "Keeps a text.",
+    {
+        "type": "object",
+        "properties": {
+            "text": {"type": "string"},
+            "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 2},
+            "options": {"type": "object", "properties": {"deep": {"type": "boolean"}}, "required": ["deep"]},
+        },
+        "required": ["text", "tags", "options"],
+    },
+)
+
+
+def demanded(stand_in: StandIn, *, max_tokens: int) -> ChatResult:
+    """What the random network makes of a demanded call with free text in it."""
+    stand_in.says = None
+    request = ChatRequest(
+        messages=(Message("user", "Keep it."),),
+        tools=(NOTE,),
+        tool_choice=ToolChoice("required", parallel=False),
+        sampling={"max_tokens": max_tokens, "seed": 0},
+    )
+    return backend_of(stand_in).chat(request)
+
+
+@each_notation
+def test_demanded_call_with_free_text_comes(family: Family, stand_ins: Callable[[Family], StandIn]) -> None:
+    found = demanded(stand_ins(family), max_tokens=160)
+    (call,) = found.tool_calls
+    validate(json.loads(call.arguments, strict=False), dict(NOTE.parameters))
+    assert found.finish_reason == "tool_calls"
+
+
+@each_notation
+def test_demanded_call_that_has_no_room_is_reported(family: Family, stand_ins: Callable[[Family], StandIn]) -> None:
+    found = demanded(stand_ins(family), max_tokens=40)
+    assert not found.tool_calls
+    assert found.finish_reason == "length"
+    assert found.invalid_tool_calls, found.content

@@ -12,8 +12,8 @@ from tests.families.adapters import ADAPTERS
 from tests.families.cells import CELLS, Desk
 from tests.families.fetch import COMMAND, FOLDER, TOKENIZERS, RealTokenizer
 from tests.families.imitations import BY_NAME
-from tests.families.stand_in import StandIn, markers_in
-from tests.families.test_control_tokens import PLACES, prompt_ids, request_with
+from tests.families.stand_in import StandIn
+from tests.families.test_control_tokens import broken_places
 
 if not FOLDER.is_dir():
     pytest.skip(f"there are no real tokenizers; {COMMAND} fetches them", allow_module_level=True)
@@ -64,8 +64,5 @@ def test_cell(desk: Desk, cell: str) -> None:
     CELLS[cell](desk)
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_structure_stays(stand_in: StandIn, place: str) -> None:
-    text = f"alpha {' and '.join(stand_in.family.all_markers)} omega"
-    harmless = markers_in(prompt_ids(stand_in, request_with("nowhere", "")), stand_in)
-    assert markers_in(prompt_ids(stand_in, request_with(place, text)), stand_in) == harmless
+def test_structure_stays(stand_in: StandIn) -> None:
+    assert broken_places(stand_in) == []

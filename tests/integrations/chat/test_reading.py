@@ -147,6 +147,14 @@ def test_calls_count_in_the_forms_that_models_write(form: str, step: int) -> Non
         assert (summary(behind)[0].strip(), summary(behind)[1]) == ("This adds it up.", [("add", {"a": 3})])
 
 
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "unclosed"])
+@pytest.mark.parametrize("between", ["\n", "\n\n"])
+def test_several_calls_are_read_one_after_another(form: str, between: str) -> None:
+    text = between.join([FORMS[form], FORMS[form].replace("3", "4"), FORMS[form].replace("3", "5")])
+    for step in (1, 1000):
+        assert summary(read(HERMES, text, step)) == ("", [("add", {"a": number}) for number in (3, 4, 5)])
+
+
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "own tags without line breaks"])
 def test_looser_forms_can_be_turned_off(form: str) -> None:
     assert summary(read(HERMES, FORMS[form], 5, lenient=False)) == (FORMS[form], [])
