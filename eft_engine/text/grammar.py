@@ -18,7 +18,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from eft_engine.config import Grammar, JsonSchema, Lark, Regex
 from eft_engine.errors import InvalidGrammarError
-from eft_engine.text.tokenizer import Tokenizer
+from eft_engine.text.tokenizer import Tokenizer, control_tokens
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -100,12 +100,17 @@ class GrammarCompiler:
         vocab = self._tokenizer.get_vocab()
         marker, quote = vocab.get(ONLY_IN_STRINGS), vocab.get(QUOTE)
         structure = [vocab[text] for text in CLOSERS if text in vocab]
-        return Closers(marker, tuple(structure) if quote is None else (quote, *structure), tuple(structure))
+        control = sorted(vocab[text] for text in control_tokens(self._tokenizer) if text in vocab)
+        ends = tuple(token_id for token_id in control if token_id not in self._eos_token_ids)
+        in_string = structure if quote is None else [quote, *structure]
+        return Closers(marker, (*ends, *in_string), (*ends, *structure))
 
 
 @dataclass(frozen=True)
 class Closers:
-    """Token ids of `CLOSERS`, in the order in which they are tried inside a string (where `marker` may come) and outside."""
+    """Token ids of control tokens and of `CLOSERS`, in the order in which they are tried inside a string (where `marker` may come)
+    and outside.
+    """
 
     marker: int | None
     in_string: tuple[int, ...]

@@ -28,7 +28,8 @@ class AnswerReader:
     def feed(self, delta: GenerationDelta) -> Iterator[ChatDelta]:
         """The pieces of one delta; the last one's end with the result."""
         logprobs = delta.logprobs
-        for piece in self._read(delta.text_delta, ends=delta.output is not None):
+        is_cut = delta.output is not None and delta.output.finish_reason == "length"
+        for piece in self._read(delta.text_delta, ends=delta.output is not None, is_cut=is_cut):
             yield dataclasses.replace(piece, logprobs=logprobs) if logprobs else piece
             logprobs = ()
         if logprobs:  # the tokens' text is held back
@@ -36,10 +37,10 @@ class AnswerReader:
         if delta.output is not None:
             yield ChatDelta(result=self._result(delta.output))
 
-    def _read(self, text: str, *, ends: bool) -> Iterator[ChatDelta]:
+    def _read(self, text: str, *, ends: bool, is_cut: bool) -> Iterator[ChatDelta]:
         pieces: list[Piece] = [text] if text else []
         if self._reader is not None:
-            pieces = [*self._reader.feed(text), *(self._reader.finish() if ends else ())]
+            pieces = [*self._reader.feed(text), *(self._reader.finish(is_cut=is_cut) if ends else ())]
         for piece in pieces:
             match piece:
                 case str():

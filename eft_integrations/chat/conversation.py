@@ -21,14 +21,12 @@ def arranged(
 ) -> list[Message]:
     """The turns in a form and an order that a template with these traits takes. Nothing of what they say is lost."""
     turns = list(messages)
+    if not traits.shows_results or any(_is_loose(turn) for turn in turns):
+        turns = _results_in_words(turns)
     if traits.arguments is None:
         turns = [_call_as_text(turn, notation) for turn in turns]
-    if traits.arguments is None or not traits.shows_results or any(_is_loose(turn) for turn in turns):
-        turns = _results_in_words(turns)
     if not traits.parallel:
         turns = _one_call_each(turns)
-    if traits.empty_content is None:
-        turns = [part for turn in turns for part in _text_apart(turn)]
     if tools and not traits.shows_tools:
         turns = [Message("system", announcement(tools, notation)), *turns]
         if len(turns) > 1 and turns[1].role == "system":
@@ -98,13 +96,6 @@ def _one_call_each(turns: Sequence[Message]) -> list[Message]:
     return arranged
 
 
-def _text_apart(turn: Message) -> list[Message]:
-    """A template that drops the calls of a turn with text is given the text as a turn of its own."""
-    if turn.tool_calls and turn.content:
-        return [Message(turn.role, turn.content, name=turn.name), dataclasses.replace(turn, content="")]
-    return [turn]
-
-
 def _system_in_user(turns: Sequence[Message]) -> list[Message]:
     """System turns as the beginning of the next user turn; where none follows, as a user turn."""
     arranged: list[Message] = []
@@ -148,8 +139,8 @@ def _merged(turns: Sequence[Message], *, any_name: bool) -> list[Message]:
 
 
 def as_mapping(message: Message, traits: TemplateTraits, template: str | None) -> JsonObject:
-    """OpenAI's form, with arguments, ids and empty contents as the template wants them."""
-    content: str | None = message.content
+    """OpenAI's form, with arguments and ids as the template wants them."""
+    content = message.content
     thought: str | None = None
     if message.role == "assistant" and "</think>" in (template or ""):
         found = THOUGHT.match(message.content)
@@ -160,10 +151,11 @@ def as_mapping(message: Message, traits: TemplateTraits, template: str | None) -
         mapping["reasoning_content"] = thought
     if message.name is not None:
         mapping["name"] = message.name
+    if message.role == "tool" and traits.results_in_json:
+        mapping["content"] = json.dumps(message.content, ensure_ascii=False)
     if message.tool_call_id is not None:
         mapping["tool_call_id"] = _call_id(message.tool_call_id, traits)
     if message.tool_calls:
-        mapping["content"] = content or traits.empty_content
         mapping["tool_calls"] = [
             {
                 "id": _call_id(call.call_id, traits),

@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from eft_integrations.chat.json_text import is_hopeless, json_end
+
 TAGS = (
     "tool_call",
     "tool_calls",
@@ -38,6 +40,8 @@ OPENINGS = (
 """What may stand before the JSON of a call, at the beginning of a line."""
 OPENING = re.compile("|".join(re.escape(opening) for opening in sorted(OPENINGS, key=len, reverse=True)), re.IGNORECASE)
 CLOSING = re.compile(r"\s*(?:</(?:" + "|".join(TAGS) + r")>|```)", re.IGNORECASE)
+MAX_PYTHON = 4096
+"""Characters of a value in Python's form: what is longer is not looked through again and again while it comes."""
 FIRST_KEY = re.compile(r'\s*\{\s*(?:["\'](?P<key>\w*)(?P<closed>["\']?)|$)')
 FUNCTION_TAG = re.compile(r"<function(?:=|\s+name=[\"'])(?P<name>[\w.\-]+)[\"']?>\s*(?=\{)")
 
@@ -135,12 +139,11 @@ def _read_one(text: str, start: int, names: Sequence[str]) -> Block | None:
 
 
 def value_at(text: str, start: int, names: Sequence[str] = ()) -> tuple[object, int]:
-    """The JSON value (or Python's form of one, or a list of Python calls) at `start`, and its end."""
+    """The JSON value (or Python's form of one, or a list of Python calls) at `start`, and its end; None where there is none yet."""
     try:
         return json.JSONDecoder(strict=False).raw_decode(text, start)
     except (ValueError, RecursionError):
-        pass
-    end = closing_bracket(text, start)
+        end = closing_bracket(text, start) if is_hopeless(text, start) else None
     if end is None:
         return None, start
     try:
@@ -153,12 +156,19 @@ def value_at(text: str, start: int, names: Sequence[str] = ()) -> tuple[object, 
     return [{"name": call.name, "arguments": call.arguments} for call in calls], end
 
 
+def is_open(text: str) -> bool:
+    """Whether the JSON value, or Python's form of one, that a text begins with may still become whole."""
+    if json_end(text, 0) is not None:
+        return False
+    return not is_hopeless(text, 0) or (closing_bracket(text, 0) is None and len(text) < MAX_PYTHON)
+
+
 def closing_bracket(text: str, start: int) -> int | None:
-    """Where a value that begins with a bracket ends, quotes regarded; None while it is open."""
+    """Where a value that begins with a bracket ends, quotes regarded; None while it is open, or longer than is looked at."""
     if text[start : start + 1] not in ("{", "["):
         return None
     depth, quote, escaped = 0, "", False
-    for place in range(start, len(text)):
+    for place in range(start, min(len(text), start + MAX_PYTHON)):
         char = text[place]
         if quote:
             if escaped:

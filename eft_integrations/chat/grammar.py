@@ -24,7 +24,7 @@ def call_grammar(
     has_results: bool = False,
     lenient: bool = True,
 ) -> str | None:
-    """A Lark grammar; None where no tools are bound, or text is free.
+    """A Lark grammar; None where no tools are bound and text is free, or a plain JSON value of the schema.
 
     Args:
         tools: what may be called.
@@ -36,10 +36,12 @@ def call_grammar(
             format is asked for: what begins with a brace is the answer.
         lenient: calls count in the forms that models share, too.
     """
-    chosen = [tool for tool in tools if choice.name in (None, tool.name)]
-    if choice.mode == "none" or not chosen:
-        return None
+    chosen = [tool for tool in tools if choice.name in (None, tool.name)] if choice.mode != "none" else []
     rules = Rules(control_tokens)
+    if not chosen:
+        if response_schema is None or not notation.has_headers:
+            return None
+        return rules.text(notation.answer_rule(rules, rules.json("answer", response_schema)))
     several = choice.parallel and choice.mode != "named"
     if choice.mode == "auto" and response_schema is None:
         return _text_or_calls(chosen, notation, rules, several=several)
@@ -51,7 +53,7 @@ def call_grammar(
     if choice.mode != "auto":
         return rules.text(" | ".join(forms))
     assert response_schema is not None, "free text was looked at before"
-    answer = rules.json("answer", response_schema)
+    answer = notation.answer_rule(rules, rules.json("answer", response_schema))
     if has_results:
         forms = [] if notation.is_bare else [native]
     return rules.text(" | ".join([*forms, answer]))
@@ -82,11 +84,16 @@ def _text_or_calls(tools: Sequence[Tool], notation: Notation, rules: Rules, *, s
         openings = notation.openings(tools, rules, several=several)
         beginning = "|".join(regex for regex, _ in openings)
         rules.add("TEXT", rf"/(.|\n)*/ & ~/({beginning})(.|\n)*/")
+        rules.add("BEHIND", r"/[ \t]*\n(.|\n)*/")
         calls = [
-            f"{rules.add(f'opening_{index}[lazy]', f'/{regex}/')} {rest}"
+            f"{rules.add(f'opening_{index}[lazy]', f'/{regex}/')} {rest} (BEHIND)?"
             for index, (regex, rest) in enumerate(openings)
         ]
         return rules.text(" | ".join(["TEXT", *calls]), lazy=True)
+    if notation.has_headers:
+        rules.add("SAID", r"/(.|\n)*/")
+        native = notation.rule(tools, rules, several=several)
+        return rules.text(f"{native} | {notation.answer_rule(rules, 'SAID')}")
     marker = notation.markers[0]
     token_id = rules.token_of(marker)
     if token_id is not None:

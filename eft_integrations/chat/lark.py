@@ -67,23 +67,23 @@ class Rules:
         """The arguments of one of the tools, as a JSON object."""
         return self.json(f"args_{tools.index(tool)}", {"type": "object", "properties": {}, **tool.parameters})
 
-    def call_object(self, tools: Sequence[Tool], *keys: str) -> str:
-        """A JSON object with the name of a tool and its arguments, under one of the keys."""
+    def call_object(self, tools: Sequence[Tool], *keys: str, further: str = "") -> str:
+        """A JSON object with the name of a tool and its arguments, under one of the keys; `further`: what may come behind them."""
         space, suffix = self.space(), "_".join(keys)
         alternatives = []
         for index, tool in enumerate(tools):
             name = json.dumps(json.dumps(tool.name, ensure_ascii=False), ensure_ascii=False)
-            tail = self.call_tail(tools, tool, *keys)
+            tail = self.call_tail(tools, tool, *keys, further=further)
             body = f'"{{" {space} "\\"name\\"" {space} ":" {space} {name} {tail}'
             alternatives.append(self.add(f"object_{suffix}_{index}", body))
         return self.add(f"object_{suffix}", " | ".join(alternatives))
 
-    def call_tail(self, tools: Sequence[Tool], tool: Tool, *keys: str) -> str:
+    def call_tail(self, tools: Sequence[Tool], tool: Tool, *keys: str, further: str = "") -> str:
         """What follows the name of a tool in such an object."""
         space = self.space()
         key = " | ".join(json.dumps(f'"{key}"') for key in keys)
         arguments = self.arguments(tools, tool)
-        body = f'{space} "," {space} ({key}) {space} ":" {space} {arguments} {space} "}}"'
+        body = f'{space} "," {space} ({key}) {space} ":" {space} {arguments} {further} {space} "}}"'
         return self.add(f"tail_{'_'.join(keys)}_{tools.index(tool)}", body)
 
 

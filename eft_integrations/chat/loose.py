@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 
 from jsonschema import ValidationError, validators
 from jsonschema.exceptions import SchemaError
+from referencing import Registry
+from referencing.exceptions import Unresolvable
 
 from eft_integrations.chat.forms import (
     ARGUMENT_KEYS,
@@ -20,12 +23,14 @@ from eft_integrations.chat.forms import (
     OPENINGS,
     LooseCall,
     calls_of_value,
-    closing_bracket,
+    is_open,
     read_block,
     value_at,
 )
 from eft_integrations.chat.messages import Tool
 
+MAX_PLACES = 32
+"""Lines of an answer that are looked at: a list of thousands of them is no call."""
 NAMED = re.compile(r"""\s*\{\s*["']name["']\s*:\s*["'](?P<name>[^"'\\]*)["']""")
 
 
@@ -69,11 +74,27 @@ def find_calls(text: str, tools: Sequence[Tool]) -> Found:
         if reason is not None:
             return Found(unrecognised=(Unrecognised(seen.strip(), reason),))
         return Found(block.calls, before, behind.strip())
-    return Found()
+    return Found(unrecognised=tuple(_inside_lines(text, tools)))
+
+
+def _inside_lines(text: str, tools: Sequence[Tool]) -> Iterator[Unrecognised]:
+    """JSON that would be a call of one of the tools, if it did not stand inside a line."""
+    for found in itertools.islice(re.finditer(r'\{\s*"name"', text), MAX_PLACES):
+        value, end = value_at(text, found.start())
+        calls = calls_of_value(value)
+        if calls and all(call.name in [tool.name for tool in tools] for call in calls):
+            yield Unrecognised(text[found.start() : end], "it stands inside a line")
+
+
+def names_a_tool(text: str, tools: Sequence[Tool]) -> bool:
+    """Whether a text that begins like a call names one of the tools."""
+    named = re.search(r"""["']name["']\s*:\s*["'](?P<name>[^"'\\]*)["']""", text)
+    return named is not None and named["name"] in [tool.name for tool in tools]
 
 
 def _line_starts(text: str) -> Iterator[int]:
-    for line in re.finditer(r"^[ \t]*(?=[{\[<`f])", text, re.MULTILINE):
+    lines = re.finditer(r"^[ \t]*(?=[{\[<`f])", text, re.MULTILINE)
+    for line in itertools.islice(lines, MAX_PLACES):
         yield line.end()
 
 
@@ -94,17 +115,31 @@ def fault(call: LooseCall, tools: Sequence[Tool]) -> str | None:
         _validator(json.dumps(dict(tool.parameters), sort_keys=True)).validate(json.loads(call.arguments))
     except ValidationError as error:
         return f"the arguments do not fit the schema: {error.message}"
-    except SchemaError as error:
-        return f"the schema of {call.name!r} is no JSON schema: {error.message}"
+    except (SchemaError, Unresolvable, RecursionError) as error:
+        return f"the schema of {call.name!r} cannot be checked: {getattr(error, 'message', error)}"
     return None
 
 
 @functools.lru_cache(maxsize=256)
 def _validator(schema: str) -> validators.Validator:
-    loaded = json.loads(schema)
+    """What checks arguments. Nothing that a schema names is fetched, and patterns are not tried: they can take for ever."""
+    loaded = _without_patterns(json.loads(schema))
     own = validators.validator_for(loaded)
     own.check_schema(loaded)
-    return own(loaded)
+    return own(loaded, registry=Registry())
+
+
+def _without_patterns(schema: object) -> object:
+    match schema:
+        case dict():
+            return {
+                key: _without_patterns(value)
+                for key, value in schema.items()
+                if not (key == "pattern" and isinstance(value, str)) and key != "patternProperties"
+            }
+        case list():
+            return [_without_patterns(item) for item in schema]
+    return schema
 
 
 def may_become_calls(text: str, tools: Sequence[Tool]) -> bool:
@@ -141,8 +176,7 @@ def _may_be_object(text: str, tools: Sequence[Tool]) -> bool:
     named = NAMED.match(text)
     if named is not None and named["name"] not in [tool.name for tool in tools]:
         return False
-    end = closing_bracket(text, len(text) - len(text.lstrip()))
-    return end is None or bool(calls_of_value(value_at(text.lstrip(), 0)[0]))
+    return is_open(text) or bool(calls_of_value(value_at(text, 0)[0]))
 
 
 def _may_be_python(text: str, tools: Sequence[Tool]) -> bool:

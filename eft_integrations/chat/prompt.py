@@ -187,6 +187,7 @@ def _reading(request: ChatRequest, notation: Notation, control_tokens: ControlTo
         notation,
         request.tools if request.tool_choice.mode != "none" else (),
         lenient=lenient,
+        demanded=request.tool_choice.mode in ("required", "named"),
         removed=control_tokens.special if shown else frozenset(),
     )
 

@@ -8,10 +8,15 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from eft_integrations.chat.loose import Unrecognised, find_calls, may_become_calls
+from eft_integrations.chat.loose import Unrecognised, find_calls, may_become_calls, names_a_tool
 from eft_integrations.chat.messages import LOOSE, InvalidToolCall, Tool, ToolCall
 from eft_integrations.chat.notations.base import BrokenCall, Notation, WrittenCall, Zone
 from eft_integrations.chat.request import CallDelta
+
+SETTLED = 256
+"""From so many characters on, what is held back is looked at again only when something came that may decide about it."""
+DECIDING = frozenset("}])>`\n")
+PARAGRAPHS = re.compile(r"\S[^\S\n]*\n[^\S\n]*\n\s*\S")
 
 Piece = str | CallDelta | ToolCall | InvalidToolCall | Unrecognised
 """Text, a piece of a call, a call that is complete, what turned out to be none, or what only looked like one."""
@@ -21,12 +26,14 @@ Piece = str | CallDelta | ToolCall | InvalidToolCall | Unrecognised
 class Reading:
     """How an answer is to be read.
 
-    `lenient`: calls count in other forms than the notation's too. `removed` are control tokens that are no part of a text.
+    `lenient`: calls count in other forms than the notation's too. `demanded`: a call has to come. `removed` are control tokens that
+    are no part of a text.
     """
 
     notation: Notation
     tools: tuple[Tool, ...]
     lenient: bool = True
+    demanded: bool = False
     removed: frozenset[str] = frozenset()
 
 
@@ -39,6 +46,9 @@ class CallReader:
         self._reading = reading
         self._held = ""
         self._passed = ""
+        self._explains = False
+        self._has_invalid = False
+        self._news = ""
         self._in_zone = False
         self._num_zone_calls = 0
         self._partial: _Partial | None = None
@@ -48,10 +58,11 @@ class CallReader:
     def feed(self, text: str) -> Iterator[Piece]:
         """Take a piece of the model's text."""
         self._held += text
+        self._news = text
         yield from self._advance(is_over=False)
 
-    def finish(self) -> Iterator[Piece]:
-        """The text is over: what is still held back is a call or is none."""
+    def finish(self, *, is_cut: bool = False) -> Iterator[Piece]:
+        """The text is over: what is still held back is a call or is none. `is_cut`: it reached its budget."""
         yield from self._advance(is_over=True)
         if self._is_lenient:
             found = find_calls(self._passed + self._held, self._reading.tools)
@@ -59,12 +70,22 @@ class CallReader:
             if found.calls:
                 yield from self._pass(found.before[len(self._passed) :])
                 yield from self._pass(found.behind)
+                prefix = "call_" if self._reading.notation.is_bare else LOOSE
                 for call in found.calls:
-                    yield from self._whole(WrittenCall(call.name, call.arguments), prefix=LOOSE)
+                    yield from self._whole(WrittenCall(call.name, call.arguments), prefix=prefix)
                 return
-        if self._held.strip() or not self._calls:
+        torn = self._held.strip()
+        if is_cut and self._is_lenient and torn and (self._reading.demanded or names_a_tool(torn, self._reading.tools)):
+            yield self._invalid(torn, "the text ended inside the call")
+        elif torn or not self._calls:
             yield from self._pass(self._held)
         self._held = ""
+        if is_cut and self._reading.demanded and not self._calls and not self._has_invalid:
+            yield self._invalid(self._passed, "the text ended before the call")
+
+    def _invalid(self, text: str, reason: str) -> InvalidToolCall:
+        self._has_invalid = True
+        return InvalidToolCall(text, reason)
 
     @property
     def _is_lenient(self) -> bool:
@@ -100,6 +121,8 @@ class CallReader:
         """Pass on what certainly is text."""
         keep = 0 if is_over else max((_overlap(self._held, own) for own in self._reading.notation.markers), default=0)
         end = len(self._held) - keep
+        if len(self._held) > SETTLED and not is_over and self._is_lenient and DECIDING.isdisjoint(self._news):
+            return  # it may become a call, and nothing came that changes this
         if self._is_lenient:
             end = min(end, self._possible_call())
         ready = self._held[:end]
@@ -109,22 +132,30 @@ class CallReader:
         yield from self._pass(ready)
 
     def _possible_call(self) -> int:
-        """Where a call may begin in what is held back; its end where none may."""
-        text = self._passed + self._held
-        for line in re.finditer(r"^[ \t]*", text, re.MULTILINE):
-            if line.end() < len(self._passed) or len(re.split(r"\n\s*\n", text[: line.start()].strip())) > 1:
+        """Where a call may begin in what is held back; its end where none may. More than a paragraph in front of it is too much."""
+        line = self._passed.rpartition("\n")[2]  # what is passed of the line that goes on
+        line = "-" if line.strip() else line
+        for found in re.finditer(r"^[ \t]*", line + self._held, re.MULTILINE):
+            place = found.end() - len(line)
+            if place < 0:
                 continue
-            if may_become_calls(text[line.end() :], self._reading.tools):
-                return max(line.start() - len(self._passed), 0)
+            if self._explains or self._two_paragraphs(self._held[:place].rstrip()):
+                return len(self._held)
+            if may_become_calls(self._held[place:], self._reading.tools):
+                return max(found.start() - len(line), 0)
         return len(self._held)
 
+    def _two_paragraphs(self, further: str) -> bool:
+        """Whether text, a blank line and text again have passed by the end of what comes now."""
+        return PARAGRAPHS.search(self._passed[-SETTLED:] + further) is not None
+
     def _pass(self, text: str) -> Iterator[Piece]:
-        shown = text
-        for token in self._reading.removed:
-            shown = shown.replace(token, "")
+        self._explains = self._explains or self._two_paragraphs(text)
         self._passed += text
-        if shown:
-            yield shown
+        for token in self._reading.removed:
+            text = text.replace(token, "")
+        if text:
+            yield text
 
     # ---- calls -------------------------------------------------------------------------------------------------------
 
@@ -136,7 +167,7 @@ class CallReader:
                     yield from self._whole(call)
                 case BrokenCall(text=text, reason=reason):
                     self._partial = None
-                    yield InvalidToolCall(text, reason)
+                    yield self._invalid(text, reason)
         if zone.partial is not None and not self._calls:  # a further one may be a repetition
             yield from self._part(zone.partial)
 

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -34,14 +35,14 @@ TOOL: JsonObject = {
 class TemplateTraits:
     """What is known of a template.
 
-    `arguments`: how calls are given to it, None where it does not render them. `empty_content`: what it wants for the content of a
-    turn that only calls. `system`: where a system turn may stand.
+    `arguments`: how calls are given to it, None where it does not render them. `results_in_json`: results are put into
+    JSON as they are, so that they have to be JSON. `system`: where a system turn may stand.
     """
 
     shows_tools: bool = False
     arguments: Literal["object", "string"] | None = None
-    empty_content: str | None = ""
     shows_results: bool = False
+    results_in_json: bool = False
     parallel: bool = False
     short_ids: bool = False
     system: Literal["anywhere", "first", "never"] = "anywhere"
@@ -58,9 +59,13 @@ def traits_of(template: str) -> TemplateTraits:
         return NO_TEMPLATE
     shown = _render(template, [_turn("system", "s"), _turn("user", "one")], [TOOL])
     shown = shown or _render(template, [_turn("user", "one")], [TOOL])
+    shows_tools, calls = shown is not None and "probe_tool" in shown, _calls_trait(template)
     return dataclasses.replace(
-        _calls_trait(template),
-        shows_tools=shown is not None and "probe_tool" in shown,
+        calls,
+        shows_tools=shows_tools,
+        # A template that writes any role as it is called does not know of results for that.
+        shows_results=calls.shows_results
+        and (shows_tools or calls.arguments is not None or re.search(r"""['"]tool['"]""", template) is not None),
         system=_system_trait(template),
         alternates=_render(template, [_turn("user", "one"), _turn("user", "two")]) is None,
     )
@@ -79,19 +84,20 @@ def _system_trait(template: str) -> Literal["anywhere", "first", "never"]:
 def _calls_trait(template: str) -> TemplateTraits:
     """Traits of calls and results."""
     kinds: tuple[Literal["object", "string"], ...] = ("object", "string")
-    for call_id, kind, empty, tools in itertools.product((LONG_ID, SHORT_ID), kinds, ("", None), (None, [TOOL])):
-        rendered = _render(template, _loop([call_id], kind, empty), tools)
+    for call_id, kind, tools in itertools.product((LONG_ID, SHORT_ID), kinds, (None, [TOOL])):
+        rendered = _render(template, _loop([call_id], kind), tools)
         if rendered is None or not _shows_call(rendered):
             continue
-        several = _render(template, _loop([call_id, call_id[:-1] + "9"], kind, empty), tools)
+        several = _render(template, _loop([call_id, call_id[:-1] + "9"], kind), tools)
         return TemplateTraits(
             arguments=kind,
-            empty_content=empty,
             shows_results="probe result" in rendered,
+            results_in_json=re.search(r'"\s*:\s*probe result', rendered) is not None,
             parallel=several is not None and several.count("probe_name") >= 2 * rendered.count("probe_name"),
             short_ids=call_id == SHORT_ID,
         )
-    return NO_TEMPLATE
+    said = [_turn("user", "one"), _turn("assistant", "two"), {**_turn("tool", "probe result"), "tool_call_id": LONG_ID}]
+    return TemplateTraits(shows_results="probe result" in (_render(template, said) or ""))
 
 
 def _shows_call(rendered: str) -> bool:
@@ -104,7 +110,7 @@ def _shows_call(rendered: str) -> bool:
     )
 
 
-def _loop(call_ids: Sequence[str], kind: str, empty: str | None) -> list[JsonObject]:
+def _loop(call_ids: Sequence[str], kind: str) -> list[JsonObject]:
     arguments: Json = ARGUMENTS if kind == "object" else json.dumps(ARGUMENTS)
     calls: list[Json] = [
         {"id": call_id, "type": "function", "function": {"name": "probe_name", "arguments": arguments}}
@@ -114,7 +120,7 @@ def _loop(call_ids: Sequence[str], kind: str, empty: str | None) -> list[JsonObj
         {"role": "tool", "content": "probe result", "tool_call_id": call_id, "name": "probe_name"}
         for call_id in call_ids
     ]
-    return [_turn("user", "one"), {"role": "assistant", "content": empty, "tool_calls": calls}, *results]
+    return [_turn("user", "one"), {"role": "assistant", "content": "", "tool_calls": calls}, *results]
 
 
 def _turn(role: str, content: str) -> JsonObject:

@@ -15,11 +15,12 @@ from eft_integrations.chat.notations.xml_calls import XmlCalls
 
 HERMES = JsonCalls("hermes", before="<tool_call>\n", after="\n</tool_call>")
 LLAMA3 = JsonCalls("llama3", between="; ", arguments_key="parameters", prefixes=("<|python_tag|>",))
-MISTRAL = JsonCalls("mistral", before_all="[TOOL_CALLS][", between=", ", after_all="]")
+MISTRAL = JsonCalls("mistral", before_all="[TOOL_CALLS][", between=", ", after_all="]", has_ids=True)
 MISTRAL_V11 = NamedCalls(
     "mistral-v11",
     before="[TOOL_CALLS]",
     middle="[ARGS]",
+    id_marker="[CALL_ID]",
     head=r"\[TOOL_CALLS\]\s*(?P<name>[\w.\-]+)\s*(?:\[CALL_ID\]\s*\w*)?\s*(?:\[ARGS\])?\s*",
 )
 DEEPSEEK_V3 = NamedCalls(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -70,6 +69,10 @@ class Notation(ABC):
     def read(self, text: str, tools: Sequence[Tool], *, is_over: bool) -> Zone:
         """What a text says that begins with one of the markers; `is_over`: nothing follows it."""
 
+    def answer_rule(self, rules: Rules, body: str) -> str:
+        """A Lark expression of an answer without calls, which says `body`."""
+        return body
+
     def openings(self, tools: Sequence[Tool], rules: Rules, *, several: bool) -> list[tuple[str, str]]:
         """Where no marker must be there: for each tool a regular expression of what only its calls begin with, and the Lark
         expression of the rest.
@@ -95,29 +98,6 @@ def tolerant(literal: str) -> str:
     True
     """
     return r"\s*".join(re.escape(part) for part in literal.split())
-
-
-def json_end(text: str, start: int) -> int | None:
-    """Where the JSON value that begins at `start` ends; None while it is not whole."""
-    try:
-        return json.JSONDecoder(strict=False).raw_decode(text, start)[1]
-    except (ValueError, RecursionError):
-        return None
-
-
-def is_hopeless(text: str, start: int) -> bool:
-    """Whether the JSON at `start` is wrong whatever may follow.
-
-    >>> is_hopeless('{"a": tru', 0), is_hopeless('{"a": "', 0), is_hopeless('{not json at all}', 0)
-    (False, False, True)
-    """
-    try:
-        json.JSONDecoder(strict=False).raw_decode(text, start)
-    except json.JSONDecodeError as error:
-        return not error.msg.startswith("Unterminated") and error.pos <= len(text.rstrip()) - len("\\u12345")
-    except RecursionError:
-        return True
-    return False
 
 
 def skip(text: str, start: int, *literals: str) -> int:

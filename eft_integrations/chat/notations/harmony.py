@@ -6,9 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from eft_integrations.chat.json_text import json_end
 from eft_integrations.chat.lark import Rules, sequence
 from eft_integrations.chat.messages import Tool, ToolCall
-from eft_integrations.chat.notations.base import NAME, BrokenCall, Notation, WrittenCall, Zone, json_end
+from eft_integrations.chat.notations.base import NAME, BrokenCall, Notation, WrittenCall, Zone
 
 CALL = re.compile(
     r"(?:<\|start\|>assistant)?(?P<role>[^<]*)(?:<\|channel\|>(?P<channel>[^<]*))?(?:<\|constrain\|>\w*)?\s*<\|message\|>"
@@ -36,20 +37,25 @@ class Harmony(Notation):
     def rule(self, tools: Sequence[Tool], rules: Rules, *, several: bool, behind: str = "") -> str:
         """See `Notation`. `<|call|>` ends the turn, so there is one; a thought may come before it."""
         literal = rules.literal
-        rules.add("THOUGHT", r"/(.|\n)*/")
-        thought = sequence(
-            '"analysis"',
-            literal("<|message|>"),
-            "THOUGHT",
-            literal("<|end|><|start|>"),
-            '"assistant"',
-            literal("<|channel|>"),
-        )
         for index, tool in enumerate(tools):
             header = literal(f"commentary to=functions.{tool.name} <|constrain|>json<|message|>")
             rules.add(f"message_{index}", sequence(header, rules.arguments(tools, tool), f"({literal('<|call|>')})?"))
         call = rules.add("message", " | ".join(f"message_{index}" for index in range(len(tools))))
-        return sequence(literal("<|channel|>".removeprefix(behind)), f"({thought})?", call)
+        return sequence(literal("<|channel|>".removeprefix(behind)), self._thought(rules), call)
+
+    def answer_rule(self, rules: Rules, body: str) -> str:
+        """See `Notation`: in the final channel, after thoughts or none."""
+        literal = rules.literal
+        return sequence(literal("<|channel|>"), self._thought(rules), literal("final<|message|>"), body)
+
+    @staticmethod
+    def _thought(rules: Rules) -> str:
+        """A thought and the beginning of the next message, or nothing."""
+        literal = rules.literal
+        rules.add("THOUGHT", r"/(.|\n)*/")
+        begun = sequence(literal("<|end|><|start|>"), '"assistant"', literal("<|channel|>"))
+        rules.add("thought", sequence(literal("analysis<|message|>"), "THOUGHT", begun))
+        return "thought?"
 
     def read(self, text: str, tools: Sequence[Tool], *, is_over: bool) -> Zone:
         """See `Notation`. A message that is no call is left out here: thoughts are none of the answer, and what is said goes on

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eft_integrations.chat.forms import calls_of_value
+from eft_integrations.chat.json_text import is_hopeless, json_end
 from eft_integrations.chat.lark import Rules, sequence
 from eft_integrations.chat.messages import Tool, ToolCall
-from eft_integrations.chat.notations.base import BrokenCall, Notation, WrittenCall, Zone, is_hopeless, json_end
+from eft_integrations.chat.notations.base import BrokenCall, Notation, WrittenCall, Zone
 
 HEAD = re.compile(r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
 """The beginning of a call whose arguments are certain to follow."""
@@ -29,6 +30,8 @@ class JsonCalls(Notation):
     arguments_key: str = "arguments"
     prefixes: tuple[str, ...] = ()
     """Markers that may stand before a call and need not."""
+    has_ids: bool = False
+    """A call may end with an id of nine letters and digits."""
 
     @property
     def markers(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -53,19 +56,31 @@ class JsonCalls(Notation):
     def rule(self, tools: Sequence[Tool], rules: Rules, *, several: bool, behind: str = "") -> str:
         """See `Notation`."""
         literal = rules.literal
-        call = sequence(rules.call_object(tools, self.arguments_key), literal(self.after))
+        call = sequence(rules.call_object(tools, self.arguments_key, further=self._id(rules)), literal(self.after))
         opening = literal(f"{self.before_all}{self.before}".removeprefix(behind))
         more = f"({sequence(literal(f'{self.between}{self.before}'), call)})*" if several else ""
         return sequence(opening, call, more, literal(self.after_all))
 
+    @staticmethod
+    def _quoted_id(rules: Rules) -> str:
+        space = rules.space()
+        rules.add("ID", '/"[a-zA-Z0-9]{9}"/')
+        return f'({space} "," {space} "\\"id\\"" {space} ":" {space} ID)?'
+
+    def _id(self, rules: Rules) -> str:
+        return self._quoted_id(rules) if self.has_ids else ""
+
     def openings(self, tools: Sequence[Tool], rules: Rules, *, several: bool) -> list[tuple[str, str]]:
-        """See `Notation`."""
-        call = rules.call_object(tools, self.arguments_key)
-        more = f"({sequence(rules.literal(self.between), call)})*" if several else ""
+        """See `Notation`. Both usual keys are allowed, and arguments as a text of JSON: what is read is checked."""
+        keys = ("parameters", "arguments")
+        more = f"({sequence(rules.literal(self.between), rules.call_object(tools, *keys))})*" if several else ""
+        space, text = rules.space(), rules.json("text_of_arguments", {"type": "string"})
+        key = " | ".join(json.dumps(f'"{key}"') for key in keys)
+        as_text = f'{space} "," {space} ({key}) {space} ":" {space} {text} {space} "}}"'
         return [
             (
                 rf'\s*\{{\s*"name"\s*:\s*"{re.escape(tool.name)}"',
-                sequence(rules.call_tail(tools, tool, self.arguments_key), more),
+                f"({sequence(rules.call_tail(tools, tool, *keys), more)} | {as_text})",
             )
             for tool in tools
         ]
@@ -98,8 +113,8 @@ class JsonCalls(Notation):
     def _after_broken(self, text: str, start: int) -> tuple[int, int] | None:
         """Where something that cannot become JSON is closed all the same: beginning and end of what closes it."""
         word = (self.after or self.after_all).strip().removeprefix("]")
-        place = text.find(word, start) if word and is_hopeless(text, start) else -1
-        return None if place < 0 else (place, place + len(word))
+        place = text.find(word, start) if word else -1
+        return (place, place + len(word)) if place >= 0 and is_hopeless(text, start) else None
 
     @staticmethod
     def _gap(text: str, place: int) -> int:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from eft_integrations.chat.json_text import json_end
 from eft_integrations.chat.lark import Rules, sequence
 from eft_integrations.chat.messages import Tool, ToolCall
 from eft_integrations.chat.notations.base import (
@@ -15,7 +16,6 @@ from eft_integrations.chat.notations.base import (
     Notation,
     WrittenCall,
     Zone,
-    json_end,
     may_begin,
     skip,
     tolerant,
@@ -37,6 +37,8 @@ class NamedCalls(Notation):
     after_all: str = ""
     between: str = ""
     head: str = ""
+    id_marker: str = ""
+    """Behind the name may stand this marker and an id of nine letters and digits."""
 
     @property
     def markers(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -60,6 +62,8 @@ class NamedCalls(Notation):
         """See `Notation`."""
         literal = rules.literal
         middle = " /[0-9]/ ".join(literal(part) for part in self.middle.split("{index}"))
+        if self.id_marker:
+            middle = f"({literal(self.id_marker)} /[a-zA-Z0-9]{{9}}/)? {middle}"
         for index, tool in enumerate(tools):
             arguments = rules.arguments(tools, tool)
             rules.add(f"named_{index}", sequence(literal(tool.name), middle, arguments, literal(self.after)))

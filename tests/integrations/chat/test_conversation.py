@@ -34,7 +34,7 @@ CALLING = (
     ("template", "expected"),
     [
         (PLAIN, TemplateTraits()),
-        (PLAIN + "{{ tools }}", TemplateTraits(shows_tools=True)),
+        (PLAIN + "{{ tools }}", TemplateTraits(shows_tools=True, shows_results=True)),
         (
             CALLING.replace("ARGUMENTS", "c.function.arguments | tojson"),
             TemplateTraits(arguments="object", shows_results=True, parallel=True),
@@ -133,14 +133,14 @@ def test_turns_of_one_role_become_one() -> None:
     assert arranged([], (), EVERYTHING, HERMES) == []
 
 
-def test_ids_arguments_and_empty_contents_are_the_templates() -> None:
+def test_ids_and_arguments_are_the_templates() -> None:
     call = Message("assistant", "", tool_calls=CALLS[:1])
     plain = as_mapping(call, EVERYTHING, None)
     assert plain["tool_calls"] == [{"id": "1", "type": "function", "function": {"name": "add", "arguments": {"a": 3}}}]
-    strict = TemplateTraits(arguments="string", empty_content=None, short_ids=True)
+    strict = TemplateTraits(arguments="string", short_ids=True)
     mapping, result = as_mapping(call, strict, None), as_mapping(LOOP[2], strict, None)
     (shown,) = mapping["tool_calls"]  # type: ignore[misc, union-attr]
-    assert (mapping["content"], shown["function"]["arguments"]) == (None, '{"a": 3}')  # type: ignore[index, call-overload]
+    assert (mapping["content"], shown["function"]["arguments"]) == ("", '{"a": 3}')  # type: ignore[index, call-overload]
     assert len(shown["id"]) == 9  # type: ignore[index, call-overload, arg-type]
     assert result["tool_call_id"] == shown["id"]  # type: ignore[index, call-overload]
     assert "tool_calls" not in as_mapping(Message("assistant", "a"), EVERYTHING, None), (

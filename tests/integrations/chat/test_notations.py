@@ -196,7 +196,8 @@ def test_grammars_allow_what_is_written_and_nothing_else(name: str, mode: str, s
     assert allowed(written, choice=choice)
     if mode == "required" or not notation.is_bare:
         assert not allowed(written.replace("get_weather", "get_wealth").replace("get-time", "get-tame"), choice=choice)
-    assert allowed("free text", choice=choice) == (mode == "auto")
+    free = "<|channel|>final<|message|>free text" if notation.has_headers else "free text"
+    assert allowed(free, choice=choice) == (mode == "auto")
     if mode == "auto" and not notation.is_bare and not notation.has_headers:
         assert allowed("Look:\n" + written, choice=choice)
     if mode == "required" and notation.is_shared:

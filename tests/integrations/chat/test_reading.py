@@ -163,7 +163,7 @@ def test_looser_forms_can_be_turned_off(form: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (f"One writes {CALL} for that.", None),
+        (f"One writes {CALL} for that.", "inside a line"),
         (f"First.\n\n{CALL}\n\nThis would call the function.", "text before and behind"),
         (f"First.\n\nThen this:\n\n{CALL}", "inside an explanation"),
         (f"{CALL} is how one adds.", "inside a line"),
