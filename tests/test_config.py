@@ -43,6 +43,7 @@ RANGES: dict[type[Options], dict[str, Range]] = {
         "stop": ([None, "a", [], ["a", "b"], ("a",)], ["", ["a", ""], [3], 3]),
         "stop_token_ids": ([[], [3], (3, 4)], [3, ["a"]]),
         "ignore_eos": ([True, False], ["perhaps", None]),
+        "skip_special_tokens": ([True, False], ["perhaps", None]),
         "grammar": (
             [None, {"kind": "regex", "pattern": "a"}, {"kind": "json_schema", "json_schema": {}}],
             [{"kind": "regex", "pattern": ""}, {"kind": "lark"}, {"kind": "ebnf"}, {"json_schema": {}}, "a+"],

@@ -15,7 +15,8 @@ import transformers
 from cookbook import renew
 from eft_engine import Engine, TunedPair
 from eft_engine.zoo.presets import atlas
-from eft_integrations import backend
+from eft_integrations.backends import pool
+from eft_integrations.backends.engine import EngineBackend
 from tests.integrations.server.serving import running
 
 SCRIPTS = renew.scripts()
@@ -82,8 +83,8 @@ def stand_in(source: str) -> str:
 def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Sources that were asked for, hub ids among them; what is loaded is Atlas, by an engine of the test's own."""
     ids: list[str] = []
-    shared: dict[str, backend.EngineBackend] = {}
-    monkeypatch.setattr(backend, "_SHARED", shared)
+    shared: pool.Pool[str, EngineBackend] = pool.Pool()
+    monkeypatch.setattr(pool, "_SHARED", shared)
 
     def local(source: str) -> str:
         ids.append(source)
@@ -107,8 +108,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             auto, "from_pretrained", lambda source, _real=pretrained, **o: _real(local(str(source)), **o)
         )
     yield ids
-    for loaded in shared.values():
-        loaded.close()
+    shared.close()
 
 
 @pytest.mark.parametrize("name", [name for name in SCRIPTS if name not in NOT_ATLAS])
@@ -123,7 +123,7 @@ def test_variant_for_real_models_runs(name: str, asked: list[str]) -> None:
 
 
 def test_the_chain_of_another_provider_gives_the_same_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Engine.load(**_atlas_trio()) as engine, running({"gpt-4.1-mini": backend.backend_of(engine)}) as url:
+    with Engine.load(**_atlas_trio()) as engine, running({"gpt-4.1-mini": pool.backend_of(engine)}) as url:
         monkeypatch.setenv("OPENAI_BASE_URL", f"{url}/v1")
         monkeypatch.setenv("OPENAI_API_KEY", "none")
         assert renew.run("07_swap_the_model.py", "openai") == renew.promised(SCRIPTS["07_swap_the_model.py"])

@@ -21,6 +21,8 @@ class _Closes(Protocol):
     @property
     def is_closed(self) -> bool: ...
 
+    def close(self) -> None: ...
+
 
 Key = TypeVar("Key", bound=Hashable)
 Backend = TypeVar("Backend", bound=_Closes)
@@ -40,6 +42,13 @@ class Pool(Generic[Key, Backend]):
             if key not in self._backends:
                 self._backends[key] = make()
             return self._backends[key]
+
+    def close(self) -> None:
+        """Close all of them."""
+        with self._lock:
+            for backend in self._backends.values():
+                backend.close()
+            self._backends.clear()
 
 
 _SHARED: Pool[str, EngineBackend] = Pool()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -67,12 +66,6 @@ def test_schema_accepts_json_of_the_schema_only() -> None:
 def test_schema_must_be_one() -> None:
     with pytest.raises(InvalidOptionError, match="not a JSON schema"):
         SchemaMatch({"type": "nothing"})
-
-
-def test_schema_without_its_library_gives_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "jsonschema", None)
-    with pytest.raises(InvalidOptionError, match=r"pip install 'eft\[eval\]'"):
-        SchemaMatch({})
 
 
 def test_a_langchain_chat_model_judges() -> None:

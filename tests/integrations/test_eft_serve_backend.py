@@ -24,7 +24,7 @@ from eft_integrations.server.settings import CompositionSettings, ServerSettings
 from tests.engine.test_backpressure import Gate
 from tests.integrations.server.serving import running
 from tests.integrations.trained_trio import WEATHER, get_weather, trained_engine
-from tests.toy import ToyTrio
+from tests.toy import ToyTrio, wait_until_idle
 
 GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 40}
 HELLO = (Message("user", "Hello"),)
@@ -234,6 +234,7 @@ def test_server_is_known_as_the_engine_is(remote: RemoteBackend) -> None:
 
 def test_statistics_are_the_engine_s(remote: RemoteBackend) -> None:
     remote.chat(asked())
+    wait_until_idle(trained_engine())
     here = backend_of(trained_engine()).stats()
     assert dataclasses.replace(here, networks=()) == remote.stats()
     assert here.num_finished > 0
