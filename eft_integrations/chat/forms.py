@@ -47,18 +47,18 @@ FUNCTION_TAG = re.compile(r"<function(?:=|\s+name=[\"'])(?P<name>[\w.\-]+)[\"']?
 
 
 @dataclass(frozen=True)
-class LooseCall:
-    """A name and arguments as JSON text."""
+class WrittenCall:
+    """A call as it was written. `arguments` is JSON text; of a call that is not over, the part that is certain."""
 
     name: str
     arguments: str
 
 
-def calls_of_value(value: object) -> list[LooseCall]:
+def calls_of_value(value: object) -> list[WrittenCall]:
     r"""The calls that a JSON value is: an object with a name and arguments, wrapped as OpenAI does or not, or a list of such.
 
     >>> calls_of_value({"type": "function", "function": {"name": "f", "arguments": "{\"a\": 1}"}})
-    [LooseCall(name='f', arguments='{"a": 1}')]
+    [WrittenCall(name='f', arguments='{"a": 1}')]
     """
     match value:
         case list():
@@ -81,7 +81,7 @@ def _is_only_a_name(value: Mapping[str, object]) -> bool:
     return set(value) <= {*NAME_KEYS, *ARGUMENT_KEYS, "type", "id"}
 
 
-def _call(name: str, arguments: object) -> list[LooseCall]:
+def _call(name: str, arguments: object) -> list[WrittenCall]:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments, strict=False) if arguments.strip() else {}
@@ -89,7 +89,7 @@ def _call(name: str, arguments: object) -> list[LooseCall]:
             return []
     if arguments is None:
         arguments = {}
-    return [LooseCall(name, json.dumps(arguments, ensure_ascii=False))] if isinstance(arguments, dict) else []
+    return [WrittenCall(name, json.dumps(arguments, ensure_ascii=False))] if isinstance(arguments, dict) else []
 
 
 # ---- one block -----------------------------------------------------------------------------------------------------------
@@ -99,13 +99,13 @@ def _call(name: str, arguments: object) -> list[LooseCall]:
 class Block:
     """The values that stand at the beginning of a text, with their wrappings, and where the text goes on."""
 
-    calls: tuple[LooseCall, ...]
+    calls: tuple[WrittenCall, ...]
     end: int
 
 
 def read_block(text: str, names: Sequence[str] = ()) -> Block | None:
     """The block at the beginning of a text; None where there is none, or not all of it yet."""
-    calls: list[LooseCall] = []
+    calls: list[WrittenCall] = []
     place = end = 0
     while (one := _read_one(text, place, names)) is not None:
         calls += one.calls
@@ -188,7 +188,7 @@ def closing_bracket(text: str, start: int) -> int | None:
     return None
 
 
-def python_calls(text: str, names: Sequence[str] = ()) -> list[LooseCall] | None:
+def python_calls(text: str, names: Sequence[str] = ()) -> list[WrittenCall] | None:
     """The calls of a text like `[f(a=1), g(b="x")]`; None where it is something else.
 
     Args:
@@ -196,7 +196,7 @@ def python_calls(text: str, names: Sequence[str] = ()) -> list[LooseCall] | None
         names: names that calls may have; those that are no names in Python are found by them.
 
     >>> python_calls("[f(a=1, b=true)]")
-    [LooseCall(name='f', arguments='{"a": 1, "b": true}')]
+    [WrittenCall(name='f', arguments='{"a": 1, "b": true}')]
     """
     stand_ins = {f"_{index}_": name for index, name in enumerate(names) if not name.isidentifier()}
     for stand_in, name in stand_ins.items():
@@ -215,7 +215,7 @@ def python_calls(text: str, names: Sequence[str] = ()) -> list[LooseCall] | None
         except ValueError:
             return None
         name = ast.unparse(node.func)
-        calls.append(LooseCall(stand_ins.get(name, name), json.dumps(arguments, ensure_ascii=False)))
+        calls.append(WrittenCall(stand_ins.get(name, name), json.dumps(arguments, ensure_ascii=False)))
     return calls or None
 
 

@@ -21,7 +21,7 @@ from eft_integrations.chat.forms import (
     NAME_KEYS,
     OPENING,
     OPENINGS,
-    LooseCall,
+    WrittenCall,
     calls_of_value,
     is_open,
     read_block,
@@ -46,7 +46,7 @@ class Unrecognised:
 class Found:
     """What an answer holds as a whole: calls with the text before and behind them, or text with what looked like a call."""
 
-    calls: tuple[LooseCall, ...] = ()
+    calls: tuple[WrittenCall, ...] = ()
     before: str = ""
     behind: str = ""
     unrecognised: tuple[Unrecognised, ...] = ()
@@ -106,7 +106,7 @@ def _paragraphs(text: str) -> int:
     return len([part for part in re.split(r"\n\s*\n", text) if part.strip()])
 
 
-def fault(call: LooseCall, tools: Sequence[Tool]) -> str | None:
+def fault(call: WrittenCall, tools: Sequence[Tool]) -> str | None:
     """Why a call cannot be carried out; None where it can."""
     tool = next((tool for tool in tools if tool.name == call.name), None)
     if tool is None:

@@ -8,9 +8,10 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from eft_integrations.chat.forms import WrittenCall
 from eft_integrations.chat.loose import Unrecognised, find_calls, may_become_calls, names_a_tool
 from eft_integrations.chat.messages import LOOSE, InvalidToolCall, Tool, ToolCall
-from eft_integrations.chat.notations.base import BrokenCall, Notation, WrittenCall, Zone
+from eft_integrations.chat.notations.base import BrokenCall, Notation, Zone
 from eft_integrations.chat.request import CallDelta
 
 SETTLED = 256
@@ -49,11 +50,11 @@ class CallReader:
         self._explains = False
         self._has_invalid = False
         self._news = ""
+        self._waits = False
         self._in_zone = False
         self._num_zone_calls = 0
         self._partial: _Partial | None = None
         self._calls: list[tuple[str, str]] = []
-        self._repeats = 0
 
     def feed(self, text: str) -> Iterator[Piece]:
         """Take a piece of the model's text."""
@@ -68,11 +69,15 @@ class CallReader:
             found = find_calls(self._passed + self._held, self._reading.tools)
             yield from found.unrecognised
             if found.calls:
+                is_torn = is_cut and names_a_tool(found.behind, self._reading.tools)
                 yield from self._pass(found.before[len(self._passed) :])
-                yield from self._pass(found.behind)
+                if not is_torn:
+                    yield from self._pass(found.behind)
                 prefix = "call_" if self._reading.notation.is_bare else LOOSE
                 for call in found.calls:
                     yield from self._whole(WrittenCall(call.name, call.arguments), prefix=prefix)
+                if is_torn:
+                    yield self._invalid(found.behind, "the text ended inside the call")
                 return
         torn = self._held.strip()
         if is_cut and self._is_lenient and torn and (self._reading.demanded or names_a_tool(torn, self._reading.tools)):
@@ -121,10 +126,12 @@ class CallReader:
         """Pass on what certainly is text."""
         keep = 0 if is_over else max((_overlap(self._held, own) for own in self._reading.notation.markers), default=0)
         end = len(self._held) - keep
-        if len(self._held) > SETTLED and not is_over and self._is_lenient and DECIDING.isdisjoint(self._news):
-            return  # it may become a call, and nothing came that changes this
         if self._is_lenient:
-            end = min(end, self._possible_call())
+            if self._waits and len(self._held) > SETTLED and not is_over and DECIDING.isdisjoint(self._news):
+                return  # it may become a call, and nothing came that changes this
+            possible = self._possible_call()
+            self._waits = possible < len(self._held)
+            end = min(end, possible)
         ready = self._held[:end]
         if not is_over or self._calls:
             ready = ready.rstrip()  # whitespace in front of a call is no text, and what comes next is not known

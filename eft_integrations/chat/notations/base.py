@@ -7,19 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from eft_integrations.chat.forms import WrittenCall
 from eft_integrations.chat.lark import Rules
 from eft_integrations.chat.messages import Tool, ToolCall
 
 NAME = r"[\w.\-]+"
 """Names of functions, as a regular expression."""
-
-
-@dataclass(frozen=True)
-class WrittenCall:
-    """A call as it was written. `arguments` is JSON text; of a call that is not over, the part that is certain."""
-
-    name: str
-    arguments: str
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from eft_integrations.chat.forms import WrittenCall
 from eft_integrations.chat.json_text import json_end
 from eft_integrations.chat.lark import Rules, sequence
 from eft_integrations.chat.messages import Tool, ToolCall
-from eft_integrations.chat.notations.base import NAME, BrokenCall, Notation, WrittenCall, Zone
+from eft_integrations.chat.notations.base import NAME, BrokenCall, Notation, Zone
 
 CALL = re.compile(
     r"(?:<\|start\|>assistant)?(?P<role>[^<]*)(?:<\|channel\|>(?P<channel>[^<]*))?(?:<\|constrain\|>\w*)?\s*<\|message\|>"

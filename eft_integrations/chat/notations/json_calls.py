@@ -7,11 +7,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eft_integrations.chat.forms import calls_of_value
+from eft_integrations.chat.forms import WrittenCall, calls_of_value
 from eft_integrations.chat.json_text import is_hopeless, json_end
 from eft_integrations.chat.lark import Rules, sequence
 from eft_integrations.chat.messages import Tool, ToolCall
-from eft_integrations.chat.notations.base import BrokenCall, Notation, WrittenCall, Zone
+from eft_integrations.chat.notations.base import BrokenCall, Notation, Zone
 
 HEAD = re.compile(r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
 """The beginning of a call whose arguments are certain to follow."""

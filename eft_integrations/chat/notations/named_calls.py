@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from eft_integrations.chat.forms import WrittenCall
 from eft_integrations.chat.json_text import json_end
 from eft_integrations.chat.lark import Rules, sequence
 from eft_integrations.chat.messages import Tool, ToolCall
@@ -14,7 +15,6 @@ from eft_integrations.chat.notations.base import (
     NAME,
     BrokenCall,
     Notation,
-    WrittenCall,
     Zone,
     may_begin,
     skip,

@@ -7,10 +7,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eft_integrations.chat.forms import python_calls
+from eft_integrations.chat.forms import WrittenCall, python_calls
 from eft_integrations.chat.lark import Rules, sequence
 from eft_integrations.chat.messages import Tool, ToolCall
-from eft_integrations.chat.notations.base import BrokenCall, Notation, WrittenCall, Zone
+from eft_integrations.chat.notations.base import BrokenCall, Notation, Zone
 
 
 @dataclass(frozen=True)

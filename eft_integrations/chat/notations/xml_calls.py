@@ -11,9 +11,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from eft_integrations.chat.forms import WrittenCall
 from eft_integrations.chat.lark import Rules, sequence
 from eft_integrations.chat.messages import Tool, ToolCall
-from eft_integrations.chat.notations.base import NAME, BrokenCall, Notation, WrittenCall, Zone, may_begin, skip
+from eft_integrations.chat.notations.base import NAME, BrokenCall, Notation, Zone, may_begin, skip
 
 FUNCTION = re.compile(rf"\s*<function=(?P<name>{NAME})>")
 PARAMETER = re.compile(

@@ -209,3 +209,22 @@ def test_text_is_held_back_only_while_it_may_become_a_call(text: str) -> None:
 )
 def test_what_may_become_a_call_is_held_back(text: str) -> None:
     assert [piece for piece in CallReader(Reading(HERMES, TOOLS)).feed(text) if isinstance(piece, str)] == []
+
+
+def test_long_pieces_pass_at_once() -> None:
+    reader = CallReader(Reading(HERMES, TOOLS))
+    text = "word " * 200 + "end"
+    assert list(reader.feed(text)) == [text]
+
+
+@pytest.mark.parametrize("demanded", [True, False])
+def test_calls_that_a_budget_cuts_are_invalid(demanded: bool) -> None:
+    for text, calls in ((CALL[:-3], 0), (f"{CALL}\n{CALL[:-3]}", 1), (f"```json\n{CALL[:-1]}", 0)):
+        reader = CallReader(Reading(HERMES, TOOLS, demanded=demanded))
+        pieces = [*reader.feed(text), *reader.finish(is_cut=True)]
+        assert (summary(pieces)[0], len(summary(pieces)[1])) == ("", calls)
+        invalid = [piece.reason for piece in pieces if isinstance(piece, InvalidToolCall)]
+        assert invalid == ["the text ended inside the call"]
+    whole = CallReader(Reading(HERMES, TOOLS, demanded=demanded))
+    pieces = [*whole.feed("Well, "), *whole.finish(is_cut=True)]
+    assert [type(piece) for piece in pieces if not isinstance(piece, str)] == ([InvalidToolCall] if demanded else [])
