@@ -235,7 +235,7 @@ class Engine:
     @property
     def control_tokens(self) -> list[str]:
         """Texts that a member reads as control tokens, the longest first."""
-        return self._requests.tokenizers.control_tokens()
+        return self._requests.tokenizers.control_tokens
 
     def token_ids(self, text: str) -> list[int]:
         """A text as tokens, without special ones. May be called from any thread, unlike the tokenizer itself."""

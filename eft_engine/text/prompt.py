@@ -6,6 +6,7 @@ same ids, unless `PromptOptions` gives a member its own rendering.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,8 +29,9 @@ class PromptTokenizers:
         """The tokenizer of base, tuned or reference."""
         return {"base": self.base, "tuned": self.tuned, "reference": self.reference}[role]
 
+    @functools.cached_property
     def control_tokens(self) -> list[str]:
-        """Texts that any of them reads as a control token, the longest first."""
+        """Texts that any of them reads as a control token, the longest first. Gathered once: some tokenizers add thousands."""
         texts = set().union(*(control_tokens(own) for own in (self.base, self.tuned, self.reference)))
         return sorted(texts, key=lambda text: (-len(text), text))
 
@@ -52,7 +54,7 @@ def render_prompt(prompt: Prompt, options: PromptOptions, tokenizers: PromptToke
     """
     if not prompt:
         raise EmptyPromptError("the prompt is empty; give a text or at least one message")
-    controls = tokenizers.control_tokens() if options.control_tokens == "neutralise" else []
+    controls = tokenizers.control_tokens if options.control_tokens == "neutralise" else []
     messages = None if isinstance(prompt, str) else _checked_messages(prompt, controls)
     options = options.model_copy(update={"template_variables": neutralise(options.template_variables, controls)})
     encoded: dict[str, tuple[int, ...]] = {}

@@ -80,11 +80,14 @@ class Rules:
 
     def call_tail(self, tools: Sequence[Tool], tool: Tool, *keys: str, further: str = "") -> str:
         """What follows the name of a tool in such an object."""
+        body = self.tail(self.arguments(tools, tool), *keys, further=further)
+        return self.add(f"tail_{'_'.join(keys)}_{tools.index(tool)}", body)
+
+    def tail(self, value: str, *keys: str, further: str = "") -> str:
+        """A value under one of the keys, and the end of the object that it stands in."""
         space = self.space()
         key = " | ".join(json.dumps(f'"{key}"') for key in keys)
-        arguments = self.arguments(tools, tool)
-        body = f'{space} "," {space} ({key}) {space} ":" {space} {arguments} {further} {space} "}}"'
-        return self.add(f"tail_{'_'.join(keys)}_{tools.index(tool)}", body)
+        return sequence(f'{space} "," {space} ({key}) {space} ":" {space} {value}', further, f'{space} "}}"')
 
 
 def sequence(*parts: str) -> str:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict, TypeVar
+from weakref import WeakKeyDictionary
 
 from eft_engine import ChatTemplate, JsonSchema, Lark, PromptOptions, SamplingParams, neutralise
 from eft_engine.config import RewardWeights
@@ -53,9 +54,18 @@ class ControlTokens:
 
     @classmethod
     def of_engine(cls, engine: Engine) -> ControlTokens:
-        """Of an engine's tokenizer."""
+        """Of an engine's tokenizer; gathered once."""
+        if engine not in _OF_ENGINES:
+            _OF_ENGINES[engine] = cls._gathered(engine)
+        return _OF_ENGINES[engine]
+
+    @classmethod
+    def _gathered(cls, engine: Engine) -> ControlTokens:
         added = engine.tokenizer.added_tokens_decoder.items()
         return cls.of({token_id: (token.content, token.special) for token_id, token in added}, engine.control_tokens)
+
+
+_OF_ENGINES: WeakKeyDictionary[Engine, ControlTokens] = WeakKeyDictionary()
 
 
 class EngineOptions(TypedDict):

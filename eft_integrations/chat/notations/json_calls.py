@@ -61,22 +61,18 @@ class JsonCalls(Notation):
         more = f"({sequence(literal(f'{self.between}{self.before}'), call)})*" if several else ""
         return sequence(opening, call, more, literal(self.after_all))
 
-    @staticmethod
-    def _quoted_id(rules: Rules) -> str:
-        space = rules.space()
-        rules.add("ID", '/"[a-zA-Z0-9]{9}"/')
-        return f'({space} "," {space} "\\"id\\"" {space} ":" {space} ID)?'
-
     def _id(self, rules: Rules) -> str:
-        return self._quoted_id(rules) if self.has_ids else ""
+        """The id behind the arguments, where there may be one."""
+        if not self.has_ids:
+            return ""
+        space, value = rules.space(), rules.add("ID", '/"[a-zA-Z0-9]{9}"/')
+        return f'({space} "," {space} "\\"id\\"" {space} ":" {space} {value})?'
 
     def openings(self, tools: Sequence[Tool], rules: Rules, *, several: bool) -> list[tuple[str, str]]:
         """See `Notation`. Both usual keys are allowed, and arguments as a text of JSON: what is read is checked."""
         keys = ("parameters", "arguments")
         more = f"({sequence(rules.literal(self.between), rules.call_object(tools, *keys))})*" if several else ""
-        space, text = rules.space(), rules.json("text_of_arguments", {"type": "string"})
-        key = " | ".join(json.dumps(f'"{key}"') for key in keys)
-        as_text = f'{space} "," {space} ({key}) {space} ":" {space} {text} {space} "}}"'
+        as_text = rules.tail(rules.json("text_of_arguments", {"type": "string"}), *keys)
         return [
             (
                 rf'\s*\{{\s*"name"\s*:\s*"{re.escape(tool.name)}"',
