@@ -293,7 +293,11 @@ class SamplingParams(Options):
     grammar: Grammar | None = Field(
         default=None,
         discriminator="kind",
-        description="what the text must look like; it is closed inside max_tokens wherever that is possible",
+        description="what the text must look like",
+    )
+    close_within_budget: bool = Field(
+        default=False,
+        description="bring the sentence of a grammar to an end inside max_tokens wherever that is possible; the answer says so",
     )
     logprobs: int | None = Field(
         default=None, ge=0, le=100, description="report log-probabilities with this many alternatives; None: do not"

@@ -13,12 +13,14 @@ FinishReason = Literal["stop", "length"]
 @dataclass(frozen=True)
 class Usage:
     """Token counts of one request. `prompt_tokens` is the longest prompt among the members that ran, `cached_prompt_tokens` the
-    part that no member had to read, because it was in the cache.
+    part that no member had to read, because it was in the cache. `reasoning_tokens` are the completion tokens of a thought, its
+    markers included; an engine knows no thoughts and says 0, whoever reads chats counts them.
     """
 
     prompt_tokens: int
     completion_tokens: int
     cached_prompt_tokens: int = 0
+    reasoning_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:

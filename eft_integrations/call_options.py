@@ -22,6 +22,20 @@ class CallOptions(SamplingFields):
     chat_template_kwargs: dict[str, object] | None = Field(
         default=None, description="variables of the chat template; a call's join the model's"
     )
+    reasoning: str = Field(
+        default="auto",
+        description="whether the model thinks first: auto (as its template has it), off, or an effort (low, medium, high, ...)",
+    )
+    reasoning_budget: int | None = Field(
+        default=None, ge=0, description="most tokens of a thought; None: no bound, half of max_tokens where JSON must follow"
+    )
+    reasoning_tags: tuple[str, str] | None = Field(
+        default=None, description="the texts around a thought, where the chat template does not show them"
+    )
+    strict: bool | None = Field(
+        default=None,
+        description="refuse a schema that cannot be held in full while decoding; otherwise the rest is checked at the end",
+    )
     lenient_tool_calls: bool = Field(
         default=True,
         description="take calls that the model writes in another form than its own chat template's; False: they stay text",

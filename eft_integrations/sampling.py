@@ -33,6 +33,10 @@ class SamplingFields(BaseModel):
     stop: str | list[str] | None = Field(default=None, description="strings that end the text")
     stop_token_ids: list[int] | None = Field(default=None, description="token ids that end the text")
     ignore_eos: bool | None = Field(default=None, description="go on after an end-of-sequence token")
+    close_within_budget: bool | None = Field(
+        default=None,
+        description="bring JSON of a schema to an end inside max_tokens (the answer says so); a tool call is never brought to one",
+    )
 
 
 def given_sampling(fields: SamplingFields) -> dict[str, object]:

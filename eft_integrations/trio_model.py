@@ -19,11 +19,16 @@ from eft_integrations.chat.request import ChatRequest
 from eft_integrations.question import Question
 from eft_integrations.sampling import given_sampling, stops_of
 from eft_integrations.weights import first_given, parse_alias
-from eft_integrations.wire.openai import to_response_schema, to_tool_choice, to_tools
+from eft_integrations.wire.openai import is_strict, to_response_schema, to_tool_choice, to_tools
 
 NAMES_OF_TRIO = ("base", "tuned", "reference", "pairs", "preset")
 
-SWITCHES = frozenset({"logprobs", "top_logprobs", "timeout", "lenient_tool_calls", "tool_notation"})
+SWITCHES = frozenset(
+    {
+        "logprobs", "top_logprobs", "timeout", "lenient_tool_calls", "tool_notation", "reasoning", "reasoning_budget",
+        "reasoning_tags", "strict",
+    }
+)  # fmt: skip
 """Options of which a call's value goes before the model's even where it is None."""
 
 
@@ -120,13 +125,17 @@ class TrioModel(CallOptions):
             sampling["max_tokens"] = call.max_completion_tokens
         if chosen.logprobs:
             sampling["logprobs"] = chosen.top_logprobs or 0
-        tools = to_tools(call.tools or ())
+        tools = to_tools(call.tools or (), strict=chosen.strict)
         choice, tools = to_tool_choice(call.tool_choice, tools, parallel=call.parallel_tool_calls is not False)
         request = ChatRequest(
             messages=tuple(messages),
             tools=tools,
             tool_choice=choice,
             response_schema=to_response_schema(call.response_format),
+            strict_response=is_strict(call.response_format) or bool(chosen.strict),
+            reasoning=chosen.reasoning,
+            reasoning_budget=chosen.reasoning_budget,
+            reasoning_tags=chosen.reasoning_tags,
             sampling=sampling,
             reward_weights=first_given(call.reward_weights, self._weights_of_alias(call.model), self.reward_weights),
             template_variables={**(self.chat_template_kwargs or {}), **(call.chat_template_kwargs or {})},

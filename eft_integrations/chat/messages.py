@@ -27,30 +27,43 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class InvalidToolCall:
-    """Text that began as a tool call and did not become one (cut off, or not JSON); never run it."""
+    """Text that began as a tool call and did not become one that may be run: cut off, not JSON, or not what its schema says.
+
+    `text` is what the model wrote of it. `name`, `call_id` and `arguments` (JSON text, perhaps only its beginning) are there as far
+    as they are known; a stream has sent its pieces under the same id.
+    """
 
     text: str
     reason: str
+    name: str | None = None
+    call_id: str | None = None
+    arguments: str | None = None
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. `tool_calls` belong to assistant turns, `tool_call_id` and `name` to tool results."""
+    """One turn. `tool_calls` and `reasoning` (what the model thought before it answered) belong to assistant turns, `tool_call_id`
+    and `name` to tool results.
+    """
 
     role: Role
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
+    reasoning: str = ""
 
 
 @dataclass(frozen=True)
 class Tool:
-    """A function that the model may call; `parameters` is a JSON schema of type object."""
+    """A function that the model may call; `parameters` is a JSON schema of type object. `strict`: a schema of which a mask cannot
+    hold every keyword is refused.
+    """
 
     name: str
     description: str = ""
     parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
+    strict: bool = False
 
     def as_openai(self) -> dict[str, Any]:
         """OpenAI's form, which chat templates read."""

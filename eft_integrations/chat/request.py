@@ -57,7 +57,10 @@ class ToolChoice:
 class ChatRequest:
     """One question to a backend.
 
-    `response_schema` makes the answer a JSON value of that schema. `sampling` holds fields of `SamplingParams`. A `prompt` is a
+    `response_schema` makes the answer a JSON value of that schema; `strict_response`: one of which a mask cannot hold every keyword
+    is refused. `reasoning` says whether the model thinks first: auto (as its chat template has it), off, or an effort (low, medium,
+    high, ...); `reasoning_budget`: most tokens of a thought; `reasoning_tags`: the texts around a thought where the chat template
+    does not show them. `sampling` holds fields of `SamplingParams`. A `prompt` is a
     raw text to continue; it stands in place of the messages, and tools have no meaning then. `chat_template` (Jinja) replaces the
     backend's own. `lenient_tool_calls`: calls of bound tools count also where the model writes them in another form than its
     template's. `tool_notation` names how the model writes calls (`chat.notations.NOTATIONS`); None: as its template says.
@@ -67,6 +70,10 @@ class ChatRequest:
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     response_schema: Mapping[str, Any] | None = None
+    strict_response: bool = False
+    reasoning: str = "auto"
+    reasoning_budget: int | None = None
+    reasoning_tags: tuple[str, str] | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
     reward_weights: RewardWeights = None
     template_variables: Mapping[str, Any] = field(default_factory=dict)
@@ -79,7 +86,10 @@ class ChatRequest:
 
 @dataclass(frozen=True)
 class ChatResult:
-    """The whole answer. `metadata` is plain JSON: the weights in effect and what the request cost."""
+    """The whole answer. `metadata` is plain JSON: the weights in effect, what the request cost, and what has to be known of the
+    answer: `unenforced` (keywords of schemas that no mask held), `format_error` (the content is not what `response_schema` says),
+    `closed_within_budget`, `reasoning_budget_reached`, `ignored` (options that this model has no use for).
+    """
 
     content: str
     tool_calls: tuple[ToolCall, ...]
@@ -88,6 +98,7 @@ class ChatResult:
     usage: Usage
     logprobs: tuple[TokenLogprobs, ...] | None
     metadata: Mapping[str, Any]
+    reasoning: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,7 +113,7 @@ class CallDelta:
 
 @dataclass(frozen=True)
 class ChatDelta:
-    """A piece of an answer: text, a piece of a tool call, or, last, the whole `result`.
+    """A piece of an answer: of its thought, text, a piece of a tool call, or, last, the whole `result`.
 
     `logprobs` are those of the tokens that came with it, where they were asked for (a piece may have nothing else).
     """
@@ -110,4 +121,5 @@ class ChatDelta:
     text: str = ""
     call: CallDelta | None = None
     logprobs: tuple[TokenLogprobs, ...] = ()
+    reasoning: str = ""
     result: ChatResult | None = None

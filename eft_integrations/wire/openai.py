@@ -133,12 +133,14 @@ def arguments_text(arguments: object) -> str:
     return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
-def to_tools(tools: Iterable[object]) -> tuple[Tool, ...]:
-    """Tools in the neutral form; functions written either nested (chat completions) or flat (responses)."""
-    return tuple(_to_tool(tool, f"tools.{index}") for index, tool in enumerate(tools))
+def to_tools(tools: Iterable[object], *, strict: bool | None = None) -> tuple[Tool, ...]:
+    """Tools in the neutral form; functions written either nested (chat completions) or flat (responses). `strict` holds for those
+    that do not say it themselves.
+    """
+    return tuple(_to_tool(tool, f"tools.{index}", strict=bool(strict)) for index, tool in enumerate(tools))
 
 
-def _to_tool(tool: object, where: str) -> Tool:
+def _to_tool(tool: object, where: str, *, strict: bool) -> Tool:
     match tool:
         case {"function": Mapping() as function, **rest} if rest.get("type", "function") == "function":
             pass
@@ -154,7 +156,8 @@ def _to_tool(tool: object, where: str) -> Tool:
     parameters = function.get("parameters") or {"type": "object", "properties": {}}
     if not isinstance(parameters, Mapping):
         raise wrong(f"{where}.parameters", "must be a JSON schema of type object")
-    return Tool(name, str(function.get("description") or ""), parameters)
+    own = function.get("strict")
+    return Tool(name, str(function.get("description") or ""), parameters, strict if own is None else bool(own))
 
 
 def to_tool_choice(
@@ -200,6 +203,14 @@ def to_response_schema(response_format: object, *, option: str = "response_forma
         case {"type": "json_schema"}:
             raise wrong(option, "json_schema needs a schema", response_format)
     raise wrong(option, "type must be text, json_object or json_schema", response_format)
+
+
+def is_strict(response_format: object) -> bool:
+    """Whether a response format wants a schema refused of which a mask cannot hold every keyword."""
+    match response_format:
+        case {"type": "json_schema", "json_schema": {"strict": bool(strict)}} | {"type": "json_schema", "strict": bool(strict)}:
+            return strict
+    return False
 
 
 def schema_format(name: str, schema: Mapping[str, object]) -> dict[str, object]:
