@@ -297,7 +297,8 @@ class SamplingParams(Options):
     )
     close_within_budget: bool = Field(
         default=False,
-        description="bring the sentence of a grammar to an end inside max_tokens wherever that is possible; the answer says so",
+        description="bring the sentence of a grammar to an end inside max_tokens wherever that is possible; the answer says when a "
+        "token was put in for that. Off: the text is cut, which shows; a JSON that was closed looks whole",
     )
     logprobs: int | None = Field(
         default=None, ge=0, le=100, description="report log-probabilities with this many alternatives; None: do not"

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 FinishReason = Literal["stop", "length"]
-"""`stop`: an end-of-sequence token, a stop token or a stop string; `length`: max_tokens or the context was reached."""
+"""`stop`: an end-of-sequence token, a stop token, a stop string or the end of a grammar's sentence; `length`: max_tokens or the
+context was reached before.
+"""
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,8 @@ class RequestOutput:
 
     `text` is without special tokens and without the stop string; `token_ids` are all generated ids, an end-of-sequence id
     included. `stop_reason` is the stop string or the token id that ended the text, None for `length`.
-    `reward_weights` are the weights that were in effect, by pair name.
+    `reward_weights` are the weights that were in effect, by pair name. `closed_within_budget`: the text is a sentence of its
+    grammar only because the budget was running out (`SamplingParams.close_within_budget`); some token is not the model's.
     """
 
     request_id: str
@@ -162,6 +165,7 @@ class RequestOutput:
     metrics: RequestMetrics
     reward_weights: Mapping[str, float]
     logprobs: tuple[TokenLogprobs, ...] | None = None
+    closed_within_budget: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field, ValidationError
 
 from eft_engine import errors
 from eft_engine.config import RewardWeights
 from eft_integrations.sampling import SamplingFields
+from eft_integrations.wire.reasoning import reasoning_of
 
 
 class CallOptions(SamplingFields):
@@ -22,12 +23,16 @@ class CallOptions(SamplingFields):
     chat_template_kwargs: dict[str, object] | None = Field(
         default=None, description="variables of the chat template; a call's join the model's"
     )
-    reasoning: str = Field(
+    reasoning: Annotated[str, BeforeValidator(reasoning_of)] = Field(
         default="auto",
-        description="whether the model thinks first: auto (as its template has it), off, or an effort (low, medium, high, ...)",
+        validation_alias=AliasChoices("reasoning", "reasoning_effort"),
+        description="whether the model thinks first: auto (as its template has it), off, or an effort (low, medium, high, ...); "
+        "also True, False and OpenAI's forms",
     )
     reasoning_budget: int | None = Field(
-        default=None, ge=0, description="most tokens of a thought; None: no bound, half of max_tokens where JSON must follow"
+        default=None,
+        ge=0,
+        description="most tokens of a thought; None: no bound, half of max_tokens where JSON must follow",
     )
     reasoning_tags: tuple[str, str] | None = Field(
         default=None, description="the texts around a thought, where the chat template does not show them"

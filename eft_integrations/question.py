@@ -1,16 +1,14 @@
-"""A request with the time that its answer may take, on its way to a backend, and the answer while it arrives."""
+"""A request with the time that its answer may take, on its way to a backend."""
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 from eft_integrations.backends.protocol import ChatBackend, last_result
-from eft_integrations.chat.messages import ToolCall
 from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
 
 Form = TypeVar("Form")
@@ -71,21 +69,3 @@ class Question:
 
     def _late(self) -> TimeoutError:
         return TimeoutError(f"no whole answer within {self.timeout_s} s; the request was cancelled")
-
-
-@dataclass
-class AnswerSoFar:
-    """What has come of a streamed answer, for hosts whose pieces hold all of it. A call being written has its arguments so far."""
-
-    text: str = ""
-    calls: list[ToolCall] = field(default_factory=list)
-
-    def add(self, delta: ChatDelta) -> None:
-        """The next piece came."""
-        self.text += delta.text
-        if (piece := delta.call) is None:
-            return
-        if piece.name is not None:
-            self.calls.append(ToolCall(piece.call_id or "", piece.name, ""))
-        call = self.calls[piece.index]
-        self.calls[piece.index] = dataclasses.replace(call, arguments=call.arguments + piece.arguments)

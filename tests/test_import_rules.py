@@ -56,20 +56,27 @@ INTEGRATIONS_ALLOWED = {
     "moved": set(),
     "chat": {"sampling"},
     "wire": {"chat"},
-    "backends": {"chat", "sampling", "weights", "wire"},
+    "backends": {"chat", "sampling", "so_far", "weights", "wire"},
     "json_types": set(),
     "json_objects": set(),
-    "call_options": {"sampling"},
+    "so_far": {"chat"},
+    "class_schema": {"chat"},
+    "call_options": {"sampling", "wire"},
     "question": {"backends", "chat"},
     "trio_model": {"backends", "call_options", "chat", "question", "sampling", "weights", "wire"},
-    "langchain": {"backends", "call_options", "chat", "question", "sampling", "trio_model", "weights", "wire"},
-    "llama_index": {"backends", "chat", "json_objects", "question", "sampling", "trio_model", "weights", "wire"},
-    "agents": {"backends", "chat", "sampling", "weights", "wire"},
-    "server": {"backends", "chat", "sampling", "weights", "wire"},
+    "langchain": {
+        "backends", "call_options", "chat", "class_schema", "json_objects", "question", "sampling", "so_far", "trio_model",
+        "weights", "wire",
+    },
+    "llama_index": {
+        "backends", "chat", "class_schema", "json_objects", "question", "sampling", "so_far", "trio_model", "weights", "wire",
+    },
+    "agents": {"backends", "call_options", "chat", "sampling", "weights", "wire"},
+    "server": {"backends", "chat", "json_objects", "sampling", "so_far", "weights", "wire"},
     "vllm": {"weights"},
     "testing": {"backends", "chat", "llama_index", "weights"},
     "__init__": {"weights"},
-}
+}  # fmt: skip
 """What each part of eft_integrations may import of the others; the rest has moved, and imports `moved` alone."""
 SERVER_NEEDS = "vllm.launch"
 """And `eft serve` starts vLLM."""

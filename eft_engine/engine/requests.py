@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import uuid
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ from eft_engine.engine.sequence import Event, GenerationSequence, Request, Scori
 from eft_engine.errors import ContextOverflowError, EmptyPromptError, InvalidOptionError
 from eft_engine.models.loading import Trio
 from eft_engine.models.planning import member_names
+from eft_engine.text.closing import Closing
 from eft_engine.text.grammar import GrammarCompiler
 from eft_engine.text.prompt import PromptTokenizers, RenderedPrompt, render_prompt
 
@@ -48,7 +50,10 @@ class RequestMaker:
         self._tokenizer_lock = threading.Lock()
         self._eos_token_ids = frozenset().union(*(network.eos_token_ids for network in trio.networks))
         self._grammars = GrammarCompiler(
-            self.tokenizers.base, width=trio.vocabulary.width, eos_token_ids=self._eos_token_ids
+            self.tokenizers.base,
+            width=trio.vocabulary.width,
+            eos_token_ids=self._eos_token_ids,
+            masked_ids=trio.vocabulary.masked_ids,
         )
 
     def token_ids(self, text: str) -> list[int]:
@@ -99,8 +104,9 @@ class RequestMaker:
         weights = resolve_weights(reward_weights, self._weights)
         rendered = self.render(prompt, prompt_options)
         route = plan_route(self._trio, rendered, weights, composition)
-        room = self._room(route)
+        max_new_tokens = min(sampling.max_tokens, self._room(route))
         grammar = self._grammars.compile(sampling.grammar) if sampling.grammar is not None else None
+        closing = self._closing(sampling, max_new_tokens)
 
         def make(emit: Callable[[Event], None]) -> Sequence:
             return GenerationSequence(
@@ -108,13 +114,23 @@ class RequestMaker:
                 sampling=sampling,
                 speculation=speculation,
                 prompt_ids=rendered.base,
-                max_new_tokens=min(sampling.max_tokens, room),
+                max_new_tokens=max_new_tokens,
                 eos_token_ids=self._eos_token_ids,
                 tokenizer=self.tokenizers.base,
                 grammar=grammar,
+                closing=closing,
             )
 
         return make
+
+    def _closing(self, sampling: SamplingParams, max_new_tokens: int) -> Closing | None:
+        """What ends the sentence of a grammar in time, where that is asked for: with no token that is forbidden or a stop token."""
+        if sampling.grammar is None or not sampling.close_within_budget:
+            return None
+        never = {token_id for token_id, bias in sampling.logit_bias.items() if bias == -math.inf}
+        return self._grammars.closing(
+            sampling.grammar, max_tokens=max_new_tokens, never=never.union(sampling.stop_token_ids)
+        )
 
     def scoring(
         self,

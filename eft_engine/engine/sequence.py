@@ -32,6 +32,7 @@ from eft_engine.outputs import (
     TokenScore,
     Usage,
 )
+from eft_engine.text.closing import Closing
 from eft_engine.text.detokenizer import IncrementalDetokenizer, StopStringFilter
 from eft_engine.text.grammar import GrammarState
 from eft_engine.text.tokenizer import Tokenizer
@@ -167,6 +168,7 @@ class GenerationSequence(Sequence):
         eos_token_ids: frozenset[int],
         tokenizer: Tokenizer,
         grammar: GrammarState | None,
+        closing: Closing | None = None,
     ) -> None:
         super().__init__(request)
         self.sampling = sampling
@@ -176,6 +178,7 @@ class GenerationSequence(Sequence):
         self._counts: Counter[int] = Counter()
         self._max_new_tokens = max_new_tokens
         self.grammar = grammar
+        self._closing = closing
         ends = (
             grammar is not None or not sampling.ignore_eos
         )  # behind a complete sentence of a grammar nothing can follow
@@ -218,6 +221,8 @@ class GenerationSequence(Sequence):
     def undo_step(self) -> None:
         """Drafts go with the evaluation that they were made for."""
         self.clear_drafts()
+        if self._closing is not None:
+            self._closing.rewind(len(self.output_ids))
         super().undo_step()
 
     def clear_drafts(self) -> None:
@@ -268,14 +273,18 @@ class GenerationSequence(Sequence):
         return self.grammar.masks(self.drafts)
 
     def in_time(self, token_ids: list[int]) -> list[int]:
-        """The target's tokens behind 0, 1, ... drafts, each replaced where the grammar's sentence could not be ended after it."""
-        if self.grammar is None:
+        """The target's tokens behind 0, 1, ... drafts, as they are unless closing was asked for. Then each is replaced where the
+        grammar's sentence could not be ended behind it, up to the first that is not the next draft.
+        """
+        if self._closing is None:
             return token_ids
         left = self._max_new_tokens - len(self.output_ids)
-        return [
-            self.grammar.in_time(self.drafts[:offset], token_id, remaining=left - offset)
-            for offset, token_id in enumerate(token_ids)
-        ]
+        chosen: list[int] = []
+        for offset, token_id in enumerate(token_ids):
+            chosen.append(self._closing.choose(token_id, remaining=left - offset))
+            if self.drafts[offset : offset + 1] != chosen[-1:] or chosen[-1] in self._stop_ids:
+                break
+        return chosen
 
     # ---- verification --------------------------------------------------------------------------------------------------
 
@@ -376,6 +385,7 @@ class GenerationSequence(Sequence):
             ),
             reward_weights=dict(request.weights),
             logprobs=tuple(self._logprobs) if self.sampling.logprobs is not None else None,
+            closed_within_budget=self._closing is not None and self._closing.was_steered(len(self.output_ids)),
         )
 
 

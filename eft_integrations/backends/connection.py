@@ -182,11 +182,12 @@ def not_whole(reason: str) -> errors.RemoteServerError:
 
 def read_usage(usage: Received) -> Usage:
     """Token counts in OpenAI's form."""
-    details = usage.get("prompt_tokens_details") or {}
+    prompt, completion = (usage.get(f"{side}_tokens_details") or {} for side in ("prompt", "completion"))
     return Usage(
         prompt_tokens=int(usage["prompt_tokens"]),
         completion_tokens=int(usage.get("completion_tokens") or 0),
-        cached_prompt_tokens=int(details.get("cached_tokens") or 0),
+        cached_prompt_tokens=int(prompt.get("cached_tokens") or 0),
+        reasoning_tokens=int(completion.get("reasoning_tokens") or 0),
     )
 
 

@@ -7,9 +7,8 @@ piece; only the ids of tokens with log-probabilities do not travel (they are -1)
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,11 +20,13 @@ from eft_engine.outputs import TopToken
 from eft_integrations.backends.connection import Connection, Received, RemoteModel, not_whole, read_usage
 from eft_integrations.backends.metrics import eft_stats
 from eft_integrations.backends.refusals import Refusal, eft_meaning
-from eft_integrations.chat.messages import InvalidToolCall, Message, ToolCall
+from eft_integrations.chat.messages import InvalidToolCall, Message, Tool
 from eft_integrations.chat.request import CallDelta, ChatDelta, ChatRequest, ChatResult, ToolChoice
 from eft_integrations.json_types import JsonObject
 from eft_integrations.sampling import SamplingFields, sampling_form
+from eft_integrations.so_far import AnswerSoFar
 from eft_integrations.wire.openai import call_form
+from eft_integrations.wire.reasoning import effort_of
 
 UNKNOWN_ID = -1
 
@@ -137,7 +138,13 @@ def _prompt_fields(request: ChatRequest) -> JsonObject:
         )
     fields: JsonObject = {"messages": [_message_form(message) for message in request.messages]}
     if request.tools:
-        fields |= {"tools": [tool.as_openai() for tool in request.tools], **_choice_fields(request.tool_choice)}
+        fields |= {"tools": [_tool_form(tool) for tool in request.tools], **_choice_fields(request.tool_choice)}
+    if (effort := effort_of(request.reasoning)) is not None:
+        fields["reasoning_effort"] = effort
+    if request.reasoning_budget is not None:
+        fields["eft_reasoning_budget"] = request.reasoning_budget
+    if request.reasoning_tags is not None:
+        fields["eft_reasoning_tags"] = list(request.reasoning_tags)
     if request.template_variables:
         fields["chat_template_kwargs"] = dict(request.template_variables)
     if request.documents:
@@ -147,6 +154,8 @@ def _prompt_fields(request: ChatRequest) -> JsonObject:
 
 def _message_form(message: Message) -> JsonObject:
     form: JsonObject = {"role": message.role, "content": message.content}
+    if message.reasoning:
+        form["reasoning_content"] = message.reasoning
     if message.name is not None:
         form["name"] = message.name
     if message.tool_call_id is not None:
@@ -154,6 +163,11 @@ def _message_form(message: Message) -> JsonObject:
     if message.tool_calls:
         form["tool_calls"] = [call_form(call) for call in message.tool_calls]
     return form
+
+
+def _tool_form(tool: Tool) -> JsonObject:
+    form = tool.as_openai()
+    return {**form, "function": {**form["function"], "strict": True}} if tool.strict else form
 
 
 def _choice_fields(choice: ToolChoice) -> JsonObject:
@@ -187,6 +201,8 @@ def _answer_fields(request: ChatRequest) -> JsonObject:
         fields |= {"logprobs": sampling.logprobs} if is_text else {"logprobs": True, "top_logprobs": sampling.logprobs}
     if request.response_schema is not None:
         schema: JsonObject = {"name": "answer", "schema": dict(request.response_schema)}
+        if request.strict_response:
+            schema["strict"] = True
         fields["response_format"] = {"type": "json_schema", "json_schema": schema}
     if request.reward_weights is not None:
         asked = request.reward_weights
@@ -207,8 +223,7 @@ class _Call:
     body: JsonObject
     connection: Connection
     is_text: bool
-    text: list[str] = field(default_factory=list)
-    calls: dict[int, ToolCall] = field(default_factory=dict)
+    so_far: AnswerSoFar = field(default_factory=AnswerSoFar)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     finish_reason: str | None = None
     report: Received | None = None
@@ -228,24 +243,13 @@ class _Call:
         read = _text_logprobs if self.is_text else _chat_logprobs
         logprobs = () if choice["logprobs"] is None else read(choice["logprobs"])
         self.logprobs += logprobs
-        text = choice["text"] if self.is_text else choice["delta"].get("content")
-        calls = () if self.is_text else choice["delta"].get("tool_calls") or ()
-        pieces = [ChatDelta(call=self._call_delta(call)) for call in calls]
-        if text or (logprobs and not pieces):
-            pieces.append(ChatDelta(text=text or ""))
-            self.text.append(text or "")
+        pieces = [ChatDelta(text=choice["text"])] if self.is_text else list(_pieces(choice))
+        pieces = [piece for piece in pieces if piece != ChatDelta()] or ([ChatDelta()] if logprobs else [])
         if logprobs:
             pieces[0] = dataclasses.replace(pieces[0], logprobs=logprobs)
+        for piece in pieces:
+            self.so_far.add(piece)
         return pieces
-
-    def _call_delta(self, call: Received) -> CallDelta:
-        function = call["function"]
-        delta = CallDelta(int(call["index"]), call.get("id"), function.get("name"), function.get("arguments") or "")
-        if delta.call_id is not None:  # one that begins where another one did takes its place: that one broke off
-            self.calls[delta.index] = ToolCall(delta.call_id, function["name"], "")
-        known = self.calls[delta.index]
-        self.calls[delta.index] = ToolCall(known.call_id, known.name, known.arguments + delta.arguments)
-        return delta
 
     def finish(self) -> list[ChatDelta]:
         """See `Call`."""
@@ -257,19 +261,20 @@ class _Call:
                 f"the server did not honour {', '.join(ignored)}; give server and client the same version of eft",
                 status=None,
             )
-        calls = [self.calls[index] for index in sorted(self.calls)]
         with self.connection.reading():
             (report,) = self.report["choices"]
             metadata = {**report, "reward_weights": self.report["reward_weights"]}
             invalid = tuple(InvalidToolCall(**call) for call in metadata.pop("invalid_tool_calls", None) or ())
+        broken = [call.call_id for call in invalid]
         result = ChatResult(
-            content="".join(self.text),
-            tool_calls=tuple(call for call in calls if not (invalid and _is_broken(call, invalid))),
+            content=self.so_far.text,
+            tool_calls=tuple(call for call in self.so_far.calls if call.call_id not in broken),
             invalid_tool_calls=invalid,
             finish_reason=finish_reason,
             usage=self.usage,
             logprobs=tuple(self.logprobs) if "logprobs" in self.body else None,
             metadata=metadata,
+            reasoning=self.so_far.reasoning,
         )
         return [ChatDelta(result=result)]
 
@@ -281,13 +286,15 @@ FINISH_REASONS: Mapping[str | None, Literal["stop", "length", "tool_calls"]] = {
 }
 
 
-def _is_broken(call: ToolCall, invalid: Sequence[InvalidToolCall]) -> bool:
-    """Whether a call that was streamed is one of those that turned out to be none: it broke off in its arguments or behind them."""
-    try:
-        json.loads(call.arguments, strict=False)
-    except ValueError:
-        return True
-    return any(broken.text.rstrip().endswith(call.arguments) for broken in invalid)
+def _pieces(choice: Received) -> Iterator[ChatDelta]:
+    """Pieces of a thought, a text and calls. What the chunk that ends an answer says of calls is for clients that mend them."""
+    delta = choice["delta"]
+    yield ChatDelta(reasoning=delta.get("reasoning_content") or "")
+    yield ChatDelta(text=delta.get("content") or "")
+    for call in (delta.get("tool_calls") or ()) if choice["finish_reason"] is None else ():
+        function = call["function"]
+        piece = CallDelta(int(call["index"]), call.get("id"), function.get("name"), function.get("arguments") or "")
+        yield ChatDelta(call=piece)
 
 
 def _chat_logprobs(logprobs: Received) -> tuple[TokenLogprobs, ...]:

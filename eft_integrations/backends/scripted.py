@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 from eft_engine import EngineStats, Usage
 from eft_engine.config import resolve_weights
-from eft_integrations.chat.messages import Message
+from eft_integrations.chat.messages import InvalidToolCall, Message, ToolCall
 from eft_integrations.chat.request import CallDelta, ChatDelta, ChatRequest, ChatResult
 
 
@@ -16,7 +17,9 @@ class ScriptedBackend:
     """Answers with what it was given, in order, and remembers what it was asked: for testing chains without a model.
 
     Args:
-        replies: a text, or an assistant `Message` with tool calls, for every request to come.
+        replies: for every request to come a text, an assistant `Message` with a thought or tool calls, or a whole `ChatResult`,
+            as a model leaves it that `max_tokens` cuts off: pieces of those `invalid_tool_calls` that have an id, a name and
+            arguments are streamed like those of whole calls. Its metadata need not hold weights.
         model_name: see `ChatBackend`.
         weights: see `ChatBackend`.
         context_len: see `ChatBackend`.
@@ -24,7 +27,7 @@ class ScriptedBackend:
 
     def __init__(
         self,
-        replies: Sequence[str | Message],
+        replies: Sequence[str | Message | ChatResult],
         *,
         model_name: str = "scripted",
         weights: Mapping[str, float] | None = None,
@@ -32,7 +35,7 @@ class ScriptedBackend:
     ) -> None:
         self.identity = uuid.uuid4().hex
         self.requests: list[ChatRequest] = []
-        self._replies = [Message("assistant", reply) if isinstance(reply, str) else reply for reply in replies]
+        self._replies: list[str | Message | ChatResult] = list(replies)
         self._lock = threading.Lock()
         self.model_name = model_name
         self.weights = dict(weights or {"scripted": 1.0})
@@ -53,7 +56,7 @@ class ScriptedBackend:
             num_cancelled=0,
             prompt_tokens=sum(self.count_prompt_tokens(request) for request in self.requests),
             cached_prompt_tokens=0,
-            completion_tokens=sum(len(self.token_ids(reply.content)) for reply in self._replies[: len(self.requests)]),
+            completion_tokens=sum(self._completion_tokens(reply) for reply in self._replies[: len(self.requests)]),
             num_drafted=0,
             num_accepted=0,
             num_steps=0,
@@ -81,24 +84,41 @@ class ScriptedBackend:
                 )
             reply = self._replies[len(self.requests)]
             self.requests.append(request)
-        prompt = self.count_prompt_tokens(request)
+        if isinstance(reply, ChatResult):
+            return dataclasses.replace(reply, metadata={"reward_weights": weights, **reply.metadata})
+        message = Message("assistant", reply) if isinstance(reply, str) else reply
         return ChatResult(
-            content=reply.content,
-            tool_calls=reply.tool_calls,
+            content=message.content,
+            tool_calls=message.tool_calls,
             invalid_tool_calls=(),
-            finish_reason="tool_calls" if reply.tool_calls else "stop",
-            usage=Usage(prompt, len(self.token_ids(reply.content)) + len(reply.tool_calls)),
+            finish_reason="tool_calls" if message.tool_calls else "stop",
+            usage=Usage(
+                self.count_prompt_tokens(request),
+                self._completion_tokens(message),
+                reasoning_tokens=len(self.token_ids(message.reasoning)),
+            ),
             logprobs=None,
             metadata={"reward_weights": weights},
+            reasoning=message.reasoning,
         )
+
+    def _completion_tokens(self, reply: str | Message | ChatResult) -> int:
+        match reply:
+            case str():
+                return len(self.token_ids(reply))
+            case Message():
+                return len(self.token_ids(f"{reply.reasoning} {reply.content}")) + len(reply.tool_calls)
+            case ChatResult():
+                return reply.usage.completion_tokens
 
     def stream(self, request: ChatRequest) -> Iterator[ChatDelta]:
         """The next reply, word by word; its calls in two pieces each."""
         result = self.chat(request)
-        words = result.content.split(" ") if result.content else []
-        for index, word in enumerate(words):
-            yield ChatDelta(text=word if index == 0 else f" {word}")
-        for index, call in enumerate(result.tool_calls):
+        for word in _words(result.reasoning):
+            yield ChatDelta(reasoning=word)
+        for word in _words(result.content):
+            yield ChatDelta(text=word)
+        for index, call in enumerate((*result.tool_calls, *_begun(result.invalid_tool_calls))):
             yield ChatDelta(call=CallDelta(index, call.call_id, call.name))
             yield ChatDelta(call=CallDelta(index, arguments=call.arguments))
         yield ChatDelta(result=result)
@@ -111,3 +131,17 @@ class ScriptedBackend:
         """See `stream`."""
         for delta in self.stream(request):
             yield delta
+
+
+def _words(text: str) -> list[str]:
+    first, *rest = text.split(" ")
+    return [*([first] if first else []), *(f" {word}" for word in rest)]
+
+
+def _begun(broken: Sequence[InvalidToolCall]) -> list[ToolCall]:
+    """Calls of which a stream has sent pieces before they turned out to be none."""
+    return [
+        ToolCall(call.call_id, call.name, call.arguments)
+        for call in broken
+        if call.call_id is not None and call.name is not None and call.arguments is not None
+    ]

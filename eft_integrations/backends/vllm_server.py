@@ -37,6 +37,7 @@ from eft_integrations.chat.prompt import Asked, ControlTokens
 from eft_integrations.chat.request import ChatDelta, ChatRequest
 from eft_integrations.json_types import JsonObject
 from eft_integrations.wire.openai import arguments_text
+from eft_integrations.wire.reasoning import FIELDS
 
 MAX_SEED = 2**63
 """Seeds of vLLM are signed."""
@@ -77,7 +78,18 @@ class VLLMDialect:
             return answer
 
     def call(self, request: ChatRequest) -> _Call:
-        """See `Dialect`."""
+        """See `Dialect`.
+
+        Raises:
+            InvalidOptionError: JSON is to be closed inside its budget, which vLLM's grammars cannot do.
+        """
+        if request.sampling.get("close_within_budget"):
+            raise errors.InvalidOptionError(
+                "close_within_budget: vLLM does not close JSON inside max_tokens; leave it out and give more tokens (what is cut "
+                "is told as cut), or ask an engine of this package",
+                option="close_within_budget",
+                value=True,
+            )
         asked = self._asked(request)
         weights = resolve_weights(request.reward_weights, self._model.weights, owner=self._model.name)
         body: JsonObject = {
@@ -164,7 +176,7 @@ class _Call:
         return [piece for delta in deltas for piece in self.reader.feed(delta)]
 
     def _take(self, choice: Received) -> Iterator[GenerationDelta]:
-        text = choice.get("text") if self.is_text else choice["delta"].get("content")
+        text = choice.get("text") if self.is_text else _text_of(choice["delta"])
         token_ids = tuple(choice.get("token_ids") or ())
         logprobs = tuple((_text_logprobs if self.is_text else _chat_logprobs)(choice.get("logprobs"), token_ids))
         self.finish_reason = choice.get("finish_reason") or self.finish_reason
@@ -206,6 +218,21 @@ class _Call:
 
 
 # ---- the wire ------------------------------------------------------------------------------------------------------------
+
+
+def _text_of(delta: Received) -> str | None:
+    """The text of a piece, thoughts and calls included.
+
+    Raises:
+        RemoteServerError: the server takes thoughts out of the text by itself.
+    """
+    if any(delta.get(name) for name in FIELDS):
+        raise errors.RemoteServerError(
+            "the server takes thoughts out of the text before it is read here; start vLLM without --reasoning-parser",
+            status=None,
+        )
+    text: str | None = delta.get("content")
+    return text
 
 
 def _prompt_fields(asked: Asked, request: ChatRequest) -> JsonObject:

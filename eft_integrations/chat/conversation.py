@@ -10,17 +10,16 @@ from collections.abc import Mapping, Sequence
 
 from eft_integrations.chat.messages import LOOSE, Message, Tool, ToolCall
 from eft_integrations.chat.notations.base import Notation
+from eft_integrations.chat.tags import Tags
 from eft_integrations.chat.template import TemplateTraits
 from eft_integrations.json_types import Json, JsonObject
-
-THOUGHT = re.compile(r"\A\s*<think>(?P<thought>.*?)</think>\s*", re.DOTALL)
 
 
 def arranged(
     messages: Sequence[Message], tools: Sequence[Tool], traits: TemplateTraits, notation: Notation
 ) -> list[Message]:
     """The turns in a form and an order that a template with these traits takes. Nothing of what they say is lost."""
-    turns = list(messages)
+    turns = _with_thoughts_of_the_loop(messages) if traits.thought == "content" else list(messages)
     if not traits.shows_results or any(_is_loose(turn) for turn in turns):
         turns = _results_in_words(turns)
     if traits.arguments is None:
@@ -38,6 +37,14 @@ def arranged(
     return turns
 
 
+def _with_thoughts_of_the_loop(turns: Sequence[Message]) -> list[Message]:
+    """A template that takes thoughts decides which of them it shows. For one that does not, those count that come after the last
+    question, where a model goes on with what it has begun.
+    """
+    last = max((index for index, turn in enumerate(turns) if turn.role == "user"), default=-1)
+    return [dataclasses.replace(turn, reasoning="") if index < last else turn for index, turn in enumerate(turns)]
+
+
 def announcement(tools: Sequence[Tool], notation: Notation) -> str:
     """What a model is told of its tools where its template says nothing."""
     listed = "\n".join(json.dumps(tool.as_openai(), ensure_ascii=False) for tool in tools)
@@ -51,7 +58,7 @@ def _call_as_text(turn: Message, notation: Notation) -> Message:
     if not turn.tool_calls:
         return turn
     written = notation.write(turn.tool_calls)
-    return Message(turn.role, f"{turn.content}\n{written}" if turn.content else written, name=turn.name)
+    return dataclasses.replace(turn, content=f"{turn.content}\n{written}" if turn.content else written, tool_calls=())
 
 
 def _is_loose(turn: Message) -> bool:
@@ -88,8 +95,8 @@ def _one_call_each(turns: Sequence[Message]) -> list[Message]:
                 break
             results.append(place)
         for number, call in enumerate(turn.tool_calls):
-            content = turn.content if number == 0 else ""
-            arranged.append(dataclasses.replace(turn, content=content, tool_calls=(call,)))
+            said = turn if number == 0 else dataclasses.replace(turn, content="", reasoning="")
+            arranged.append(dataclasses.replace(said, tool_calls=(call,)))
             own = [place for place in results if turns[place].tool_call_id == call.call_id]
             arranged += [turns[place] for place in own]
             taken.update(own)
@@ -129,7 +136,8 @@ def _merged(turns: Sequence[Message], *, any_name: bool) -> list[Message]:
             and (any_name or previous.name == turn.name)
         ):
             name = previous.name if previous.name == turn.name else None
-            merged[-1] = Message(turn.role, f"{previous.content}\n\n{turn.content}", name=name)
+            thought = "\n\n".join(own.reasoning for own in (previous, turn) if own.reasoning)
+            merged[-1] = Message(turn.role, f"{previous.content}\n\n{turn.content}", name=name, reasoning=thought)
         else:
             merged.append(turn)
     return merged
@@ -138,17 +146,15 @@ def _merged(turns: Sequence[Message], *, any_name: bool) -> list[Message]:
 # ---- the form that templates read ----------------------------------------------------------------------------------------
 
 
-def as_mapping(message: Message, traits: TemplateTraits, template: str | None) -> JsonObject:
-    """OpenAI's form, with arguments and ids as the template wants them."""
-    content = message.content
-    thought: str | None = None
-    if message.role == "assistant" and "</think>" in (template or ""):
-        found = THOUGHT.match(message.content)
-        if found is not None:
-            content, thought = message.content[found.end() :], found["thought"].strip("\n")
-    mapping: JsonObject = {"role": message.role, "content": content}
-    if thought and "reasoning_content" in (template or ""):
-        mapping["reasoning_content"] = thought
+def as_mappings(turns: Sequence[Message], traits: TemplateTraits, tags: Tags | None) -> list[JsonObject]:
+    """OpenAI's form, with arguments, ids and thoughts as the template wants them."""
+    return [_as_mapping(turn, traits, tags) for turn in turns]
+
+
+def _as_mapping(message: Message, traits: TemplateTraits, tags: Tags | None) -> JsonObject:
+    mapping: JsonObject = {"role": message.role, "content": message.content}
+    if message.reasoning:
+        mapping |= _thought_fields(message, traits, tags)
     if message.name is not None:
         mapping["name"] = message.name
     if message.role == "tool" and traits.results_in_json:
@@ -165,6 +171,23 @@ def as_mapping(message: Message, traits: TemplateTraits, template: str | None) -
             for call in message.tool_calls
         ]
     return mapping
+
+
+def _thought_fields(message: Message, traits: TemplateTraits, tags: Tags | None) -> JsonObject:
+    """What a thought changes in a message."""
+    thought, words = message.reasoning, message.content
+    match traits.thought:
+        case None:
+            return {}
+        case "chunk":
+            said: list[Json] = [{"type": "text", "text": words}] if words else []
+            return {"content": [{"type": "thinking", "thinking": thought}, *said]}
+        case "content":
+            return {"content": tags.written(thought) + words} if tags is not None else {}
+        case field:
+            if message.tool_calls and words and not traits.thought_beside_words:
+                return {field: f"{thought}\n\n{words}", "content": ""}
+            return {field: thought}
 
 
 def _call_id(call_id: str, traits: TemplateTraits) -> str:

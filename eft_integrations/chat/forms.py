@@ -163,12 +163,12 @@ def is_open(text: str) -> bool:
     return not is_hopeless(text, 0) or (closing_bracket(text, 0) is None and len(text) < MAX_PYTHON)
 
 
-def closing_bracket(text: str, start: int) -> int | None:
+def closing_bracket(text: str, start: int, *, longest: int | None = MAX_PYTHON) -> int | None:
     """Where a value that begins with a bracket ends, quotes regarded; None while it is open, or longer than is looked at."""
-    if text[start : start + 1] not in ("{", "["):
+    if text[start : start + 1] not in ("{", "[", "("):
         return None
     depth, quote, escaped = 0, "", False
-    for place in range(start, min(len(text), start + MAX_PYTHON)):
+    for place in range(start, len(text) if longest is None else min(len(text), start + longest)):
         char = text[place]
         if quote:
             if escaped:

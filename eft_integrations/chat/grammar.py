@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 from eft_integrations.chat.lark import Rules, sequence
 from eft_integrations.chat.messages import Tool
 from eft_integrations.chat.notations.base import Notation
 from eft_integrations.chat.request import ToolChoice
+from eft_integrations.chat.tags import Tags
+from eft_integrations.chat.thoughts import Thoughts, in_regex
 
 SHARED_TAGS = ("tools", "function_call", "tool_call")
 """Tags in which models write demanded calls whatever their template shows."""
 
 
-def call_grammar(
+def answer_grammar(
     tools: Sequence[Tool],
     choice: ToolChoice,
     notation: Notation,
@@ -23,8 +24,11 @@ def call_grammar(
     response_schema: Mapping[str, object] | None = None,
     has_results: bool = False,
     lenient: bool = True,
+    thoughts: Thoughts | None = None,
+    reasoning_budget: int | None = None,
+    is_held: bool = False,
 ) -> str | None:
-    """A Lark grammar; None where no tools are bound and text is free, or a plain JSON value of the schema.
+    """A Lark grammar; None where the text is free, or a plain JSON value of the schema.
 
     Args:
         tools: what may be called.
@@ -35,28 +39,36 @@ def call_grammar(
         has_results: the conversation ends with results. A model without a marker of its own for calls answers then where a response
             format is asked for: what begins with a brace is the answer.
         lenient: calls count in the forms that models share, too.
+        thoughts: what may come before all of this, in tags.
+        reasoning_budget: most tokens of a thought that the notation writes in a form of its own.
+        is_held: free text is held to a grammar too, since its thought has a bound or must not come.
     """
     chosen = [tool for tool in tools if choice.name in (None, tool.name)] if choice.mode != "none" else []
-    rules = Rules(control_tokens)
+    rules = Rules(control_tokens, reasoning_budget=reasoning_budget)
+    before = Thoughts(Tags("", ""), is_expected=False) if thoughts is None else thoughts
     if not chosen:
-        if response_schema is None or not notation.has_headers:
+        if response_schema is not None and (before.is_expected or notation.has_headers):
+            answer = rules.json("answer", response_schema)
+        elif response_schema is None and is_held:
+            answer = rules.add("SAID", r"/(.|\n)*/") if notation.has_headers else before.text(rules)
+        else:
             return None
-        return rules.text(notation.answer_rule(rules, rules.json("answer", response_schema)))
+        return rules.text(before.before(notation.answer_rule(rules, answer), rules))
     several = choice.parallel and choice.mode != "named"
     if choice.mode == "auto" and response_schema is None:
-        return _text_or_calls(chosen, notation, rules, several=several)
+        body = _text_or_calls(chosen, notation, rules, before, several=several)
+        return rules.text(before.before(body, rules, barred=notation.markers))
     native = notation.rule(chosen, rules, several=several)
     forms = [
         native,
         *(_shared_forms(chosen, notation, rules, several=several) if lenient and notation.is_shared else []),
     ]
-    if choice.mode != "auto":
-        return rules.text(" | ".join(forms))
-    assert response_schema is not None, "free text was looked at before"
-    answer = notation.answer_rule(rules, rules.json("answer", response_schema))
-    if has_results:
-        forms = [] if notation.is_bare else [native]
-    return rules.text(" | ".join([*forms, answer]))
+    if choice.mode == "auto":
+        assert response_schema is not None, "free text was looked at before"
+        if has_results:
+            forms = [] if notation.is_bare else [native]
+        forms.append(notation.answer_rule(rules, rules.json("answer", response_schema)))
+    return rules.text(before.before(" | ".join(forms), rules, barred=notation.markers))
 
 
 def _shared_forms(tools: Sequence[Tool], notation: Notation, rules: Rules, *, several: bool) -> list[str]:
@@ -76,30 +88,38 @@ def _shared_forms(tools: Sequence[Tool], notation: Notation, rules: Rules, *, se
     return [*(sequence(form, more.format(form)) for form in forms), listed]
 
 
-def _text_or_calls(tools: Sequence[Tool], notation: Notation, rules: Rules, *, several: bool) -> str:
+def _text_or_calls(
+    tools: Sequence[Tool], notation: Notation, rules: Rules, thoughts: Thoughts, *, several: bool
+) -> str:
     """Free text, then perhaps calls: from the marker on everything is held to the schemas. Where there is none, what begins like a
     call of a tool is.
     """
+    unthought = thoughts.excluded(rules)
     if notation.is_bare:
         openings = notation.openings(tools, rules, several=several)
         beginning = "|".join(regex for regex, _ in openings)
-        rules.add("TEXT", rf"/(.|\n)*/ & ~/({beginning})(.|\n)*/")
+        rules.add("TEXT", rf"/(.|\n)*/ & ~/({beginning})(.|\n)*/{unthought}")
         rules.add("BEHIND", r"/[ \t]*\n(.|\n)*/")
         calls = [
             f"{rules.add(f'opening_{index}[lazy]', f'/{regex}/')} {rest} (BEHIND)?"
             for index, (regex, rest) in enumerate(openings)
         ]
-        return rules.text(" | ".join(["TEXT", *calls]), lazy=True)
+        return " | ".join(["TEXT", *calls])
     if notation.has_headers:
         rules.add("SAID", r"/(.|\n)*/")
         native = notation.rule(tools, rules, several=several)
-        return rules.text(f"{native} | {notation.answer_rule(rules, 'SAID')}")
+        return f"{native} | {notation.answer_rule(rules, 'SAID')}"
     marker = notation.markers[0]
     token_id = rules.token_of(marker)
+    if token_id is not None and not unthought:
+        opening = rules.token_of(thoughts.tags.opening) if thoughts.is_expected else None
+        barred = f"{token_id},{opening}" if opening is not None else str(token_id)
+        return f"<[^{barred}]>* ({notation.rule(tools, rules, several=several)})?"
     if token_id is not None:
-        return rules.text(f"<[^{token_id}]>* ({notation.rule(tools, rules, several=several)})?")
-    escaped = re.escape(marker).replace("/", r"\/")
-    rules.add("before[lazy]", rf"/(.|\n)*{escaped}/")
-    rules.add("TEXT", rf"/(.|\n)*/ & ~/(.|\n)*{escaped}(.|\n)*/")
+        rules.add("TEXT", rf"/(.|\n)*/{unthought}")
+        return f"TEXT ({notation.rule(tools, rules, several=several)})?"
+    escaped = in_regex(marker)
+    rules.add("before[lazy]", rf"/(.|\n)*{escaped}/{unthought}")
+    rules.add("TEXT", rf"/(.|\n)*/ & ~/(.|\n)*{escaped}(.|\n)*/{unthought}")
     rest = notation.rule(tools, rules, several=several, behind=marker)
-    return rules.text(f"TEXT | before {rest}", lazy=True)
+    return f"TEXT | before {rest}"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from eft_integrations.chat.messages import Tool
-from eft_integrations.chat.schema import close_schema
+from eft_integrations.chat.schema import held
 
 WHITESPACE = r"[ \t]?|\n[ \t]{0,24}"
 """Between the parts of JSON: a space, or a line break with an indentation. Without a bound a small model writes it without end."""
@@ -20,10 +20,12 @@ class Rules:
     Args:
         control_tokens: texts that a grammar can only name by their token id: those that the tokenizer flags as special, and those
             written `<...>`, which llguidance takes for special.
+        reasoning_budget: most tokens of a thought that a notation writes in a form of its own; None: as many as there are.
     """
 
-    def __init__(self, control_tokens: Mapping[str, int]) -> None:
+    def __init__(self, control_tokens: Mapping[str, int], *, reasoning_budget: int | None = None) -> None:
         self._control_tokens = control_tokens
+        self.reasoning_budget = reasoning_budget
         self._rules: dict[str, str] = {}
 
     def add(self, name: str, body: str) -> str:
@@ -33,9 +35,9 @@ class Rules:
         assert self._rules.setdefault(name, body) == body, f"two rules called {name}"
         return name.partition("[")[0]
 
-    def text(self, start: str, *, lazy: bool = False) -> str:
+    def text(self, start: str) -> str:
         """The whole grammar."""
-        head = ["%llguidance {}"] if lazy else []
+        head = ["%llguidance {}"] if any("[lazy]" in name for name in self._rules) else []
         return "\n".join([*head, f"start: {start}", *(f"{name}: {body}" for name, body in self._rules.items())])
 
     def literal(self, text: str) -> str:
@@ -59,13 +61,15 @@ class Rules:
 
     def json(self, name: str, schema: object) -> str:
         """A JSON value of a schema."""
-        closed = close_schema(schema)
-        value = {**closed, "x-guidance": GUIDANCE} if isinstance(closed, dict) else closed
-        return self.add(name, f"%json {json.dumps(value, ensure_ascii=False)}")
+        return self.held_json(name, held(schema).schema)
+
+    def held_json(self, name: str, held_schema: Mapping[str, object]) -> str:
+        """A JSON value of a schema that is a grammar's already."""
+        return self.add(name, f"%json {json.dumps({**held_schema, 'x-guidance': GUIDANCE}, ensure_ascii=False)}")
 
     def arguments(self, tools: Sequence[Tool], tool: Tool) -> str:
         """The arguments of one of the tools, as a JSON object."""
-        return self.json(f"args_{tools.index(tool)}", {"type": "object", "properties": {}, **tool.parameters})
+        return self.held_json(f"args_{tools.index(tool)}", held(tool.parameters, arguments=True).schema)
 
     def call_object(self, tools: Sequence[Tool], *keys: str, further: str = "") -> str:
         """A JSON object with the name of a tool and its arguments, under one of the keys; `further`: what may come behind them."""

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-from jsonschema import ValidationError, validators
-from jsonschema.exceptions import SchemaError
-from referencing import Registry
-from referencing.exceptions import Unresolvable
 
 from eft_integrations.chat.forms import (
     ARGUMENT_KEYS,
@@ -28,6 +22,7 @@ from eft_integrations.chat.forms import (
     value_at,
 )
 from eft_integrations.chat.messages import Tool
+from eft_integrations.chat.schema_check import fault_of
 
 MAX_PLACES = 32
 """Lines of an answer that are looked at: a list of thousands of them is no call."""
@@ -86,12 +81,6 @@ def _inside_lines(text: str, tools: Sequence[Tool]) -> Iterator[Unrecognised]:
             yield Unrecognised(text[found.start() : end], "it stands inside a line")
 
 
-def names_a_tool(text: str, tools: Sequence[Tool]) -> bool:
-    """Whether a text that begins like a call names one of the tools."""
-    named = re.search(r"""["']name["']\s*:\s*["'](?P<name>[^"'\\]*)["']""", text)
-    return named is not None and named["name"] in [tool.name for tool in tools]
-
-
 def _line_starts(text: str) -> Iterator[int]:
     lines = re.finditer(r"^[ \t]*(?=[{\[<`f])", text, re.MULTILINE)
     for line in itertools.islice(lines, MAX_PLACES):
@@ -111,35 +100,11 @@ def fault(call: WrittenCall, tools: Sequence[Tool]) -> str | None:
     tool = next((tool for tool in tools if tool.name == call.name), None)
     if tool is None:
         return f"no tool {call.name!r} is bound"
-    try:
-        _validator(json.dumps(dict(tool.parameters), sort_keys=True)).validate(json.loads(call.arguments))
-    except ValidationError as error:
-        return f"the arguments do not fit the schema: {error.message}"
-    except (SchemaError, Unresolvable, RecursionError) as error:
-        return f"the schema of {call.name!r} cannot be checked: {getattr(error, 'message', error)}"
-    return None
-
-
-@functools.lru_cache(maxsize=256)
-def _validator(schema: str) -> validators.Validator:
-    """What checks arguments. Nothing that a schema names is fetched, and patterns are not tried: they can take for ever."""
-    loaded = _without_patterns(json.loads(schema))
-    own = validators.validator_for(loaded)
-    own.check_schema(loaded)
-    return own(loaded, registry=Registry())
-
-
-def _without_patterns(schema: object) -> object:
-    match schema:
-        case dict():
-            return {
-                key: _without_patterns(value)
-                for key, value in schema.items()
-                if not (key == "pattern" and isinstance(value, str)) and key != "patternProperties"
-            }
-        case list():
-            return [_without_patterns(item) for item in schema]
-    return schema
+    arguments = json.loads(call.arguments, strict=False)
+    if not isinstance(arguments, dict):
+        return f"the arguments are no object: {call.arguments[:100]}"
+    reason = fault_of(arguments, tool.parameters)
+    return None if reason is None else f"the arguments do not fit the schema: {reason}"
 
 
 def may_become_calls(text: str, tools: Sequence[Tool]) -> bool:

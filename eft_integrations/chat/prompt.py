@@ -5,22 +5,25 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypedDict, TypeVar
 from weakref import WeakKeyDictionary
 
 from eft_engine import ChatTemplate, JsonSchema, Lark, PromptOptions, SamplingParams, neutralise
 from eft_engine.config import RewardWeights
-from eft_integrations.chat.conversation import THOUGHT, arranged, as_mapping, with_documents
-from eft_integrations.chat.grammar import call_grammar
-from eft_integrations.chat.messages import Message, Tool, ToolCall
+from eft_integrations.chat.conversation import arranged, as_mappings, with_documents
+from eft_integrations.chat.grammar import answer_grammar
+from eft_integrations.chat.messages import Tool, ToolCall
 from eft_integrations.chat.notations import notation_of
 from eft_integrations.chat.notations.base import Notation
 from eft_integrations.chat.reading import Reading
-from eft_integrations.chat.request import ChatRequest
-from eft_integrations.chat.schema import close_schema
-from eft_integrations.chat.template import NO_TEMPLATE, traits_of
-from eft_integrations.json_types import JsonObject
+from eft_integrations.chat.request import DEFAULT_MAX_TOKENS, ChatRequest
+from eft_integrations.chat.schema import held, unenforced
+from eft_integrations.chat.schemas.display import inlined
+from eft_integrations.chat.tags import Tags, tags_of
+from eft_integrations.chat.template import NO_TEMPLATE, TemplateTraits, traits_of
+from eft_integrations.chat.thoughts import Thoughts, split_thought, switched, thoughts_of
+from eft_integrations.json_types import Json, JsonObject
 
 if TYPE_CHECKING:
     from eft_engine import Engine
@@ -78,15 +81,27 @@ class EngineOptions(TypedDict):
 
 @dataclass(frozen=True)
 class Asked:
-    """A request in the engine's terms.
+    """A request in the engine's terms, and how its answer is to be read.
 
-    `prompt` is a text or the messages as mappings, `options` are the engine's keywords, `reading` says how the answer is read;
-    None: all of it is text.
+    Attributes:
+        prompt: a text, or the messages as mappings.
+        options: keywords of a call to the engine.
+        thoughts: how the answer may begin; None: nothing is known of thoughts.
+        reading: how calls are read; None: there are none.
+        removed: control tokens that stay in the engine's text so that it can be read, and are no part of the answer.
+        reasoning_budget: most tokens of a thought; None: no bound.
+        response_schema: what the answer must be, if it is no call.
+        metadata: what the report of the answer has to say of the request.
     """
 
     prompt: str | list[JsonObject]
     options: EngineOptions
-    reading: Reading | None
+    thoughts: Thoughts | None = None
+    reading: Reading | None = None
+    removed: frozenset[str] = frozenset()
+    reasoning_budget: int | None = None
+    response_schema: Mapping[str, object] | None = None
+    metadata: Mapping[str, Json] = field(default_factory=dict)
 
     @classmethod
     def of_engine(cls, request: ChatRequest, engine: Engine) -> Asked:
@@ -98,32 +113,49 @@ class Asked:
         """A request to a model with this chat template and these control tokens.
 
         Raises:
-            InvalidOptionError: a sampling field is unknown or out of range, or there is no notation of the name that is given.
+            InvalidOptionError: a sampling field is unknown or out of range, there is no notation of the name that is given, or a
+                schema that must be held in full cannot be.
         """
         if request.prompt is not None:
             return cls._of_text(request, request.prompt)
+        held_in_part = _unenforced(request)
         template = request.chat_template or chat_template
         notation = notation_of(template, request.tool_notation)
         traits = traits_of(template) if template else NO_TEMPLATE
-        safe = _harmless(request, control_tokens, template)
+        tags = Tags(*request.reasoning_tags) if request.reasoning_tags is not None else tags_of(template)
+        safe = _harmless(request, control_tokens, tags)
         tools = safe.tools if request.tool_choice.mode != "none" else ()
+        told = switched(request.reasoning, request.reasoning_budget, traits, in_channels=notation.has_headers)
+        variables: JsonObject = {**told.variables, **safe.template_variables}
         turns = arranged(safe.messages, tools, traits, notation)
-        variables: JsonObject = dict(safe.template_variables)
         if tools and traits.shows_tools:
-            variables["tools"] = [tool.as_openai() for tool in tools]
+            variables["tools"] = [_shown(tool, traits) for tool in tools]
         if safe.documents and "documents" in (template or ""):
             variables["documents"] = [dict(document) for document in safe.documents]
         elif safe.documents:
             turns = with_documents(turns, safe.documents)
-        is_read = bool(tools) or notation.has_headers
-        shown = is_read and any(token in notation.written_with() for token in control_tokens.special)
-        sampling = SamplingParams(
-            **request.sampling, grammar=_grammar(request, notation, control_tokens), skip_special_tokens=not shown
+        prompt = as_mappings(turns, traits, tags)
+        budget = _budget(request) if tags is not None or notation.has_headers else None
+        thoughts = thoughts_of(
+            template,
+            prompt,
+            variables,
+            given=request.reasoning_tags,
+            known_tokens=control_tokens.by_id,
+            budget=budget,
         )
+        has_calls = bool(tools) or notation.has_headers
+        written = notation.written_with() if has_calls else ""
+        if thoughts is not None:
+            written += f" {thoughts.tags.opening} {thoughts.tags.closing}"
+        removed = control_tokens.special if any(token in written for token in control_tokens.special) else frozenset()
+        is_open_ended = budget is None or (request.reasoning == "off" and told.is_told)
+        grammar = _grammar(request, notation, control_tokens, thoughts, budget, is_held=not is_open_ended)
+        ignores = request.reasoning not in ("auto", "off") and not told.is_told
         return cls(
-            prompt=[as_mapping(turn, traits, template) for turn in turns],
+            prompt=prompt,
             options={
-                "sampling": sampling,
+                "sampling": _sampling(request, grammar, skip_special_tokens=not removed),
                 "reward_weights": request.reward_weights,
                 "prompt_options": PromptOptions(
                     chat_template=ChatTemplate(jinja=request.chat_template),
@@ -131,33 +163,30 @@ class Asked:
                     control_tokens="parse",  # those of others are broken up already; ours show how calls are written
                 ),
             },
-            reading=_reading(request, notation, control_tokens, shown=shown) if is_read else None,
+            thoughts=thoughts,
+            reading=_reading(request, notation) if has_calls else None,
+            removed=removed,
+            reasoning_budget=budget,
+            response_schema=request.response_schema,
+            metadata={**held_in_part, **({"ignored": ["reasoning"]} if ignores else {})},
         )
 
     @classmethod
     def _of_text(cls, request: ChatRequest, prompt: str) -> Asked:
         """A raw text: no template, no tools."""
         options: EngineOptions = {
-            "sampling": SamplingParams(**request.sampling, grammar=_format(request)),
+            "sampling": _sampling(request, _format(request)),
             "reward_weights": request.reward_weights,
             "prompt_options": PromptOptions(),
         }
-        return cls(prompt=prompt, options=options, reading=None)
+        return cls(prompt, options, response_schema=request.response_schema, metadata=_unenforced(request))
 
 
-def _harmless(request: ChatRequest, control_tokens: ControlTokens, template: str | None) -> ChatRequest:
+def _harmless(request: ChatRequest, control_tokens: ControlTokens, tags: Tags | None) -> ChatRequest:
     """The request as it is shown: without control tokens in what the caller, tools or the model itself have written."""
 
     def broken(value: Value) -> Value:
         return neutralise(value, control_tokens.structure)
-
-    def words(message: Message) -> str:
-        thought = (
-            THOUGHT.match(message.content) if message.role == "assistant" and "</think>" in (template or "") else None
-        )
-        if thought is None:
-            return broken(message.content)
-        return f"<think>{broken(thought['thought'])}</think>{broken(message.content[thought.end() :])}"
 
     def call(own: ToolCall) -> ToolCall:
         try:
@@ -171,26 +200,68 @@ def _harmless(request: ChatRequest, control_tokens: ControlTokens, template: str
         messages=tuple(
             dataclasses.replace(
                 message,
-                content=words(message),
+                content=broken(message.content),
+                reasoning=broken(message.reasoning),
                 tool_calls=tuple(call(own) for own in message.tool_calls),
                 tool_call_id=broken(message.tool_call_id),
                 name=broken(message.name),
             )
-            for message in request.messages
+            for message in (split_thought(message, tags) for message in request.messages)
         ),
         tools=tuple(
-            Tool(broken(tool.name), broken(tool.description), broken(dict(tool.parameters))) for tool in request.tools
+            dataclasses.replace(
+                tool,
+                name=broken(tool.name),
+                description=broken(tool.description),
+                parameters=broken(dict(tool.parameters)),
+            )
+            for tool in request.tools
         ),
         template_variables=broken(dict(request.template_variables)),
         documents=tuple(broken(dict(document)) for document in request.documents),
     )
 
 
+def _shown(tool: Tool, traits: TemplateTraits) -> JsonObject:
+    """A tool as the template gets it: with the parts of its schema in their places where the template shows no definitions."""
+    shown = tool if traits.shows_definitions else dataclasses.replace(tool, parameters=inlined(tool.parameters))
+    return shown.as_openai()
+
+
+def _budget(request: ChatRequest) -> int | None:
+    """Most tokens of a thought. Where something must follow it and nobody says, half of all: room has to be left."""
+    if request.reasoning == "off":
+        return 0
+    if request.reasoning_budget is not None:
+        return request.reasoning_budget
+    if request.response_schema is None and request.tool_choice.mode in ("auto", "none"):
+        return None
+    max_tokens = request.sampling.get("max_tokens") or DEFAULT_MAX_TOKENS
+    return max(max_tokens // 2, 1)
+
+
+def _sampling(
+    request: ChatRequest, grammar: JsonSchema | Lark | None, *, skip_special_tokens: bool = True
+) -> SamplingParams:
+    """A call is never brought to an end: half of its arguments would look like all of them."""
+    fields = dict(request.sampling)
+    if request.response_schema is None:
+        fields.pop("close_within_budget", None)
+    return SamplingParams(**fields, grammar=grammar, skip_special_tokens=skip_special_tokens)
+
+
+def _unenforced(request: ChatRequest) -> JsonObject:
+    """What masks do not hold of the schemas of a request."""
+    tools = request.tools if request.tool_choice.mode != "none" else ()
+    found = unenforced(tools, request.response_schema, strict_response=request.strict_response)
+    return {"unenforced": found} if found else {}
+
+
 def _has_results(request: ChatRequest) -> bool:
     return bool(request.messages) and request.messages[-1].role == "tool"
 
 
-def _reading(request: ChatRequest, notation: Notation, control_tokens: ControlTokens, *, shown: bool) -> Reading:
+def _reading(request: ChatRequest, notation: Notation) -> Reading:
     """Once results are in and a response format is asked for, JSON is the answer and no call."""
     lenient = request.lenient_tool_calls and not (request.response_schema is not None and _has_results(request))
     return Reading(
@@ -198,12 +269,19 @@ def _reading(request: ChatRequest, notation: Notation, control_tokens: ControlTo
         request.tools if request.tool_choice.mode != "none" else (),
         lenient=lenient,
         demanded=request.tool_choice.mode in ("required", "named"),
-        removed=control_tokens.special if shown else frozenset(),
     )
 
 
-def _grammar(request: ChatRequest, notation: Notation, control_tokens: ControlTokens) -> JsonSchema | Lark | None:
-    calls = call_grammar(
+def _grammar(
+    request: ChatRequest,
+    notation: Notation,
+    control_tokens: ControlTokens,
+    thoughts: Thoughts | None,
+    budget: int | None,
+    *,
+    is_held: bool,
+) -> JsonSchema | Lark | None:
+    grammar = answer_grammar(
         request.tools,
         request.tool_choice,
         notation,
@@ -211,9 +289,12 @@ def _grammar(request: ChatRequest, notation: Notation, control_tokens: ControlTo
         response_schema=request.response_schema,
         has_results=_has_results(request),
         lenient=request.lenient_tool_calls,
+        thoughts=thoughts,
+        reasoning_budget=budget,
+        is_held=is_held and (thoughts is None or thoughts.state != "over"),
     )
-    return _format(request) if calls is None else Lark(grammar=calls)
+    return _format(request) if grammar is None else Lark(grammar=grammar)
 
 
 def _format(request: ChatRequest) -> JsonSchema | None:
-    return None if request.response_schema is None else JsonSchema(json_schema=close_schema(request.response_schema))
+    return None if request.response_schema is None else JsonSchema(json_schema=held(request.response_schema).schema)

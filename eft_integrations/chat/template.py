@@ -6,11 +6,13 @@ import dataclasses
 import functools
 import itertools
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from eft_integrations.chat.tags import BUDGETS, EFFORTS, SWITCHES, tags_of
 from eft_integrations.json_types import Json, JsonObject
 
 ARGUMENTS = {"probe_key": "probe value"}
@@ -29,6 +31,18 @@ TOOL: JsonObject = {
         },
     },
 }
+NESTED_TOOL: JsonObject = {
+    "type": "function",
+    "function": {
+        "name": "probe_tool",
+        "description": "probes",
+        "parameters": {
+            "type": "object",
+            "properties": {"probe_key": {"$ref": "#/$defs/Part"}},
+            "$defs": {"Part": {"type": "object", "properties": {"probe_inner": {"type": "string"}}}},
+        },
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -36,7 +50,10 @@ class TemplateTraits:
     """What is known of a template.
 
     `arguments`: how calls are given to it, None where it does not render them. `results_in_json`: results are put into
-    JSON as they are, so that they have to be JSON. `system`: where a system turn may stand.
+    JSON as they are, so that they have to be JSON. `system`: where a system turn may stand. `thought`: where a thought of an earlier
+    turn belongs: a field of the message, a chunk of its content, the content itself, or nowhere. `thought_beside_words`: a turn
+    with calls may have a thought and words too. `shows_definitions`: parts of a tool's schema under `$defs` are shown. `variables`:
+    those that switch thinking.
     """
 
     shows_tools: bool = False
@@ -47,6 +64,10 @@ class TemplateTraits:
     short_ids: bool = False
     system: Literal["anywhere", "first", "never"] = "anywhere"
     alternates: bool = False
+    thought: Literal["reasoning_content", "reasoning", "thinking", "chunk", "content"] | None = "content"
+    thought_beside_words: bool = True
+    shows_definitions: bool = True
+    variables: frozenset[str] = frozenset()
 
 
 NO_TEMPLATE = TemplateTraits()
@@ -60,6 +81,7 @@ def traits_of(template: str) -> TemplateTraits:
     shown = _render(template, [_turn("system", "s"), _turn("user", "one")], [TOOL])
     shown = shown or _render(template, [_turn("user", "one")], [TOOL])
     shows_tools, calls = shown is not None and "probe_tool" in shown, _calls_trait(template)
+    thought, beside = _thought_trait(template, calls)
     return dataclasses.replace(
         calls,
         shows_tools=shows_tools,
@@ -68,7 +90,58 @@ def traits_of(template: str) -> TemplateTraits:
         and (shows_tools or calls.arguments is not None or re.search(r"""['"]tool['"]""", template) is not None),
         system=_system_trait(template),
         alternates=_render(template, [_turn("user", "one"), _turn("user", "two")]) is None,
+        thought=thought,
+        thought_beside_words=beside,
+        shows_definitions=not shows_tools
+        or "probe_inner" in (_render(template, [_turn("user", "one")], [NESTED_TOOL]) or "probe_inner"),
+        variables=_variables(template),
     )
+
+
+def _variables(template: str) -> frozenset[str]:
+    """Which of the variables that switch thinking the template looks up."""
+    from jinja2 import meta
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    names = meta.find_undeclared_variables(_compile_jinja_template(template).environment.parse(template))
+    return frozenset(names).intersection((*SWITCHES, *EFFORTS, *BUDGETS))
+
+
+ThoughtTrait = Literal["reasoning_content", "reasoning", "thinking", "chunk", "content"] | None
+
+
+def _thought_trait(template: str, calls: TemplateTraits) -> tuple[ThoughtTrait, bool]:
+    """Where a thought of a turn with calls is shown, and whether words may stand beside it."""
+
+    def shown(thought: JsonObject, content: Json) -> str:
+        call_ids = [SHORT_ID if calls.short_ids else LONG_ID]
+        turns = _loop(call_ids, calls.arguments) if calls.arguments else [_turn("user", "one"), _turn("assistant", "")]
+        turns[1] = {**turns[1], "content": content, **thought}
+        return _render(template, turns) or _render(template, turns, [TOOL]) or ""
+
+    fields: tuple[Literal["reasoning_content", "reasoning", "thinking"], ...] = (
+        "reasoning_content",
+        "reasoning",
+        "thinking",
+    )
+    for field in sorted(fields, key=lambda name: name not in template):
+        if "probe thought" in shown({field: "probe thought"}, ""):
+            return field, "probe thought" in shown({field: "probe thought"}, "probe words")
+    chunks: list[Json] = [{"type": "thinking", "thinking": "probe thought"}, {"type": "text", "text": "probe words"}]
+    rendered = shown({}, chunks)
+    if "probe thought" in rendered and "type" not in rendered:
+        return "chunk", True
+    tags = tags_of(template)
+    if tags is None or "probe thought" in shown({}, f"{tags.opening}\nprobe thought\n{tags.closing}\n\n"):
+        return "content", True
+    return None, True
+
+
+def generation_prompt(template: str, messages: Sequence[JsonObject], variables: Mapping[str, Json]) -> str:
+    """What a template writes behind a conversation so that the model answers; nothing where it refuses the conversation."""
+    asked = _render(template, messages, variables=variables) or ""
+    said = _render(template, messages, variables=variables, add_generation_prompt=False) or ""
+    return asked[len(os.path.commonprefix([asked, said])) :]
 
 
 def _system_trait(template: str) -> Literal["anywhere", "first", "never"]:
@@ -127,20 +200,25 @@ def _turn(role: str, content: str) -> JsonObject:
     return {"role": role, "content": content}
 
 
-def _render(template: str, messages: Sequence[JsonObject], tools: Sequence[JsonObject] | None = None) -> str | None:
+def _render(
+    template: str,
+    messages: Sequence[JsonObject],
+    tools: Sequence[JsonObject] | None = None,
+    *,
+    variables: Mapping[str, Json] | None = None,
+    add_generation_prompt: bool = True,
+) -> str | None:
     """The conversation as text; None where the template refuses it."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
+    tokens = {"bos_token": "", "eos_token": "", "unk_token": "", "pad_token": ""}
+    shown = {} if tools is None else {"tools": [dict(tool) for tool in tools]}
     try:
         rendered, _ = render_jinja_template(
             conversations=[[dict(message) for message in messages]],
-            tools=None if tools is None else [dict(tool) for tool in tools],
             chat_template=template,
-            add_generation_prompt=True,
-            bos_token="",
-            eos_token="",
-            unk_token="",
-            pad_token="",
+            add_generation_prompt=add_generation_prompt,
+            **{**tokens, **shown, **(variables or {})},
         )
     except Exception:  # a template is foreign code: it can raise anything, and raises what it refuses
         return None

@@ -11,7 +11,7 @@ import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager
-from operator import itemgetter
+from itertools import chain
 from typing import Any, Literal, TypeVar, cast
 
 from langchain_core import exceptions, output_parsers
@@ -22,11 +22,10 @@ from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.outputs import ChatResult as LangChainResult
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, RunnablePassthrough, ensure_config
+from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.runnables.base import RunnableSerializable
 from langchain_core.runnables.utils import AnyConfigurableField
 from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
@@ -34,7 +33,11 @@ from eft_engine import errors
 from eft_engine.config import RewardWeights
 from eft_integrations.call_options import CallOptions
 from eft_integrations.chat.request import ChatRequest
+from eft_integrations.json_types import JsonObject
 from eft_integrations.langchain import convert
+from eft_integrations.langchain.schemas import answer_schema, traced_schema
+from eft_integrations.langchain.streams import Chunks
+from eft_integrations.langchain.structured import structured
 from eft_integrations.question import Question
 from eft_integrations.sampling import stops_of
 from eft_integrations.trio_model import NAMES_OF_TRIO, TrioModel
@@ -44,7 +47,7 @@ from eft_integrations.wire.openai import schema_format
 WEIGHTS_KEY = "eft_reward_weights"
 """Key of `config["configurable"]` that carries weights."""
 
-NOT_ASKED = frozenset({"strict", "stream_usage", "ls_structured_output_format"})
+NOT_ASKED = frozenset({"stream_usage", "ls_structured_output_format"})
 """Keywords of a call that say nothing to a model."""
 
 LANGCHAINS_ERRORS: dict[type[Exception], type[exceptions.LangChainException]] = {
@@ -117,6 +120,7 @@ class EFTChatModel(TrioModel, BaseChatModel):
             tool_choice=True,
             tool_call_streaming=True,
             structured_output=True,
+            reasoning_output=True,
         )
         if self._is_loaded:
             profile["max_input_tokens"] = self._backend.context_len
@@ -210,8 +214,8 @@ class EFTChatModel(TrioModel, BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         with _translated():
             question = self._question(messages, stop, kwargs)
-            with closing(question.stream(lambda delta: convert.to_chunk(delta, question.model_name))) as chunks:
-                for chunk in chunks:
+            with closing(question.stream(self._chunks(question).feed)) as pieces:
+                for chunk in chain.from_iterable(pieces):
                     if run_manager:
                         run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                     yield chunk
@@ -225,11 +229,15 @@ class EFTChatModel(TrioModel, BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         with _translated():
             question = self._question(messages, stop, kwargs)
-            async with aclosing(question.astream(lambda delta: convert.to_chunk(delta, question.model_name))) as chunks:
-                async for chunk in chunks:
-                    if run_manager:
-                        await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-                    yield chunk
+            async with aclosing(question.astream(self._chunks(question).feed)) as pieces:
+                async for chunks in pieces:
+                    for chunk in chunks:
+                        if run_manager:
+                            await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                        yield chunk
+
+    def _chunks(self, question: Question) -> Chunks:
+        return Chunks(question.model_name, in_blocks=self.output_version == "v1")
 
     # ---- tools and structured output -----------------------------------------------------------------------------------
 
@@ -247,7 +255,8 @@ class EFTChatModel(TrioModel, BaseChatModel):
             tools: functions, LangChain tools, pydantic classes, TypedDicts or JSON schemas.
             tool_choice: auto, none, any or required, a tool's name, or OpenAI's mapping. A demanded call is guaranteed: no other
                 text can be generated.
-            strict: accepted; calls always follow their schema.
+            strict: refuse a tool whose schema has a keyword that no mask can hold. Otherwise the rest of the schema is checked when
+                a call is whole.
             kwargs: further keywords of the call; `parallel_tool_calls=False` allows at most one call per answer.
         """
         return self.bind(tools=convert.openai_tools(tools, strict=strict), tool_choice=tool_choice, **kwargs)
@@ -263,42 +272,43 @@ class EFTChatModel(TrioModel, BaseChatModel):
     ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
         """Answers as objects of a schema, which masks guarantee for each method.
 
+        An answer that is not whole (`max_tokens` ended it) or breaks the schema in what no mask can hold is an
+        `OutputParserException`, which a stream raises at its end.
+
         Args:
             schema: a pydantic class (v1 or v2), a TypedDict, or a JSON schema; `json_mode` works without.
             method: decode under the schema, as a forced tool call, or (json_mode) under the schema if there is one and as any
                 JSON object if not.
             include_raw: return `{"raw", "parsed", "parsing_error"}` and do not raise on parsing errors.
-            strict: accepted; the schema is always followed.
+            strict: refuse a schema with a keyword that no mask can hold. Otherwise the rest is checked when the answer is whole.
             kwargs: further keywords of the call.
         """
         if schema is None and method != "json_mode":
             raise ValueError(f"method {method!r} needs a schema")
         is_pydantic = isinstance(schema, type) and is_basemodel_subclass(schema)
-        json_schema = {"type": "object"} if schema is None else convert_to_json_schema(schema)
-        kwargs["ls_structured_output_format"] = {"kwargs": {"method": method, "strict": strict}, "schema": json_schema}
+        traced: JsonObject = {"type": "object"} if schema is None else traced_schema(schema)
+        kwargs["ls_structured_output_format"] = {"kwargs": {"method": method, "strict": strict}, "schema": traced}
         parser: Runnable[LanguageModelOutput, Any]
+        name: str | None = None
         match method:
             case "function_calling":
                 tools = cast("list[type[BaseModel]]", [schema])
-                name = convert_to_openai_tool(tools[0])["function"]["name"]
+                name = str(traced["title"])
                 llm = self.bind_tools(tools, tool_choice=name, parallel_tool_calls=False, strict=strict, **kwargs)
                 parser = output_parsers.JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
                 if is_pydantic:
                     parser = output_parsers.PydanticToolsParser(tools=[*tools], first_tool_only=True)
             case "json_schema" | "json_mode":
-                llm = self.bind(
-                    response_format=schema_format(json_schema.get("title", "answer"), json_schema), **kwargs
-                )
+                if strict is not None:
+                    kwargs["strict"] = strict
+                wanted = {"title": "answer", "type": "object"} if schema is None else answer_schema(schema)
+                llm = self.bind(response_format=schema_format(str(wanted["title"]), wanted), **kwargs)
                 parser = output_parsers.JsonOutputParser()
                 if is_pydantic:
                     parser = output_parsers.PydanticOutputParser(pydantic_object=cast("type[BaseModel]", schema))
             case _:
                 raise ValueError(f"method must be json_schema, function_calling or json_mode, got {method!r}")
-        if not include_raw:
-            return llm | parser
-        parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
-        failed = RunnablePassthrough.assign(parsed=lambda _: None)
-        return RunnableMap(raw=llm) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+        return structured(llm, parser, tool=name, include_raw=include_raw)
 
 
 @contextmanager

@@ -5,23 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, convert_to_openai_messages
-from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
-from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
+from langchain_core.messages import AIMessage, BaseMessage, convert_to_openai_messages
+from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
+from langchain_core.messages.tool import invalid_tool_call, tool_call
+from langchain_core.outputs import ChatGeneration
 from langchain_core.outputs import ChatResult as LangChainResult
-from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 
 from eft_integrations.chat.messages import Message, Tool
-from eft_integrations.chat.request import ChatDelta, ChatResult
+from eft_integrations.chat.request import ChatResult
+from eft_integrations.langchain.schemas import answer_schema, tool_form
 from eft_integrations.wire import openai as openai_wire
+from eft_integrations.wire.reasoning import to_thought
 
 OPENAI_FORMATS = ("text", "json_object", "json_schema")
 """Types of OpenAI's `response_format`; another mapping is a schema."""
+THOUGHT = "reasoning_content"
+"""Where LangChain looks for a thought in `additional_kwargs`, for `content_blocks`."""
 
 
 def to_messages(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
-    """The conversation in the neutral form.
+    """The conversation in the neutral form. A thought is content of type reasoning, or else in `additional_kwargs`.
 
     Raises:
         ValueError: content that is not text (images, audio, files), or a role that no model knows.
@@ -30,7 +33,11 @@ def to_messages(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
         message.model_copy(update={"content": openai_wire.to_text(message.content, f"messages.{index}.content")})
         for index, message in enumerate(messages)
     ]
-    return openai_wire.to_messages(convert_to_openai_messages(texts))
+    thoughts = [to_thought({"content": message.content, **message.additional_kwargs}) for message in messages]
+    forms = convert_to_openai_messages(texts)
+    return openai_wire.to_messages(
+        [{**form, "reasoning_content": thought} for form, thought in zip(forms, thoughts, strict=True)]
+    )
 
 
 def to_tools(tools: Sequence[object]) -> tuple[Tool, ...]:
@@ -40,7 +47,7 @@ def to_tools(tools: Sequence[object]) -> tuple[Tool, ...]:
 
 def openai_tools(tools: Iterable[object], *, strict: bool | None = None) -> list[object]:
     """Tools in OpenAI's form, from anything that LangChain calls a tool."""
-    return [convert_to_openai_tool(tool, strict=strict) for tool in tools]  # type: ignore[arg-type]
+    return [tool_form(tool, strict=strict) for tool in tools]
 
 
 def openai_format(response_format: object) -> object:
@@ -50,8 +57,8 @@ def openai_format(response_format: object) -> object:
             return None
         case {"type": kind} if kind in OPENAI_FORMATS:
             return response_format
-    schema = convert_to_json_schema(response_format)  # type: ignore[arg-type]
-    return openai_wire.schema_format(schema.get("title", "answer"), schema)
+    schema = answer_schema(response_format)
+    return openai_wire.schema_format(str(schema["title"]), schema)
 
 
 # ---- answers -------------------------------------------------------------------------------------------------------------
@@ -66,53 +73,39 @@ def to_result(result: ChatResult, model_name: str) -> LangChainResult:
         except ValueError as error:
             invalid.append(invalid_tool_call(name=call.name, args=call.arguments, id=call.call_id, error=str(error)))
     for broken in result.invalid_tool_calls:
-        invalid.append(invalid_tool_call(name=None, args=broken.text, id=None, error=broken.reason))
+        args = broken.text if broken.arguments is None else broken.arguments
+        invalid.append(invalid_tool_call(name=broken.name, args=args, id=broken.call_id, error=broken.reason))
     message = AIMessage(
         content=result.content,
+        additional_kwargs={THOUGHT: result.reasoning} if result.reasoning else {},
         tool_calls=calls,
         invalid_tool_calls=invalid,
-        usage_metadata=_usage_metadata(result),
-        response_metadata=_response_metadata(result, model_name),
+        usage_metadata=usage_metadata(result),
+        response_metadata=response_metadata(result, model_name),
     )
     info = {"finish_reason": result.finish_reason}
     return LangChainResult(generations=[ChatGeneration(message=message, generation_info=info)])
 
 
-def to_chunk(delta: ChatDelta, model_name: str) -> ChatGenerationChunk:
-    """The chunk of one piece; the last has the counts and the reports."""
-    if delta.result is not None:
-        message = AIMessageChunk(
-            content="",
-            usage_metadata=_usage_metadata(delta.result),
-            response_metadata=_response_metadata(delta.result, model_name),
-            chunk_position="last",
-        )
-    elif (call := delta.call) is not None:
-        piece = tool_call_chunk(name=call.name, args=call.arguments, id=call.call_id, index=call.index)
-        message = AIMessageChunk(content="", tool_call_chunks=[piece])
-    else:
-        message = AIMessageChunk(content=delta.text)
-    return ChatGenerationChunk(message=message)
-
-
-def _usage_metadata(result: ChatResult) -> UsageMetadata:
-    """Token counts; `cache_read` are prompt tokens that no member had to read again."""
+def usage_metadata(result: ChatResult) -> UsageMetadata:
+    """Token counts; `cache_read` are prompt tokens that no member had to read again, `reasoning` those of the thought."""
     usage = result.usage
     return UsageMetadata(
         input_tokens=usage.prompt_tokens,
         output_tokens=usage.completion_tokens,
         total_tokens=usage.total_tokens,
         input_token_details=InputTokenDetails(cache_read=usage.cached_prompt_tokens),
+        output_token_details=OutputTokenDetails(reasoning=usage.reasoning_tokens),
     )
 
 
-def _response_metadata(result: ChatResult, model_name: str) -> dict[str, object]:
+def response_metadata(result: ChatResult, model_name: str) -> dict[str, object]:
     """Why the answer ended, the weights in effect and what it cost; log-probabilities in ChatOpenAI's form."""
     metadata: dict[str, object] = {
         "model_name": model_name,
         "model_provider": "eft",
         "finish_reason": result.finish_reason,
-        "eft": dict(result.metadata),
+        "eft": openai_wire.report_form(result),
     }
     if result.logprobs is not None:
         metadata["logprobs"] = openai_wire.logprobs_form(result.logprobs)

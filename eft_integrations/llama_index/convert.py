@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from llama_index.core.base.llms import types
+from llama_index.core.tools.types import ToolMetadata
 from pydantic import BaseModel
 
 from eft_engine import TokenLogprobs
 from eft_engine.outputs import TopToken
 from eft_integrations.chat.messages import Message, ToolCall
 from eft_integrations.chat.request import ChatDelta, ChatResult
-from eft_integrations.question import AnswerSoFar
+from eft_integrations.chat.schemas.display import untitled
+from eft_integrations.class_schema import schema_of_class
+from eft_integrations.json_types import JsonObject
+from eft_integrations.so_far import AnswerSoFar
 from eft_integrations.wire import openai as openai_wire
+from eft_integrations.wire.reasoning import thought_text
+
+THOUGHT_DELTA = "thinking_delta"
+"""Where agents look for a piece of a thought in a chunk's `additional_kwargs`."""
 
 
 def to_messages(messages: Iterable[types.ChatMessage]) -> tuple[Message, ...]:
@@ -40,6 +48,9 @@ def _openai_form(message: types.ChatMessage) -> dict[str, object]:
         "tool_calls": calls,
         "tool_call_id": extra.get("tool_call_id"),
         "name": extra.get("name"),
+        "reasoning_content": thought_text(
+            [block.content for block in message.blocks if isinstance(block, types.ThinkingBlock)]
+        ),
     }
 
 
@@ -61,14 +72,29 @@ def _text(blocks: Sequence[types.ContentBlock]) -> str:
     return "\n".join(parts)
 
 
+def tool_form(metadata: ToolMetadata) -> JsonObject:
+    """A tool in OpenAI's form with the whole schema of its class, of which LlamaIndex' own form keeps the properties only."""
+    form: dict[str, Any] = metadata.to_openai_tool(skip_length_check=True)
+    if metadata.fn_schema is None:
+        return form
+    schema = schema_of_class(metadata.fn_schema)
+    parameters = untitled({key: value for key, value in schema.items() if key != "description"})
+    return {**form, "function": {**form["function"], "parameters": parameters}}
+
+
 # ---- answers -------------------------------------------------------------------------------------------------------------
 
 
 def to_chat_response(result: ChatResult, model_name: str, *, delta: str | None = None) -> types.ChatResponse:
-    """The whole answer; text that began as a call and did not become one is in `additional_kwargs["invalid_tool_calls"]`."""
-    message = _assistant(result.content, result.tool_calls, is_whole=True)
+    """The whole answer; calls that are none are in the message's `additional_kwargs["invalid_tool_calls"]`."""
+    message = _assistant(
+        result.content,
+        result.tool_calls,
+        types.ThinkingBlock(content=result.reasoning, num_tokens=result.usage.reasoning_tokens or None),
+        is_whole=True,
+    )
     if result.invalid_tool_calls:
-        broken = [dataclasses.asdict(call) for call in result.invalid_tool_calls]
+        broken = [openai_wire.invalid_call_form(call) for call in result.invalid_tool_calls]
         message.additional_kwargs["invalid_tool_calls"] = broken
     counts = {name: count for name, count in openai_wire.usage_form([result.usage]).items() if isinstance(count, int)}
     return types.ChatResponse(
@@ -86,10 +112,12 @@ def to_completion(response: types.ChatResponse) -> types.CompletionResponse:
     return types.CompletionResponse(text=response.message.content or "", **same)
 
 
-def _assistant(text: str, calls: Sequence[ToolCall], *, is_whole: bool) -> types.ChatMessage:
+def _assistant(
+    text: str, calls: Sequence[ToolCall], thought: types.ThinkingBlock, *, is_whole: bool
+) -> types.ChatMessage:
     """An assistant turn with its calls in both forms: blocks, and OpenAI's, which LlamaIndex' streaming programs read.
 
-    The arguments of a call that is not whole yet stay text.
+    The arguments of a call that is not whole yet stay text. A thought without content is left out.
     """
     blocks = [
         types.ToolCallBlock(
@@ -99,9 +127,12 @@ def _assistant(text: str, calls: Sequence[ToolCall], *, is_whole: bool) -> types
         )
         for call in calls
     ]
+    thoughts = [thought] if thought.content else []
     texts = [types.TextBlock(text=text)] if text or not blocks else []
     extra = {"tool_calls": [openai_wire.call_form(call) for call in calls]} if calls else {}
-    return types.ChatMessage(role=types.MessageRole.ASSISTANT, blocks=[*texts, *blocks], additional_kwargs=extra)
+    return types.ChatMessage(
+        role=types.MessageRole.ASSISTANT, blocks=[*thoughts, *texts, *blocks], additional_kwargs=extra
+    )
 
 
 def _logprobs(token: TokenLogprobs) -> list[types.LogProb]:
@@ -122,8 +153,10 @@ class ChatChunks:
         if delta.result is not None:
             return to_chat_response(delta.result, self._model_name, delta="")
         self._so_far.add(delta)
-        message = _assistant(self._so_far.text, self._so_far.calls, is_whole=False)
-        return types.ChatResponse(message=message, delta=delta.text)
+        thought = types.ThinkingBlock(content=self._so_far.reasoning)
+        message = _assistant(self._so_far.text, self._so_far.calls, thought, is_whole=False)
+        extra = {THOUGHT_DELTA: delta.reasoning} if delta.reasoning else {}
+        return types.ChatResponse(message=message, delta=delta.text, additional_kwargs=extra)
 
     def feed_text(self, delta: ChatDelta) -> types.CompletionResponse:
         """The next chunk of an answer to a text."""

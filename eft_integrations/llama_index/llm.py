@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from eft_integrations.chat.request import DEFAULT_MAX_TOKENS
 from eft_integrations.json_objects import Model, partial_object
-from eft_integrations.llama_index.convert import ChatChunks, to_chat_response, to_completion, to_messages
+from eft_integrations.llama_index.convert import ChatChunks, to_chat_response, to_completion, to_messages, tool_form
 from eft_integrations.llama_index.structured import Prediction
 from eft_integrations.question import Question
 from eft_integrations.trio_model import TrioModel
@@ -132,7 +132,7 @@ class EFTLLM(TrioModel, FunctionCallingLLM):
         choice = kwargs.pop("tool_choice", None)
         return {
             "messages": [*(chat_history or ()), *((user_msg,) if user_msg is not None else ())],
-            "tools": [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools or ()],
+            "tools": [tool_form(tool.metadata) for tool in tools or ()],
             "tool_choice": "required" if choice is None and tool_required else choice,
             "parallel_tool_calls": allow_parallel_tool_calls,
             **kwargs,
@@ -175,7 +175,7 @@ class EFTLLM(TrioModel, FunctionCallingLLM):
             prompt_args: variables of the prompt.
 
         Raises:
-            ValueError: `max_tokens` does not hold the object.
+            ValueError: `max_tokens` does not hold the object, or it breaks a rule that no mask can hold.
         """
         call = Prediction(self, output_cls, prompt, llm_kwargs, prompt_args)
         return call.whole(self.chat(call.messages, **call.keywords))

@@ -16,6 +16,7 @@ from llama_index.core.prompts import BasePromptTemplate
 from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel
 
+from eft_integrations.class_schema import schema_of_class
 from eft_integrations.json_objects import Model, ObjectReader
 from eft_integrations.wire.openai import schema_format
 
@@ -40,7 +41,7 @@ class Prediction(Generic[Model]):
             events.LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=prompt_args)
         )
         asked = {name: value for name, value in (llm_kwargs or {}).items() if name not in NOT_STRUCTURED}
-        wanted = schema_format(output_cls.__name__, output_cls.model_json_schema())
+        wanted = schema_format(output_cls.__name__, schema_of_class(output_cls))
         self.messages: list[ChatMessage] = llm._extend_messages(prompt.format_messages(llm=llm, **prompt_args))
         self.keywords: dict[str, object] = {"response_format": wanted, **asked}
         self._reader = ObjectReader(output_cls, create_flexible_model)
@@ -49,7 +50,8 @@ class Prediction(Generic[Model]):
         """The object of a whole answer.
 
         Raises:
-            ValueError: `max_tokens` does not hold it, or it breaks a rule that a schema cannot express (a validator).
+            ValueError: `max_tokens` does not hold it, or it breaks a rule that no mask can hold, or that a schema cannot express
+                (a validator).
         """
         output = self._whole(response)
         dispatcher.event(events.LLMStructuredPredictEndEvent(output=output))
@@ -72,8 +74,9 @@ class Prediction(Generic[Model]):
         dispatcher.event(events.LLMStructuredPredictEndEvent(output=output))
 
     def _whole(self, response: ChatResponse) -> Model:
-        was_cut = (response.raw or {})["choices"][0]["finish_reason"] == "length"
-        return self._reader.whole(response.message.content or "", was_cut=was_cut)
+        raw = response.raw or {}
+        was_cut = raw["choices"][0]["finish_reason"] == "length"
+        return self._reader.whole(response.message.content or "", was_cut=was_cut, fault=raw["eft"].get("format_error"))
 
     def _feed(self, chunk: ChatResponse) -> Model | BaseModel | None:
         """The object after this chunk, which is reported; None where it brings nothing new. The last chunk has `raw`."""

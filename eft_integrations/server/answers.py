@@ -14,6 +14,7 @@ from eft_integrations.json_types import JsonObject
 from eft_integrations.sampling import SamplingFields, given_sampling
 from eft_integrations.server.compositions import Chosen, Composition
 from eft_integrations.server.streaming import interleave
+from eft_integrations.wire.openai import invalid_call_form
 
 
 class Observer(Protocol):
@@ -60,7 +61,7 @@ class Answering:
         for report, result in zip(reports, results, strict=True):
             report.pop("reward_weights", None)
             if result.invalid_tool_calls:
-                report["invalid_tool_calls"] = [dataclasses.asdict(call) for call in result.invalid_tool_calls]
+                report["invalid_tool_calls"] = [invalid_call_form(call) for call in result.invalid_tool_calls]
         if self.ignored:
             block["ignored"] = list(self.ignored)
         return block

@@ -118,6 +118,7 @@ def _add_information(app: FastAPI, served: Compositions, metrics: ServerMetrics)
         request = ChatRequest(
             messages=to_messages([message.model_dump(exclude_none=True) for message in body.messages or ()]),
             tools=to_tools(body.tools or ()),
+            **body.asked_reasoning(),
             template_variables=body.chat_template_kwargs or {},
         )
         count = backend.count_prompt_tokens(composition.ask(request))

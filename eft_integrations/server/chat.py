@@ -6,14 +6,17 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
+from eft_integrations.chat.request import CallDelta, ChatDelta, ChatRequest, ChatResult
+from eft_integrations.json_objects import breaking_end
 from eft_integrations.json_types import JsonObject
 from eft_integrations.server.answers import Answering, Observer, new_id, repeated, sampling_of
 from eft_integrations.server.compositions import Chosen
 from eft_integrations.server.protocol import ChatBody
 from eft_integrations.server.streaming import Event
+from eft_integrations.so_far import AnswerSoFar
 from eft_integrations.wire.openai import (
     call_delta_form,
+    is_strict,
     logprobs_form,
     message_form,
     to_messages,
@@ -22,6 +25,7 @@ from eft_integrations.wire.openai import (
     to_tools,
     usage_form,
 )
+from eft_integrations.wire.reasoning import thought_form
 
 
 def chat_answering(body: ChatBody, chosen: Chosen, observer: Observer, *, default_max_tokens: int) -> Answering:
@@ -30,24 +34,23 @@ def chat_answering(body: ChatBody, chosen: Chosen, observer: Observer, *, defaul
     Raises:
         InvalidOptionError: a field cannot be used.
     """
-    tools = to_tools(body.tools or ())
+    tools = to_tools(body.tools or (), strict=body.eft_strict)
     choice, tools = to_tool_choice(body.tool_choice, tools, parallel=body.parallel_tool_calls is not False)
     sampling = sampling_of(body, default_max_tokens=default_max_tokens)
     if body.max_completion_tokens is not None:
         sampling["max_tokens"] = body.max_completion_tokens
     if body.logprobs:
         sampling["logprobs"] = body.top_logprobs or 0
-    variables = dict(body.chat_template_kwargs or {})
-    if body.reasoning_effort is not None:
-        variables.setdefault("reasoning_effort", body.reasoning_effort)
     request = ChatRequest(
         messages=to_messages([message.model_dump(exclude_none=True) for message in body.messages]),
         tools=tools,
         tool_choice=choice,
         response_schema=to_response_schema(body.response_format),
+        strict_response=is_strict(body.response_format) or bool(body.eft_strict),
+        **body.asked_reasoning(),
         sampling=sampling,
         reward_weights=chosen.reward_weights,
-        template_variables=variables,
+        template_variables=body.chat_template_kwargs or {},
         documents=tuple(body.documents or ()),
         lenient_tool_calls=body.eft_lenient_tool_calls is not False,
     )
@@ -86,22 +89,27 @@ def _choice(index: int, result: ChatResult) -> JsonObject:
 
 
 async def chat_events(answering: Answering, *, include_usage: bool) -> AsyncGenerator[Event]:
-    """Chunks: the role first, then pieces, then why it ended; a chunk with the usage if it is wanted, and [DONE]."""
+    """Chunks: the role first, then pieces, then why it ended; a chunk with the usage if it is wanted, and [DONE].
+
+    The chunk that says why it ended has a last piece for every call that was begun and is none: many clients do not ask why an
+    answer ended, but mend what they have of a call, and behind this piece there is nothing to mend.
+    """
     head = _head(answering, "chat.completion.chunk")
     if include_usage:
         head["usage"] = None
     results: dict[int, ChatResult] = {}
-    begun: set[int] = set()
+    begun: dict[int, AnswerSoFar] = {}
     async with aclosing(answering.deltas()) as deltas:
         async for index, delta in deltas:
             if index not in begun:
-                begun.add(index)
+                begun[index] = AnswerSoFar()
                 yield {**head, "choices": [_piece(index, {"role": "assistant"})]}
-            if delta.text or delta.call is not None or delta.logprobs:
+            begun[index].add(delta)
+            if delta.text or delta.reasoning or delta.call is not None or delta.logprobs:
                 yield {**head, "choices": [_piece(index, _delta(delta), logprobs=delta)]}
             if (result := delta.result) is not None:
                 results[index] = result
-                last = _piece(index, {}, finish_reason=result.finish_reason)
+                last = _piece(index, _ends(begun[index], result), finish_reason=result.finish_reason)
                 yield {**head, "choices": [last], "eft": answering.eft([result])}
     if include_usage:
         usages = [results[index].usage for index in sorted(results)]
@@ -112,7 +120,16 @@ async def chat_events(answering: Answering, *, include_usage: bool) -> AsyncGene
 def _delta(delta: ChatDelta) -> JsonObject:
     if delta.call is not None:
         return {"tool_calls": [call_delta_form(delta.call)]}
-    return {"content": delta.text}
+    return thought_form(delta.reasoning) or {"content": delta.text}
+
+
+def _ends(so_far: AnswerSoFar, result: ChatResult) -> JsonObject:
+    """The last pieces of calls that are none."""
+    broken = [so_far.index_of(call.call_id) for call in result.invalid_tool_calls]
+    pieces = [
+        CallDelta(index, arguments=breaking_end(so_far.calls[index].arguments)) for index in broken if index is not None
+    ]
+    return {"tool_calls": [call_delta_form(piece) for piece in pieces]} if pieces else {}
 
 
 def _piece(

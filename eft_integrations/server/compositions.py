@@ -27,7 +27,8 @@ class Composition:
     """One model of the server.
 
     `weights` are the composition's own, by pair name; only these pairs belong to it. `chat_template` replaces the backend's own;
-    `tool_notation` is how the model writes calls, where its template does not say.
+    `tool_notation` is how the model writes calls and `reasoning_tags` are the texts around its thoughts, where its template does
+    not say.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Composition:
     weights: Mapping[str, float]
     chat_template: str | None = None
     tool_notation: str | None = None
+    reasoning_tags: tuple[str, str] | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
@@ -60,10 +62,12 @@ class Composition:
 
     def ask(self, request: ChatRequest) -> ChatRequest:
         """A request in the backend's terms."""
-        weights = self.settle(request.reward_weights)
-        notation = request.tool_notation or self.tool_notation
         return dataclasses.replace(
-            request, reward_weights=weights, chat_template=self.chat_template, tool_notation=notation
+            request,
+            reward_weights=self.settle(request.reward_weights),
+            chat_template=self.chat_template,
+            tool_notation=request.tool_notation or self.tool_notation,
+            reasoning_tags=request.reasoning_tags or self.reasoning_tags,
         )
 
     def report(self, result: ChatResult) -> dict[str, Any]:

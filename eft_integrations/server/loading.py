@@ -83,4 +83,5 @@ def _composition(settings: CompositionSettings, backend: ChatBackend) -> Composi
         {**own, **settings.weights},
         chat_template=template,
         tool_notation=settings.tool_notation,
+        reasoning_tags=settings.reasoning_tags,
     )

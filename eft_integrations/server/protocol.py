@@ -7,12 +7,13 @@ are refused, those in `WITHOUT_EFFECT` cannot change an answer and are not menti
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from eft_engine.config import RewardWeights
 from eft_integrations.sampling import SamplingFields
+from eft_integrations.wire.reasoning import asked_reasoning
 
 MAX_DEPTH = 64
 """Levels of nesting in schemas and other free JSON."""
@@ -28,6 +29,7 @@ UNSUPPORTED = {
     "background": "this server answers in the request's own connection",
     "prompt_id": "this server keeps no prompts",
 }
+WITHOUT_EFFECT_ON_THOUGHTS = frozenset({"summary", "generate_summary"})
 WITHOUT_EFFECT = frozenset(
     {
         "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
@@ -102,7 +104,56 @@ class GenerationBody(SamplingFields, Body):
     eft_reward_weights: RewardWeights = Field(default=None, description="for every pair, or by pair name")
 
 
-class ToolsBody(GenerationBody):
+class ReasoningOptions(BaseModel):
+    """How the model is to think, as OpenAI's responses and OpenRouter have it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    effort: str | None = Field(default=None, description="none: do not think; low, medium, high, ...")
+    max_tokens: int | None = Field(default=None, ge=0, description="most tokens of a thought")
+    enabled: bool | None = Field(default=None, description="false: do not think")
+
+
+class AskedReasoning(TypedDict):
+    """Fields of `ChatRequest`."""
+
+    reasoning: str
+    reasoning_budget: int | None
+    reasoning_tags: tuple[str, str] | None
+
+
+class ReasoningBody(Body):
+    """What bodies of chats have in common: whether the model thinks first, how long, and how its thoughts are told."""
+
+    reasoning: ReasoningOptions | None = None
+    reasoning_effort: str | None = Field(default=None, description="none: do not think; goes before reasoning.effort")
+    eft_reasoning_budget: int | None = Field(
+        default=None, ge=0, description="most tokens of a thought; goes before reasoning.max_tokens"
+    )
+    eft_reasoning_tags: tuple[str, str] | None = Field(
+        default=None, description="the texts around a thought, where the chat template does not show them"
+    )
+
+    @property
+    def ignored(self) -> list[str]:
+        """See `Body`."""
+        further = (self.reasoning.model_extra or {}) if self.reasoning is not None else {}
+        unknown = [name for name in further if name not in WITHOUT_EFFECT_ON_THOUGHTS]
+        return sorted([*super().ignored, *(f"reasoning.{name}" for name in unknown)])
+
+    def asked_reasoning(self) -> AskedReasoning:
+        """What is asked of thoughts."""
+        options = self.reasoning or ReasoningOptions()
+        effort = self.reasoning_effort or options.effort or ("none" if options.enabled is False else None)
+        budget = self.eft_reasoning_budget
+        return AskedReasoning(
+            reasoning=asked_reasoning(effort),
+            reasoning_budget=options.max_tokens if budget is None else budget,
+            reasoning_tags=self.eft_reasoning_tags,
+        )
+
+
+class ToolsBody(ReasoningBody, GenerationBody):
     """What chat completions and responses have in common."""
 
     tools: list[FreeJson] | None = None
@@ -112,6 +163,10 @@ class ToolsBody(GenerationBody):
     chat_template_kwargs: FreeJson | None = Field(default=None, description="variables of the chat template")
     eft_lenient_tool_calls: bool | None = Field(
         default=None, description="false: text is a tool call only in the form of the model's own chat template"
+    )
+    eft_strict: bool | None = Field(
+        default=None,
+        description="true: refuse a schema with a keyword that no mask can hold, where a tool or a format does not say its own",
     )
 
 
@@ -139,6 +194,8 @@ class MessageBody(BaseModel):
     name: str | None = None
     tool_calls: list[FreeJson] | None = None
     tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
 
 
 class ChatBody(ToolsBody, SamplingBody):
@@ -147,7 +204,6 @@ class ChatBody(ToolsBody, SamplingBody):
     messages: list[MessageBody] = Field(min_length=1)
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
-    reasoning_effort: str | None = Field(default=None, description="handed to the chat template")
     documents: list[dict[str, str]] | None = Field(default=None, description="texts to answer from")
 
 
@@ -161,7 +217,7 @@ class CompletionBody(SamplingBody):
     best_of: int | None = None
 
 
-class TokenizeBody(Body):
+class TokenizeBody(ReasoningBody):
     """POST /tokenize: a text, or messages as the chat template renders them."""
 
     model: str

@@ -51,6 +51,9 @@ class CompositionSettings(BaseModel):
     tool_notation: str | None = Field(
         default=None, description="how the model writes tool calls (docs/families.md); None: as its chat template says"
     )
+    reasoning_tags: tuple[str, str] | None = Field(
+        default=None, description="the texts around a thought; None: as its chat template shows them"
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> CompositionSettings:

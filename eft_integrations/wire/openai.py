@@ -10,9 +10,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from eft_engine import TokenLogprobs, Usage, errors
-from eft_integrations.chat.messages import Message, Role, Tool, ToolCall
+from eft_integrations.chat.messages import InvalidToolCall, Message, Role, Tool, ToolCall
 from eft_integrations.chat.request import CallDelta, ChatResult, ToolChoice
 from eft_integrations.json_types import JsonObject
+from eft_integrations.wire.reasoning import PARTS, thought_form, to_thought
 
 ROLES: dict[str, Role] = {
     "developer": "system",
@@ -26,10 +27,10 @@ ROLES: dict[str, Role] = {
 }
 """OpenAI's roles, and what other hosts call them."""
 TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal"})
-UNSEEN_PARTS = frozenset(
-    {"tool_use", "tool_call", "tool_call_chunk", "function_call", "server_tool_call", "reasoning", "thinking"}
-)
-"""Parts of an assistant turn that say again what its `tool_calls` hold, or that models are not shown again."""
+UNSEEN_PARTS = PARTS | {
+    "tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "function_call", "server_tool_call",
+}  # fmt: skip
+"""Parts of an assistant turn that are no text of it: a thought, and what says again what its `tool_calls` hold."""
 
 
 def wrong(option: str, message: str, value: object = None) -> errors.InvalidOptionError:
@@ -74,6 +75,7 @@ def _to_message(message: Mapping[str, object], where: str) -> Message:
         ),
         tool_call_id=_to_name(message.get("tool_call_id"), f"{where}.tool_call_id"),
         name=_to_name(message.get("name"), f"{where}.name"),
+        reasoning=to_thought(message) if ROLES[role] == "assistant" else "",
     )
 
 
@@ -208,7 +210,9 @@ def to_response_schema(response_format: object, *, option: str = "response_forma
 def is_strict(response_format: object) -> bool:
     """Whether a response format wants a schema refused of which a mask cannot hold every keyword."""
     match response_format:
-        case {"type": "json_schema", "json_schema": {"strict": bool(strict)}} | {"type": "json_schema", "strict": bool(strict)}:
+        case {"type": "json_schema", "json_schema": {"strict": bool(strict)}}:
+            return strict
+        case {"type": "json_schema", "strict": bool(strict)}:
             return strict
     return False
 
@@ -237,6 +241,7 @@ def call_delta_form(delta: CallDelta) -> JsonObject:
 def message_form(result: ChatResult) -> JsonObject:
     """The whole answer as an assistant message; content is null where there are only calls."""
     message: JsonObject = {"role": "assistant", "content": result.content, "refusal": None}
+    message |= thought_form(result.reasoning)
     if result.tool_calls:
         message["content"] = result.content or None
         message["tool_calls"] = [call_form(call) for call in result.tool_calls]
@@ -268,7 +273,7 @@ def usage_form(usages: Sequence[Usage], *, n: int | None = None) -> JsonObject:
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": cached},
-        "completion_tokens_details": {"reasoning_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": sum(usage.reasoning_tokens for usage in usages)},
     }
 
 
@@ -287,5 +292,22 @@ def completion_form(result: ChatResult, model_name: str) -> JsonObject:
         "model": model_name,
         "choices": [choice],
         "usage": usage_form([result.usage]),
-        "eft": dict(result.metadata),
+        "eft": report_form(result),
     }
+
+
+def report_form(result: ChatResult) -> JsonObject:
+    """What has to be known of an answer and has no place in OpenAI's forms: its metadata, and calls that are none."""
+    report: JsonObject = dict(result.metadata)
+    if result.invalid_tool_calls:
+        report["invalid_tool_calls"] = [invalid_call_form(call) for call in result.invalid_tool_calls]
+    return report
+
+
+def invalid_call_form(call: InvalidToolCall) -> JsonObject:
+    """What was written of a call that is none, and why; what is not known of it is left out.
+
+    >>> invalid_call_form(InvalidToolCall("<tool_call>", "the text ended inside the call"))
+    {'text': '<tool_call>', 'reason': 'the text ended inside the call'}
+    """
+    return {name: value for name, value in dataclasses.asdict(call).items() if value is not None}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from autogen_agentchat.agents import AssistantAgent
 from autogen_core.models import CreateResult, UserMessage
+from autogen_core.tools import FunctionTool
 from pydantic import BaseModel
 
 from eft_integrations.agents.autogen import autogen_client
@@ -39,6 +41,24 @@ async def test_client_answers_in_a_type_and_a_call_s_weights_go_first(base_url: 
     extra = {"extra_body": {"eft_reward_weights": 0.75}}
     said = await client.create(question, extra_create_args=extra)
     assert said.content == f"How is Paris? {json.dumps({'scripted': 0.75})}"
+    await client.close()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("model", ["cut", "late", "unfit"])
+async def test_call_that_is_none_is_not_run(base_url: str, model: str, streamed: bool) -> None:
+    looked: list[str] = []
+
+    async def note(place: str) -> str:
+        """Look at a place."""
+        looked.append(place)
+        return "sunny"
+
+    client = autogen_client(model, base_url=base_url)
+    tools = [FunctionTool(note, "Look at a place.", name="look")]
+    await AssistantAgent("weather", model_client=client, tools=tools, model_client_stream=streamed).run(task="Paris?")
+    assert looked == []
     await client.close()
 
 

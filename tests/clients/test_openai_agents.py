@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
-from agents import Agent, ModelSettings, Runner, function_tool, set_tracing_disabled
+from agents import Agent, AgentsException, ModelSettings, Runner, function_tool, set_tracing_disabled
+from agents.result import RunResultBase
 from pydantic import BaseModel
 
 from eft_integrations.agents.openai_agents import agents_model
@@ -65,6 +67,44 @@ async def test_real_engine_answers_an_agent(base_url: str, api: str) -> None:
     result = await Runner.run(agent, "hello")
     assert result.final_output == "Hello! How can I help?"
     assert result.context_wrapper.usage.output_tokens > 0
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("api", ["responses", "chat_completions"])
+@pytest.mark.parametrize("model", ["cut", "late", "unfit"])
+async def test_call_that_is_none_is_not_run(base_url: str, model: str, api: str, streamed: bool) -> None:
+    looked: list[str] = []
+
+    @function_tool(name_override="look")
+    def note(place: str) -> str:
+        """Look at a place."""
+        looked.append(place)
+        return "sunny"
+
+    agent = Agent(name="weather", model=agents_model(model, base_url=base_url, api=api), tools=[note])
+    with contextlib.suppress(AgentsException):  # most of these are errors, but for a whole reply that is empty
+        if streamed:
+            running = Runner.run_streamed(agent, "How is Paris?", max_turns=2)
+            async for _ in running.stream_events():
+                pass
+        else:
+            await Runner.run(agent, "How is Paris?", max_turns=2)
+    assert looked == []
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("api", ["responses", "chat_completions"])
+async def test_thoughts_are_items_of_their_own(base_url: str, api: str, streamed: bool) -> None:
+    agent = Agent(name="weather", model=agents_model("thinker", base_url=base_url, api=api), tools=[look])
+    if streamed:
+        result: RunResultBase = Runner.run_streamed(agent, "How is Paris?")
+        async for _ in result.stream_events():
+            pass
+    else:
+        result = await Runner.run(agent, "How is Paris?")
+    kinds = [type(item).__name__ for item in result.new_items]
+    assert kinds == ["ReasoningItem", "ToolCallItem", "ToolCallOutputItem", "ReasoningItem", "MessageOutputItem"]
+    assert result.final_output.startswith("sunny in Paris")
 
 
 async def test_demanded_tool_is_called_whatever_the_model_says(base_url: str) -> None:

@@ -6,7 +6,9 @@ import json
 
 import pytest
 from pydantic import BaseModel
-from pydantic_ai import Agent, NativeOutput
+from pydantic_ai import Agent, NativeOutput, Tool
+from pydantic_ai.exceptions import UnexpectedModelBehavior
+from pydantic_ai.messages import ThinkingPart
 
 from eft_integrations.agents.pydantic_ai import pydantic_ai_model
 
@@ -49,6 +51,36 @@ async def test_agent_answers_in_a_type_by_a_demanded_call_of_the_real_engine(bas
 
     agent = Agent(pydantic_ai_model("trio", base_url=base_url, reward_weights=weights), output_type=Switch)
     assert isinstance((await agent.run("hello", model_settings={"max_tokens": 60})).output, Switch)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("model", ["cut", "late", "unfit"])
+async def test_call_that_is_none_is_an_error_and_not_run(base_url: str, model: str, streamed: bool) -> None:
+    looked: list[str] = []
+
+    def note(place: str) -> str:
+        """Look at a place."""
+        looked.append(place)
+        return "sunny"
+
+    agent = Agent(pydantic_ai_model(model, base_url=base_url), tools=[Tool(note, name="look")])
+
+    async def ask() -> None:
+        if streamed:
+            async with agent.run_stream("How is Paris?") as stream:
+                await stream.get_output()
+        else:
+            await agent.run("How is Paris?")
+
+    with pytest.raises(UnexpectedModelBehavior):
+        await ask()
+    assert looked == []
+
+
+async def test_thoughts_are_parts_of_their_own(base_url: str) -> None:
+    result = await Agent(pydantic_ai_model("thinker", base_url=base_url), tools=[look]).run("How is Paris?")
+    thoughts = [part.content for own in result.all_messages() for part in own.parts if isinstance(part, ThinkingPart)]
+    assert thoughts == ["I must look."] * 2
 
 
 async def test_real_engine_answers_and_counts(base_url: str) -> None:

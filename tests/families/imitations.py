@@ -28,7 +28,8 @@ class Family:
     The texts are those of an assistant's turn, from where the prompt ends. `further_ends` end an answer as `end` does.
     `control_tokens` are flagged as special, `markers` are added tokens that are not. `one_call` and `two_calls` are None where the
     family has no such thing; `history_call` and `history_result` are what a prompt shows of an earlier call and its result (`{}`).
-    `answer` is how an answer in words is written. `cannot` says what is beyond the family, by cell of the matrix.
+    `answer` is how an answer in words is written, `thought` how a thought in front of it is, None where the family does not think.
+    `cannot` says what is beyond the family, by cell of the matrix.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Family:
     history_call: str | None = None
     history_result: str = "{}"
     answer: str = "{}"
+    thought: str | None = None
     cannot: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -162,6 +164,16 @@ def _as_llama4(text: str) -> str:
 FAMILIES = (
     HERMES,
     Family(
+        "qwen3",
+        _read("qwen3"),
+        **_CHATML,
+        markers=_TAGS,
+        one_call=_HERMES_CALL,
+        two_calls=_HERMES_CALLS,
+        history_result=_RESPONSE,
+        thought="<think>\n{}\n</think>\n\n",
+    ),
+    Family(
         "qwen3-coder",
         _read("qwen3_coder"),
         **_CHATML,
@@ -235,6 +247,7 @@ FAMILIES = (
         "deepseek-r1",
         _read("deepseek_r1"),
         **_DEEPSEEK,
+        thought="<think>\n{}\n</think>\n\n",
         one_call=_CALLS.format(_FENCED.format("get_weather", WEATHER)),
         two_calls=_CALLS.format(f"{_FENCED.format('get_weather', WEATHER)}\n{_FENCED.format('get_time', TIME)}"),
         history_result="<｜tool▁output▁begin｜>{}<｜tool▁output▁end｜>",
@@ -266,6 +279,7 @@ FAMILIES = (
         history_call=f" to=functions.get_weather<|channel|>commentary json<|message|>{WEATHER}<|call|>",
         history_result=' to=assistant<|channel|>commentary<|message|>"{}"<|end|>',
         answer="<|channel|>final<|message|>{}",
+        thought="<|channel|>analysis<|message|>{}<|end|><|start|>assistant",
         cannot=_ONE_AT_A_TIME,
     ),
     Family(
@@ -276,6 +290,16 @@ FAMILIES = (
         one_call=f"<|tool_call|>[{_JSON_WEATHER}]",
         two_calls=f"<|tool_call|>[{_JSON_WEATHER}, {_JSON_TIME}]",
         history_result="<|end_of_role|>{}<|end_of_text|>",
+    ),
+    Family(
+        "granite3.3",
+        _read("granite3_3"),
+        end="<|end_of_text|>",
+        control_tokens=(*_GRANITE, "<|tool_call|>"),
+        one_call=f"<|tool_call|>[{_JSON_WEATHER}]",
+        two_calls=f"<|tool_call|>[{_JSON_WEATHER}, {_JSON_TIME}]",
+        history_result="<|end_of_role|>{}<|end_of_text|>",
+        thought="<think>{}</think>",
     ),
     Family(
         "granite4",

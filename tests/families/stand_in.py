@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
@@ -30,6 +30,8 @@ from tests.families.imitations import Family
 from tests.toy import make_model
 
 CONTEXT_LEN = 16384
+THOUGHT = "Hm."
+"""What a model thinks that has to."""
 METRICS = RequestMetrics(queue_s=0.0, ttft_s=0.0, tpot_s=0.0, total_s=0.0, num_forwards={})
 
 
@@ -51,6 +53,8 @@ class StandIn:
         self.cuts = "words"
         self.checks_grammars = True
         """Whether the told text must be one that the request's grammar lets through."""
+        self.cut_at: int | None = None
+        """How many tokens of the told text `max_tokens` leaves of it; None: there is room for all."""
         self.watch: Callable[[str], None] | None = None
         """Is told what was handed out so far, each time that more is wanted."""
         self.prompts: list[list[int]] = []
@@ -83,10 +87,15 @@ class StandIn:
 
     def allows(self, text: str) -> bool:
         """Whether the grammar of the last request lets the model write this and end."""
-        token_ids = self._ids(text)
+        token_ids = self._ids(self._in_full(text))
         if token_ids and token_ids[-1] in self._ends:
             token_ids.pop()
         return self._allows(self.sampling.grammar, token_ids)
+
+    def _in_full(self, text: str) -> str:
+        """What the model writes: it ends the thought that a prompt has begun, where the text does not do that itself."""
+        is_open = self.prompt.rfind("<think>") > self.prompt.rfind("</think>")
+        return f"{THOUGHT}\n</think>\n\n{text}" if is_open and "</think>" not in text else text
 
     # ---- what an engine does -----------------------------------------------------------------------------------------
 
@@ -102,7 +111,7 @@ class StandIn:
         sampling, prompt_options = sampling or SamplingParams(), prompt_options or PromptOptions()
         self._look_at(prompt, sampling, prompt_options)
         if self.says is not None:
-            return self._say(self.says, sampling)
+            return self._say(self._in_full(self.says), sampling)
         key = f"{self.prompts[-1]} {sampling.model_dump_json()}"
         if key not in self._made:
             deltas = self.engine.stream(prompt, sampling=sampling, prompt_options=prompt_options, **options)
@@ -122,33 +131,35 @@ class StandIn:
         token_ids = [*self._ids(text), self._end]
         stops = self._ends | set(sampling.stop_token_ids)
         last = next(index for index, own in enumerate(token_ids) if own in stops)
-        if self.checks_grammars and not self._allows(sampling.grammar, token_ids[:last]):
+        is_cut = self.cut_at is not None and self.cut_at <= last
+        shown = token_ids[: self.cut_at if is_cut else last]
+        if self.checks_grammars and not self._allows(sampling.grammar, shown, is_over=not is_cut):
             raise NotAllowedError(f"{self.family.name}: the grammar does not allow {text!r}: {sampling.grammar}")
-        token_ids = token_ids[: last + 1]
-        told = self._text(token_ids, sampling)
+        token_ids = shown if is_cut else token_ids[: last + 1]
+        told = self._text(shown, sampling)
         for stop in sampling.stop:
             told = told.partition(stop)[0]
+        finish_reason: Literal["stop", "length"] = "length" if is_cut else "stop"
         output = RequestOutput(
             request_id="told",
             text=told,
             token_ids=tuple(token_ids),
-            finish_reason="stop",
-            stop_reason=token_ids[-1],
+            finish_reason=finish_reason,
+            stop_reason=None if is_cut else token_ids[-1],
             usage=Usage(len(self.prompts[-1]), len(token_ids)),
             metrics=METRICS,
             reward_weights={},
         )
         sent = ""
         for piece in self._cut(told):
-            yield GenerationDelta(piece)
+            yield GenerationDelta(piece, token_ids=tuple(self._ids(piece)))
             sent += piece
             if self.watch is not None:
                 self.watch(sent)
-        yield GenerationDelta("", finish_reason="stop", output=output)
+        yield GenerationDelta("", finish_reason=finish_reason, output=output)
 
-    def _text(self, token_ids: Sequence[int], sampling: SamplingParams) -> str:
-        """The text of an answer as the engine shows it."""
-        shown = token_ids[:-1]  # without what ends it
+    def _text(self, shown: Sequence[int], sampling: SamplingParams) -> str:
+        """The text of an answer as the engine shows it, from its tokens without the one that ends it."""
         return str(self.own_tokenizer.decode(shown, skip_special_tokens=sampling.skip_special_tokens))
 
     def _cut(self, text: str) -> Iterator[str]:
@@ -166,16 +177,16 @@ class StandIn:
     def _ids(self, text: str) -> list[int]:
         return list(self.own_tokenizer.encode(text, add_special_tokens=False))
 
-    def _allows(self, grammar: Grammar | None, token_ids: Sequence[int]) -> bool:
+    def _allows(self, grammar: Grammar | None, token_ids: Sequence[int], *, is_over: bool = True) -> bool:
         if grammar is None:
             return True
-        key = f"{grammar.model_dump_json()} {token_ids}"
+        key = f"{is_over} {grammar.model_dump_json()} {token_ids}"
         if key not in self._allowed:
             state = self._compiler.compile(grammar)
             follows = list(state.valid_prefix(token_ids)) == list(token_ids)
             for token_id in token_ids if follows else ():
                 state.commit(token_id)
-            self._allowed[key] = follows and state.is_accepting
+            self._allowed[key] = follows and (state.is_accepting or not is_over)
         return self._allowed[key]
 
 

@@ -108,7 +108,7 @@ NOTE = Tool(
     {
         "type": "object",
         "properties": {
-            "text": {"type": "string"},
+            "text": {"type": "string", "maxLength": 20},
             "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 2},
             "options": {"type": "object", "properties": {"deep": {"type": "boolean"}}, "required": ["deep"]},
         },
@@ -125,13 +125,14 @@ def demanded(stand_in: StandIn, *, max_tokens: int) -> ChatResult:
         tools=(NOTE,),
         tool_choice=ToolChoice("required", parallel=False),
         sampling={"max_tokens": max_tokens, "seed": 0},
+        reasoning_budget=8,
     )
     return backend_of(stand_in).chat(request)
 
 
 @each_notation
 def test_demanded_call_with_free_text_comes(family: Family, stand_ins: Callable[[Family], StandIn]) -> None:
-    found = demanded(stand_ins(family), max_tokens=160)
+    found = demanded(stand_ins(family), max_tokens=320)
     (call,) = found.tool_calls
     validate(json.loads(call.arguments, strict=False), dict(NOTE.parameters))
     assert found.finish_reason == "tool_calls"

@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 
 from tests.families.adapters import ADAPTERS
 from tests.families.cells import CELLS, Desk
+from tests.families.cells_reasoning import REASONING_CELLS
 from tests.families.fetch import COMMAND, FOLDER, TOKENIZERS, RealTokenizer
 from tests.families.imitations import BY_NAME
 from tests.families.stand_in import StandIn
@@ -62,6 +63,13 @@ def _stand_in(real: RealTokenizer) -> StandIn:
 @pytest.mark.parametrize("cell", CELLS)
 def test_cell(desk: Desk, cell: str) -> None:
     CELLS[cell](desk)
+
+
+@pytest.mark.parametrize("cell", REASONING_CELLS)
+def test_reasoning(desk: Desk, cell: str) -> None:
+    if desk.family.thought is None:
+        pytest.skip(f"{desk.family.name} does not think")
+    REASONING_CELLS[cell](desk)
 
 
 def test_structure_stays(stand_in: StandIn) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage
 from llama_index.core.llms import ChatMessage
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from eft_integrations.backends.pool import backend_of
 from eft_integrations.langchain import EFTChatModel
@@ -30,8 +30,8 @@ def url() -> Iterator[str]:
 class Mood(BaseModel):
     """What babble is held to."""
 
-    mood: str
-    score: int
+    mood: str = Field(max_length=5)
+    score: int = Field(ge=0, le=9)
 
 
 def said(message: Any) -> Any:
@@ -55,7 +55,7 @@ def said(message: Any) -> Any:
         lambda llm: said(llm.with_weights(0.0).bind_tools([get_weather], tool_choice="any").invoke(WEATHER)),
         lambda llm: said(llm.bind_tools([get_weather]).invoke(WEATHER, stop=["Francisco"])),
         lambda llm: llm.with_weights(0.0).with_structured_output(Mood).invoke("Hello"),
-        lambda llm: llm.with_structured_output(Mood, method="function_calling").with_retry().invoke("Hello"),
+        lambda llm: llm.with_structured_output(Mood, method="function_calling", max_tokens=300).invoke("Hello"),
         lambda llm: [chunk.text for chunk in llm.stream("Hello")],
         lambda llm: asyncio.run(astreamed(llm)),
         lambda llm: llm.get_num_tokens_from_messages([AIMessage("Hello")]),

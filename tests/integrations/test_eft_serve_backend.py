@@ -22,16 +22,19 @@ from eft_integrations.server.compositions import Composition
 from eft_integrations.server.loading import load_compositions
 from eft_integrations.server.settings import CompositionSettings, ServerSettings
 from tests.engine.test_backpressure import Gate
+from tests.integrations.cuts import ANSWERS, cuts
 from tests.integrations.server.serving import running
 from tests.integrations.trained_trio import WEATHER, get_weather, trained_engine
 from tests.toy import ToyTrio, wait_until_idle
 
 GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 40}
+LONG = {"max_tokens": 300}
 HELLO = (Message("user", "Hello"),)
 ASK_WEATHER = (Message("user", WEATHER),)
 LOOK = Tool("get_weather", "Get the weather at a location.", get_weather.args_schema.model_json_schema())  # type: ignore[union-attr]
 SMELL = Tool("smell", "Smell.", {"type": "object", "properties": {"what": {"enum": ["roses", "rain"]}}})
 SCHEMA = {"type": "object", "properties": {"mood": {"enum": ["good", "bad"]}}, "required": ["mood"]}
+UNENFORCED = {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 2, "uniqueItems": True}
 CALL = ToolCall("1", "get_weather", '{"location": "San Francisco, CA"}')
 
 
@@ -69,9 +72,16 @@ REQUESTS = {
     "tools": tools("auto", LOOK),
     "tools with logprobs": tools("auto", LOOK, sampling={"logprobs": 1}),
     "no tools": tools("none", LOOK),
-    "any tool": tools("required", LOOK, SMELL, reward_weights=0.0),
-    "one tool": tools("smell", LOOK, SMELL, reward_weights=0.0),
-    "one call": tools("required", SMELL, parallel=False, reward_weights=0.0),
+    "any tool": tools("required", LOOK, SMELL, reward_weights=0.0, sampling=LONG),
+    "one tool": tools("smell", LOOK, SMELL, reward_weights=0.0, sampling=LONG),
+    "one call": tools("required", SMELL, parallel=False, reward_weights=0.0, sampling=LONG),
+    "call that is cut": tools("required", SMELL, reward_weights=0.0, sampling={"max_tokens": 12}),
+    "schema that is cut": asked(response_schema={"type": "string"}, reward_weights=0.0),
+    "schema that is closed": asked(
+        response_schema={"type": "string"}, reward_weights=0.0, sampling={"close_within_budget": True}
+    ),
+    "no thought": asked(reasoning="off"),
+    "unenforced": asked(response_schema=UNENFORCED, reward_weights=0.0),
     "tools or schema": tools("auto", SMELL, response_schema=SCHEMA, reward_weights=0.0),
     "strict notation": tools("auto", LOOK, lenient_tool_calls=False),
     "call that broke off": tools("auto", LOOK, sampling={"stop": ["Francisco"]}),
@@ -112,14 +122,17 @@ def said_by(pieces: Sequence[ChatDelta]) -> list[ChatDelta]:
             call = dataclasses.replace(call, call_id=known[call.call_id])
         if result is not None:
             named = [dataclasses.replace(own, call_id=known[own.call_id]) for own in result.tool_calls]
+            broken = [dataclasses.replace(own, call_id=known.get(own.call_id)) for own in result.invalid_tool_calls]
             result = dataclasses.replace(
                 result,
                 tool_calls=tuple(named),
+                invalid_tool_calls=tuple(broken),
                 usage=dataclasses.replace(result.usage, cached_prompt_tokens=0),
                 logprobs=None if result.logprobs is None else tuple(map(without_ids, result.logprobs)),
                 metadata={**dict.fromkeys(result.metadata), "reward_weights": result.metadata["reward_weights"]},
             )
-        return ChatDelta(piece.text, call, tuple(map(without_ids, piece.logprobs)), result)
+        logprobs = tuple(map(without_ids, piece.logprobs))
+        return dataclasses.replace(piece, call=call, logprobs=logprobs, result=result)
 
     return [plain(piece) for piece in pieces]
 
@@ -194,6 +207,11 @@ def test_requests_of_these_tests_differ_in_what_they_set() -> None:
     assert len(answers["one call"].tool_calls) == 1
     assert json.loads(answers["schema"].content)["mood"] in ("good", "bad")
     assert answers["length"].finish_reason == "length"
+    assert answers["call that is cut"].invalid_tool_calls
+    assert not answers["call that is cut"].tool_calls
+    assert answers["schema that is cut"].metadata["format_error"]
+    assert answers["schema that is closed"].metadata["closed_within_budget"]
+    assert answers["unenforced"].metadata["unenforced"]
     assert answers["default sampling"].usage.completion_tokens == 256
     for name in ("stop", "bias", "length", "weight"):
         assert answers[name].content != plain.content
@@ -251,7 +269,7 @@ WRONG = {
     "grammar": asked(sampling={"grammar": {"kind": "regex", "pattern": "a"}}, tools=()),
     "empty text": ChatRequest(prompt=""),
     "no messages": ChatRequest(),
-    "schema": asked(response_schema={"type": "array", "uniqueItems": True}),
+    "schema": asked(response_schema={"type": "array", "uniqueItems": True}, strict_response=True),
     "too long": asked((Message("user", "word " * 5000),)),
     "too long text": ChatRequest(prompt="word " * 5000),
 }
@@ -378,6 +396,38 @@ def test_server_in_front_of_a_server_answers_as_the_engine(url: str) -> None:
             there = list(front.stream(dataclasses.replace(REQUESTS[name], reward_weights={"chat": 1.0})))
             assert said_by(there) == expected(REQUESTS[name])
         assert front.weights == {"chat": 0.5}
+
+
+@pytest.mark.parametrize("form", ANSWERS)
+def test_thoughts_and_cut_answers_arrive_as_they_were(form: str) -> None:
+    answers: list[Message | ChatResult] = [ANSWERS[form], *cuts(ANSWERS[form])]
+    script = ScriptedBackend(answers)
+    with running({"script": ScriptedBackend(answers)}) as address:
+        remote = RemoteBackend(f"{address}/v1")
+        for _ in answers:
+            assert list(remote.stream(ChatRequest(HELLO))) == list(script.stream(ChatRequest(HELLO)))
+
+
+def test_request_arrives_as_it_was() -> None:
+    script = ScriptedBackend(["ok"])
+    request = asked(
+        (*HELLO, Message("assistant", "", (CALL,), reasoning="hm"), Message("tool", "sunny", tool_call_id="1")),
+        tools=(dataclasses.replace(LOOK, strict=True), SMELL),
+        response_schema=SCHEMA,
+        strict_response=True,
+        reasoning="off",
+        reasoning_budget=3,
+        reasoning_tags=("<a>", "</a>"),
+        sampling={"close_within_budget": True},
+        reward_weights={"scripted": 0.5},
+    )
+    with running({"script": script}) as address:
+        remote = RemoteBackend(f"{address}/v1")
+        remote.chat(request)
+        assert remote.count_prompt_tokens(request) == script.count_prompt_tokens(request)
+    (got,) = script.requests
+    assert dataclasses.replace(got, sampling={}) == dataclasses.replace(request, sampling={})
+    assert got.sampling.items() >= request.sampling.items()
 
 
 def test_key_is_sent_with_everything() -> None:

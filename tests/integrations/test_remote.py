@@ -17,7 +17,7 @@ import eft_integrations.remote
 from eft_engine import SamplingParams, errors
 from eft_integrations.backends.remote import RemoteBackend, remote_backend
 from eft_integrations.backends.scripted import ScriptedBackend
-from eft_integrations.chat.messages import Message, Tool
+from eft_integrations.chat.messages import InvalidToolCall, Message, Tool
 from eft_integrations.chat.request import ChatRequest, ToolChoice
 from eft_integrations.langchain import EFTChatModel
 from eft_integrations.vllm.middleware import Served
@@ -121,7 +121,10 @@ def test_eft_serve_is_sent_every_field_that_the_engine_has_a_default_for() -> No
 def test_eft_serve_is_sent_openai_s_form() -> None:
     look = Tool("look", "Look.", {"type": "object"})
     choice = ToolChoice.parse("look", [look])
-    body = body_of("eft", ChatRequest(ASKED.messages, (look,), choice, {"type": "object"}, {"seed": 2**64 - 1}, 0.5))
+    request = ChatRequest(
+        ASKED.messages, (look,), choice, {"type": "object"}, sampling={"seed": 2**64 - 1}, reward_weights=0.5
+    )
+    body = body_of("eft", request)
     assert body["tool_choice"] == {"type": "function", "function": {"name": "look"}}
     assert body["parallel_tool_calls"] is False
     assert body["tools"] == [look.as_openai()]
@@ -130,7 +133,29 @@ def test_eft_serve_is_sent_openai_s_form() -> None:
     assert body["seed"] == 2**64 - 1
     assert "structured_outputs" not in body
     assert "eft_lenient_tool_calls" not in body
+    assert not any("reasoning" in name or "strict" in name for name in body)
     assert body_of("eft", ChatRequest(ASKED.messages, lenient_tool_calls=False))["eft_lenient_tool_calls"] is False
+
+
+def test_eft_serve_is_sent_what_is_asked_of_thoughts_and_strictness() -> None:
+    look = Tool("look", "Look.", {"type": "object"}, strict=True)
+    request = ChatRequest(
+        (*ASKED.messages, Message("assistant", "Hi.", reasoning="hm")),
+        (look, Tool("smell")),
+        response_schema={"type": "object"},
+        strict_response=True,
+        reasoning="high",
+        reasoning_budget=0,
+        reasoning_tags=("<a>", "</a>"),
+        sampling={"close_within_budget": True},
+    )
+    body = body_of("eft", request)
+    assert body["messages"][1] == {"role": "assistant", "content": "Hi.", "reasoning_content": "hm"}
+    assert [tool["function"].get("strict") for tool in body["tools"]] == [True, None]
+    assert body["response_format"]["json_schema"]["strict"] is True
+    assert (body["reasoning_effort"], body["eft_reasoning_budget"]) == ("high", 0)
+    assert (body["eft_reasoning_tags"], body["close_within_budget"]) == (["<a>", "</a>"], True)
+    assert body_of("eft", ChatRequest(ASKED.messages, reasoning="off"))["reasoning_effort"] == "none"
 
 
 @DIALECTS
@@ -141,25 +166,30 @@ def test_stream_may_be_cut_anywhere_and_hold_line_separators(dialect: str) -> No
     assert backend_of(lambda request: httpx.Response(200, stream=stream), dialect).chat(ASKED).content == text
 
 
-def test_call_that_broke_off_and_began_anew_is_one_call() -> None:
-    def call(**fields: Any) -> str:
-        delta = {"tool_calls": [{"index": 0, **fields}]}
-        return event(choices=[{"delta": delta, "finish_reason": None, "logprobs": None}])
+def test_call_that_is_none_is_known_by_its_id() -> None:
+    """Its last piece, in the chunk that ends the answer, is for clients that mend calls; it is no part of what was written."""
 
-    broken = [{"text": '{"name": "f", "arguments": {"a"', "reason": "no"}]
+    def call(index: int, finish: str | None = None, **fields: Any) -> str:
+        delta = {"tool_calls": [{"index": index, **fields}]}
+        return event(choices=[{"delta": delta, "finish_reason": finish, "logprobs": None}])
+
+    broken = [{"text": "?", "reason": "no", "call_id": "1", "name": "f", "arguments": '{"a"'}]
     report = {"reward_weights": {}, "choices": [{"request_id": "1", "invalid_tool_calls": broken}]}
     text = (
-        call(id="1", function={"name": "f", "arguments": '{"a"'})
-        + call(id="2", function={"name": "g", "arguments": ""})
-        + call(function={"arguments": '{"b": 1}'})
-        + piece("", "tool_calls")
+        call(0, id="1", function={"name": "f", "arguments": '{"a"'})
+        + call(1, id="2", function={"name": "g", "arguments": ""})
+        + call(1, function={"arguments": '{"b": 1}'})
+        + call(0, "tool_calls", function={"arguments": "]"})
         + event(choices=[], eft=report)
         + USAGE
         + "data: [DONE]\n\n"
     )
-    result = backend_of(lambda request: httpx.Response(200, text=text), "eft").chat(ASKED)
+    *pieces, last = backend_of(lambda request: httpx.Response(200, text=text), "eft").stream(ASKED)
+    assert [own.call.arguments for own in pieces if own.call is not None] == ['{"a"', "", '{"b": 1}']
+    assert last.result is not None
+    result = last.result
     assert [(own.call_id, own.name, own.arguments) for own in result.tool_calls] == [("2", "g", '{"b": 1}')]
-    assert [own.reason for own in result.invalid_tool_calls] == ["no"]
+    assert result.invalid_tool_calls == (InvalidToolCall("?", "no", "f", "1", '{"a"'),)
     assert "invalid_tool_calls" not in result.metadata
 
 
@@ -328,6 +358,21 @@ def test_weights_are_checked_before_anything_is_sent(dialect: str) -> None:
 def test_what_eft_serve_takes_from_no_request_is_not_sent(request_: ChatRequest) -> None:
     with pytest.raises(errors.InvalidOptionError):
         backend_of(never, "eft").chat(request_)
+
+
+def test_vllm_is_not_asked_to_close_json_inside_a_budget() -> None:
+    request = ChatRequest(ASKED.messages, response_schema={"type": "object"}, sampling={"close_within_budget": True})
+    with pytest.raises(errors.InvalidOptionError, match="vLLM does not close JSON") as refused:
+        backend_of(never, "vllm").chat(request)
+    assert refused.value.option == "close_within_budget"
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+def test_thought_that_vllm_takes_out_of_the_text_is_not_lost_in_silence(name: str) -> None:
+    choice = {"delta": {name: "Hm"}, "token_ids": [1], "finish_reason": None, "logprobs": None}
+    text = event(id="1", choices=[choice]) + WHOLE
+    with pytest.raises(errors.RemoteServerError, match="--reasoning-parser"):
+        backend_of(lambda request: httpx.Response(200, text=text), "vllm").chat(ASKED)
 
 
 def test_metrics_without_the_model_are_no_statistics() -> None:

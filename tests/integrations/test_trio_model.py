@@ -117,7 +117,7 @@ SERVED: dict[str, Asker] = {
 VALUES: dict[str, Any] = {
     "max_tokens": 7, "temperature": 0.4, "top_k": 3, "top_p": 0.9, "min_p": 0.1, "repetition_penalty": 1.1,
     "presence_penalty": 0.2, "frequency_penalty": 0.3, "logit_bias": {3: 1.0}, "seed": 5, "stop": ["x"], "stop_token_ids": [4],
-    "ignore_eos": True,
+    "ignore_eos": True, "close_within_budget": True,
 }  # fmt: skip
 """A value of every sampling field, other than its default."""
 

@@ -1,14 +1,13 @@
-"""Grammar states: what is allowed, what is forced, and the way to an end inside a budget."""
+"""Grammar states: what is allowed, and what is forced."""
 
 from __future__ import annotations
-
-import json
 
 import pytest
 
 from eft_engine import JsonSchema, Lark, Regex
 from eft_engine.errors import InvalidGrammarError
 from eft_engine.text.grammar import GrammarCompiler, GrammarState
+from tests.sentences import TOO_COMPLEX
 from tests.toy import END_ID, make_tokenizer
 
 TOKENIZER = make_tokenizer()
@@ -94,51 +93,14 @@ def test_tokens_without_a_choice_are_forced() -> None:
     assert after("ab", Regex(pattern="ab")).forced() == []
 
 
-@pytest.mark.parametrize(
-    "text", ["", '{"name": "Ann', '{"name": "Ann\\', '{"name": "Ann\u00e9', '{"name": "", "age": 12']
-)
-def test_way_out_is_found_from_everywhere_and_followed_in_time(text: str) -> None:
-    """Feeding the replacement whenever there is one ends the text exactly inside the budget."""
-    grammar = JsonSchema(json_schema=PERSON)
-    budget = len(after(text, grammar)._way_out(256) or [])
-    for spare in range(3):
-        state, written = after(text, grammar), ids(text)
-        for remaining in range(budget + spare, 0, -1):
-            if state.is_complete:
-                break
-            (mask,) = state.masks([])
-            wished = max(token_id for token_id in range(END_ID) if mask[token_id // 8] >> token_id % 8 & 1)
-            token_id = state.in_time([], wished, remaining=remaining)
-            assert mask[token_id // 8] >> token_id % 8 & 1
-            state.commit(token_id)
-            written.append(token_id)
-        assert state.is_accepting
-        assert set(json.loads(TOKENIZER.decode(written))) == {"name", "age"}
-
-
-def test_a_number_before_another_key_is_ended_by_its_comma() -> None:
-    numbers = {name: {"type": "integer"} for name in ("a", "b")}
-    schema = {"type": "object", "properties": numbers, "required": ["a", "b"], "additionalProperties": False}
-    way_out = after('{"a": 6', JsonSchema(json_schema=schema))._way_out(64)
-    assert way_out is not None
-    assert json.loads('{"a": 6' + TOKENIZER.decode(way_out))["a"] == 6
-
-
-def test_budget_that_is_too_small_changes_nothing() -> None:
-    state = after('{"name": "', JsonSchema(json_schema=PERSON))
-    assert state.in_time([], ids("k")[0], remaining=3) == ids("k")[0]
-
-
-def test_large_budget_changes_nothing() -> None:
-    state = after('{"name": "', JsonSchema(json_schema=PERSON))
-    assert state.in_time(ids("abc"), ids("k")[0], remaining=500) == ids("k")[0]
-
-
-def test_complete_text_is_ended_rather_than_begun_again() -> None:
-    """Behind the last value the only continuation that fits is the end."""
-    state = after("a", Regex(pattern="a(bbbbb)?"))
-    assert state.in_time([], ids("b")[0], remaining=3) == END_ID
-    assert state.in_time([], ids("b")[0], remaining=5) == ids("b")[0]
+def test_text_that_cannot_be_followed_any_further_is_no_sentence() -> None:
+    state = after("x", TOO_COMPLEX)
+    with pytest.raises(InvalidGrammarError, match="followed any further.*items"):
+        state.commit(ids("y")[0])
+    assert not state.is_complete
+    assert not state.is_accepting
+    with pytest.raises(InvalidGrammarError, match="followed any further"):
+        state.masks([])
 
 
 @pytest.mark.parametrize(

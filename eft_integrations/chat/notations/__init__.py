@@ -21,7 +21,7 @@ MISTRAL_V11 = NamedCalls(
     before="[TOOL_CALLS]",
     middle="[ARGS]",
     id_marker="[CALL_ID]",
-    head=r"\[TOOL_CALLS\]\s*(?P<name>[\w.\-]+)\s*(?:\[CALL_ID\]\s*\w*)?\s*(?:\[ARGS\])?\s*",
+    neck=r"(?:\[CALL_ID\]\s*\w*)?\s*(?:\[ARGS\])?\s*",
 )
 DEEPSEEK_V3 = NamedCalls(
     "deepseek-v3",
@@ -31,7 +31,8 @@ DEEPSEEK_V3 = NamedCalls(
     after="\n```<｜tool▁call▁end｜>",
     between="\n",
     after_all="<｜tool▁calls▁end｜>",
-    head=r"<｜tool▁call▁begin｜>\s*(?:function)?\s*<｜tool▁sep｜>\s*(?P<name>[\w.\-]+)\s*(?:```(?:json)?)?\s*",
+    head=r"<｜tool▁call▁begin｜>\s*(?:function)?\s*<｜tool▁sep｜>\s*",
+    neck=r"(?:```(?:json)?)?\s*",
 )
 DEEPSEEK_V31 = NamedCalls(
     "deepseek-v3.1",

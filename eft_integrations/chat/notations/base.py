@@ -17,21 +17,25 @@ NAME = r"[\w.\-]+"
 
 @dataclass(frozen=True)
 class BrokenCall:
-    """Text that began as a call and is none."""
+    """Text that began as a call and is none. `begun` is what is known of the call: its name, and its arguments as far as they are
+    written.
+    """
 
     text: str
     reason: str
+    begun: WrittenCall | None = None
 
 
 @dataclass(frozen=True)
 class Zone:
     """What a text that begins with a marker holds so far: calls that are over, the one that is being written (None before its
-    name is known), and where ordinary text goes on (None: not yet).
+    name is known), a thought as far as it is certain (None: it is none), and where ordinary text goes on (None: not yet).
     """
 
     calls: tuple[WrittenCall | BrokenCall, ...] = ()
     partial: WrittenCall | None = None
     end: int | None = None
+    thought: str | None = None
 
 
 class Notation(ABC):
@@ -109,3 +113,14 @@ def may_begin(text: str, literal: str) -> bool:
     """
     stripped, wanted = text.strip(), literal.strip()
     return len(stripped) < len(wanted) and wanted.startswith(stripped)
+
+
+def overlap(text: str, marker: str) -> int:
+    """How many characters at the end of `text` may be the beginning of `marker`.
+
+    >>> overlap("see <tool", "<tool_call>"), overlap("see", "<tool_call>")
+    (5, 0)
+    """
+    return next(
+        (length for length in range(min(len(text), len(marker) - 1), -1, -1) if text.endswith(marker[:length])), 0
+    )

@@ -13,7 +13,9 @@ from eft_integrations.chat.lark import Rules, sequence
 from eft_integrations.chat.messages import Tool, ToolCall
 from eft_integrations.chat.notations.base import BrokenCall, Notation, Zone
 
-HEAD = re.compile(r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
+NAMED = re.compile(r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")')
+"""The beginning of a call as far as its name."""
+HEAD = re.compile(NAMED.pattern + r'\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
 """The beginning of a call whose arguments are certain to follow."""
 
 
@@ -89,10 +91,12 @@ class JsonCalls(Notation):
         while (start := self._gap(text, place)) < len(text) and text[start] == "{":
             head, end = HEAD.match(text, start), json_end(text, start)
             if end is None and (closed := self._after_broken(text, start)) is not None:
-                calls.append(BrokenCall(text[start : closed[0]].strip(), "not a call: a name and arguments as JSON"))
+                broken, reason = text[start : closed[0]].strip(), "not a call: a name and arguments as JSON"
+                calls.append(BrokenCall(broken, reason, self._partial(broken, head) or self._named(broken)))
                 return Zone(tuple(calls), end=closed[1])
             if end is None and is_over:
-                calls.append(BrokenCall(text[place:], "the text ended inside the call"))
+                begun = self._partial(text, head) or self._named(text[start:])
+                calls.append(BrokenCall(text[start:], "the text ended inside the call", begun))
                 return Zone(tuple(calls), end=len(text))
             if end is None:
                 return Zone(tuple(calls), self._partial(text, head))
@@ -125,8 +129,16 @@ class JsonCalls(Notation):
         return WrittenCall(json.loads(head[1], strict=False), text[head.end() : end])
 
     @staticmethod
+    def _named(text: str) -> WrittenCall | None:
+        """A call of which only the name is there, or the arguments in an unusual place."""
+        named = NAMED.match(text)
+        return None if named is None else WrittenCall(json.loads(named[1], strict=False), "")
+
+    @staticmethod
     def _closed(text: str, place: int, closing: str, calls: list[WrittenCall | BrokenCall], *, is_over: bool) -> Zone:
-        """No further object stands behind `place`: what closes the calls follows, or more must come, or the zone is over."""
+        """No further object stands behind `place`: what closes the calls follows, or more must come, or the zone is over. Of what
+        closes them a cut may have left the beginning.
+        """
         found = re.compile(r"\s*\]?\s*").match(text, place)
         behind = found.end() if found else place
         word = closing.strip().removeprefix("]")
@@ -137,6 +149,8 @@ class JsonCalls(Notation):
             return Zone()
         if word and rest.startswith(word):
             return Zone(tuple(calls), end=behind + len(word))
+        if is_over and closing and (not rest.strip(",; \n") or word.startswith(rest)):
+            return Zone(tuple(calls), end=len(text))
         if not is_over and (
             (word and word.startswith(rest)) or (closing and not rest.strip(",; \n") and "]" not in text[place:])
         ):

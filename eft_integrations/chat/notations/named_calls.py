@@ -26,7 +26,8 @@ from eft_integrations.chat.notations.base import (
 class NamedCalls(Notation):
     """`before_all` (`before` name `middle` {...} `after`) `between` ... `after_all`.
 
-    `head` is the regular expression of what models write from the beginning of a call to its arguments, where that varies.
+    `head` and `neck` are regular expressions of what models write in front of a call's name and between that and its arguments,
+    where it varies.
     """
 
     name: str
@@ -37,6 +38,7 @@ class NamedCalls(Notation):
     after_all: str = ""
     between: str = ""
     head: str = ""
+    neck: str = ""
     id_marker: str = ""
     """Behind the name may stand this marker and an id of nine letters and digits."""
 
@@ -76,16 +78,16 @@ class NamedCalls(Notation):
         """See `Notation`."""
         calls: list[WrittenCall | BrokenCall] = []
         place = skip(text, 0, self.before_all)
-        head = re.compile(
-            r"\s*" + (self.head or f"{tolerant(self.before)}(?P<name>{NAME})\\s*{self._tolerant_middle()}")
-        )
+        named = rf"\s*{self.head or tolerant(self.before)}(?P<name>{NAME})"
+        head = re.compile(rf"{named}\s*{self.neck or self._tolerant_middle()}")
         while (found := head.match(text, place)) is not None and text[found.end() : found.end() + 1] == "{":
             end = json_end(text, found.end())
             if end is None:
+                begun = WrittenCall(found["name"], text[found.end() :])
                 if is_over:
-                    calls.append(BrokenCall(text[place:], "the text ended inside the call"))
+                    calls.append(BrokenCall(text[place:], "the text ended inside the call", begun))
                     return Zone(tuple(calls), end=len(text))
-                return Zone(tuple(calls), WrittenCall(found["name"], text[found.end() :]))
+                return Zone(tuple(calls), begun)
             arguments = text[found.end() : end]
             assert isinstance(json.loads(arguments, strict=False), dict), "it begins with a brace"
             calls.append(WrittenCall(found["name"], arguments))
@@ -99,8 +101,12 @@ class NamedCalls(Notation):
         if not is_over and (opens or not rest.strip() or (self.after_all and may_begin(rest, self.after_all))):
             return Zone(tuple(calls))
         if opens and rest.strip() and is_over:
-            calls.append(BrokenCall(rest.strip(), "the text ended at the beginning of a call"))
+            known = re.compile(rf"{named}(?=[^\w.\-])").match(text, place)
+            name_only = None if known is None else WrittenCall(known["name"], "")
+            calls.append(BrokenCall(rest.strip(), "the text ended at the beginning of a call", name_only))
             return Zone(tuple(calls), end=len(text))
+        if calls and is_over and any(may_begin(rest, closing) for closing in (self.after, self.after_all)):
+            return Zone(tuple(calls), end=len(text))  # what closes the calls was cut
         if not calls:
             calls.append(BrokenCall(text[:place].strip(), "no call follows"))
         return Zone(tuple(calls), end=place)

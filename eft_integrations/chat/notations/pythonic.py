@@ -7,10 +7,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eft_integrations.chat.forms import WrittenCall, python_calls
+from eft_integrations.chat.forms import python_calls
 from eft_integrations.chat.lark import Rules, sequence
 from eft_integrations.chat.messages import Tool, ToolCall
 from eft_integrations.chat.notations.base import BrokenCall, Notation, Zone
+from eft_integrations.chat.schema import arguments_of
+from eft_integrations.chat.torn import torn_calls
 
 
 @dataclass(frozen=True)
@@ -70,24 +72,22 @@ class PythonicCalls(Notation):
     @staticmethod
     def _keywords(tools: Sequence[Tool], tool: Tool, rules: Rules) -> str:
         """Keywords and the closing bracket."""
-        index, properties = tools.index(tool), tool.parameters.get("properties") or {}
-        required = [key for key in properties if key in (tool.parameters.get("required") or ())]
-        optional = [key for key in properties if key not in required]
-        definitions = {key: tool.parameters[key] for key in ("$defs", "definitions") if key in tool.parameters}
-        values = {}
-        for place, key in enumerate([*required, *optional]):
-            own = properties[key]
-            value = rules.json(f"value_{index}_{place}", {**own, **definitions} if isinstance(own, dict) else own)
-            values[key] = sequence(json.dumps(f"{key}="), value)
-        inner = ' ", " '.join(values[key] for key in required)
-        further = " ".join(f'(", " {values[key]})?' for key in optional)
-        if not required and optional:
-            firsts = [
-                sequence(values[key], *(f'(", " {values[other]})?' for other in optional[place + 1 :]))
-                for place, key in enumerate(optional)
+        index, forms = tools.index(tool), []
+        for number, form in enumerate(arguments_of(tool.parameters)):
+            values = [
+                sequence(json.dumps(f"{own.name}="), rules.held_json(f"value_{index}_{number}_{place}", own.schema))
+                for place, own in enumerate(form)
             ]
-            inner, further = f"({' | '.join(firsts)})?", ""
-        return rules.add(f"keywords_{index}", sequence(inner, further, '")"'))
+            num_required = sum(own.is_required for own in form)
+            required, optional = values[:num_required], [f'(", " {value})?' for value in values[num_required:]]
+            if required:
+                forms.append(sequence(' ", " '.join(required), *optional))
+            elif optional:  # whichever comes first has no comma before it
+                firsts = [sequence(value, *optional[place + 1 :]) for place, value in enumerate(values)]
+                forms.append(f"({' | '.join(firsts)})?")
+            else:
+                forms.append('""')
+        return rules.add(f"keywords_{index}", sequence(f"({' | '.join(forms)})", '")"'))
 
     def read(self, text: str, tools: Sequence[Tool], *, is_over: bool) -> Zone:
         """See `Notation`."""
@@ -97,9 +97,15 @@ class PythonicCalls(Notation):
         if end < 0 and not is_over:
             return Zone()
         body = text[start : end if end >= 0 else len(text)]
-        found = python_calls(body, [tool.name for tool in tools])
+        names = [tool.name for tool in tools]
+        found = python_calls(body, names)
         place = len(text) if end < 0 else end + len(closing)
-        if found is None:
-            reason = "the text ended inside the call" if end < 0 else "not a list of calls"
-            return Zone((BrokenCall(text[:place], reason),), end=place)
-        return Zone(tuple(WrittenCall(call.name, call.arguments) for call in found), end=place)
+        if found is not None:
+            return Zone(tuple(found), end=place)
+        if end >= 0:
+            return Zone((BrokenCall(text[:place], "not a list of calls"),), end=place)
+        torn = torn_calls(body, names)
+        if torn is None:
+            return Zone((BrokenCall(text, "the text ended inside the call"),), end=place)
+        broken = [BrokenCall(torn.text, "the text ended inside the call", torn.begun)] if torn.text else []
+        return Zone((*torn.calls, *broken), end=place)

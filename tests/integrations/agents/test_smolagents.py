@@ -88,7 +88,7 @@ def test_demanded_call_of_a_real_engine_is_whole_at_any_weight(toy_trio: ToyTrio
         for weight in (0.0, 1.0):
             message = model.generate(QUESTION, reward_weights=weight, tool_choice="required", tools_to_call_from=None)
             assert message.raw["eft"]["reward_weights"] == {"chat": weight}
-        called = EFTModel(engine=engine, max_tokens=90).generate(
+        called = EFTModel(engine=engine, max_tokens=90, close_within_budget=True).generate(
             [{"role": "user", "content": [{"type": "text", "text": "hi"}]}], response_format={"type": "json_object"}
         )
     assert isinstance(json.loads(str(called.content)), dict)

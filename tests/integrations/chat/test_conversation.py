@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
 import pytest
 
-from eft_integrations.chat.conversation import arranged, as_mapping, with_documents
+from eft_integrations.chat.conversation import arranged, as_mappings, with_documents
 from eft_integrations.chat.messages import LOOSE, Message, Tool, ToolCall
 from eft_integrations.chat.notations import DEEPSEEK_V3, HERMES
 from eft_integrations.chat.request import ToolChoice
+from eft_integrations.chat.tags import Tags
 from eft_integrations.chat.template import TemplateTraits, traits_of
+from eft_integrations.chat.thoughts import split_thought
 
 TOOLS = [Tool("add", "adds", {"type": "object", "properties": {"a": {"type": "integer"}}}), Tool("now")]
 PLAIN = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 EVERYTHING = TemplateTraits(shows_tools=True, arguments="object", shows_results=True, parallel=True)
+THINK = Tags("<think>", "</think>")
 CALLS = (ToolCall("1", "add", '{"a": 3}'), ToolCall("2", "now", "{}"))
 LOOP = [
     Message("user", "3?"),
@@ -136,25 +140,55 @@ def test_turns_of_one_role_become_one() -> None:
 
 def test_ids_and_arguments_are_the_templates() -> None:
     call = Message("assistant", "", tool_calls=CALLS[:1])
-    plain = as_mapping(call, EVERYTHING, None)
+    plain = as_mappings([call], EVERYTHING, None)[0]
     assert plain["tool_calls"] == [{"id": "1", "type": "function", "function": {"name": "add", "arguments": {"a": 3}}}]
     strict = TemplateTraits(arguments="string", short_ids=True)
-    mapping: Any = as_mapping(call, strict, None)
-    result = as_mapping(LOOP[2], strict, None)
+    mapping: Any = as_mappings([call], strict, None)[0]
+    result = as_mappings([LOOP[2]], strict, None)[0]
     (shown,) = mapping["tool_calls"]
     assert (mapping["content"], shown["function"]["arguments"]) == ("", '{"a": 3}')
     assert len(shown["id"]) == 9
     assert result["tool_call_id"] == shown["id"]
-    assert "tool_calls" not in as_mapping(Message("assistant", "a"), EVERYTHING, None), (
+    assert "tool_calls" not in as_mappings([Message("assistant", "a")], EVERYTHING, None)[0], (
         "some templates ask for the key alone"
     )
 
 
-def test_thoughts_of_earlier_turns_are_what_the_template_makes_of_them() -> None:
-    turn = Message("assistant", "<think>\nhm\n</think>\n\nYes.")
-    assert as_mapping(turn, EVERYTHING, "...</think>...reasoning_content")["reasoning_content"] == "hm"
-    assert as_mapping(turn, EVERYTHING, "...</think>...") == {"role": "assistant", "content": "Yes."}
-    assert as_mapping(turn, EVERYTHING, "...")["content"] == turn.content
+@pytest.mark.parametrize(
+    ("trait", "shown"),
+    [
+        ("reasoning_content", {"content": "Yes.", "reasoning_content": "hm"}),
+        ("thinking", {"content": "Yes.", "thinking": "hm"}),
+        ("chunk", {"content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "Yes."}]}),
+        ("content", {"content": "<think>\nhm\n</think>\n\nYes."}),
+        (None, {"content": "Yes."}),
+    ],
+)
+def test_thoughts_of_earlier_turns_stand_where_the_template_takes_them(trait: Any, shown: dict[str, Any]) -> None:
+    turn = Message("assistant", "Yes.", reasoning="hm")
+    traits = dataclasses.replace(EVERYTHING, thought=trait)
+    assert as_mappings([turn], traits, THINK) == [{"role": "assistant", **shown}]
+    in_tags = split_thought(Message("assistant", "<think>\nhm\n</think>\n\nYes."), THINK)
+    assert as_mappings([in_tags], traits, THINK) == [{"role": "assistant", **shown}]
+
+
+def test_a_template_without_thoughts_gets_those_of_the_loop_that_goes_on() -> None:
+    turns = [
+        Message("user", "a"),
+        Message("assistant", "b", reasoning="old"),
+        Message("user", "c"),
+        Message("assistant", "", CALLS[:1], reasoning="new"),
+        Message("tool", "3", tool_call_id="1"),
+    ]
+    assert [turn.reasoning for turn in arranged(turns, (), EVERYTHING, HERMES)] == ["", "", "", "new", ""]
+    asks = dataclasses.replace(EVERYTHING, thought="reasoning_content")
+    assert [turn.reasoning for turn in arranged(turns, (), asks, HERMES)] == ["", "old", "", "new", ""]
+
+
+def test_words_join_the_thought_where_both_cannot_stand() -> None:
+    traits = dataclasses.replace(EVERYTHING, thought="thinking", thought_beside_words=False)
+    (mapping,) = as_mappings([Message("assistant", "I look.", CALLS[:1], reasoning="hm")], traits, None)
+    assert (mapping["thinking"], mapping["content"]) == ("hm\n\nI look.", "")
 
 
 def test_documents_stand_in_front_of_the_last_question() -> None:

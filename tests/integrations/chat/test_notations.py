@@ -10,7 +10,7 @@ import pytest
 from llguidance import LLMatcher, LLTokenizer
 from transformers import AddedToken
 
-from eft_integrations.chat.grammar import call_grammar
+from eft_integrations.chat.grammar import answer_grammar
 from eft_integrations.chat.messages import InvalidToolCall, Tool, ToolCall
 from eft_integrations.chat.notations import NOTATIONS, notation_of
 from eft_integrations.chat.notations.base import Notation
@@ -186,7 +186,7 @@ def test_grammars_allow_what_is_written_and_nothing_else(name: str, mode: str, s
     ll_tokenizer, control, tokenizer = tokenizer_of(name, special=special)
 
     def allowed(text: str, *, choice: ToolChoice) -> bool:
-        grammar = call_grammar(TOOLS, choice, notation, control.by_id)
+        grammar = answer_grammar(TOOLS, choice, notation, control.by_id)
         return accepts(grammar, ll_tokenizer, tokenizer.encode(text, add_special_tokens=False))  # type: ignore[attr-defined]
 
     choice = ToolChoice(mode)

@@ -92,8 +92,8 @@ def test_cut_off_call_is_invalid_and_never_an_empty_one() -> None:
 
 
 def test_unusual_order_of_keys_and_text_behind_a_call() -> None:
-    pieces = read(HERMES, 'a <tool_call>{"arguments": {"x": 1}, "name": "add"}</tool_call> b', 3)
-    assert summary(pieces) == ("a b", [("add", {"x": 1})])
+    pieces = read(HERMES, 'a <tool_call>{"arguments": {"a": 1}, "name": "add"}</tool_call> b', 3)
+    assert summary(pieces) == ("a b", [("add", {"a": 1})])
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from langchain_core import exceptions
@@ -20,7 +20,7 @@ from langchain_core.messages import (
     ToolMessage,
     trim_messages,
 )
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from eft_engine import Engine
 from eft_integrations.backends.scripted import ScriptedBackend
@@ -119,7 +119,7 @@ def test_stops_of_model_and_call_are_both_honoured() -> None:
             exceptions.ModelInvalidRequestError,
         ),
         (
-            lambda llm: llm.with_structured_output(UNENFORCEABLE).invoke("hi"),
+            lambda llm: llm.with_structured_output(UNENFORCEABLE, strict=True).invoke("hi"),
             exceptions.ModelInvalidRequestError,
         ),
         (
@@ -249,14 +249,28 @@ def test_structured_output_of_a_babbling_model_is_valid(method: Any) -> None:
     """At weight 0 the trio knows nothing; the masks do it."""
 
     class Person(BaseModel):
-        name: str
-        age: int
-        tags: list[str]
+        name: str = Field(max_length=6)
+        age: int = Field(ge=0, le=99)
+        tags: list[Literal["a", "b"]] = Field(max_length=3)
 
     structured = model(reward_weights=0.0, temperature=1.0, seed=3, max_tokens=120).with_structured_output(
         Person, method=method
     )
     assert isinstance(structured.invoke("Who?"), Person)
+
+
+@pytest.mark.parametrize("method", ["json_schema", "json_mode"])
+def test_structured_output_that_would_not_end_is_closed_inside_its_budget_where_that_is_asked_for(method: Any) -> None:
+    class Story(BaseModel):
+        lines: list[str]
+
+    babbling = model(reward_weights=0.0, temperature=0.0, max_tokens=30)
+    with pytest.raises(exceptions.OutputParserException, match="max_tokens"):
+        babbling.with_structured_output(Story, method=method).invoke("Tell.")
+    closed = babbling.with_structured_output(Story, method=method, include_raw=True, close_within_budget=True)
+    answer = closed.invoke("Tell.")
+    assert isinstance(answer["parsed"], Story)
+    assert answer["raw"].response_metadata["eft"]["closed_within_budget"]
 
 
 def test_control_tokens_in_retrieved_text_do_not_end_a_turn() -> None:

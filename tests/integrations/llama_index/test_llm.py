@@ -227,7 +227,7 @@ def test_conversation_reaches_the_backend_in_neutral_form() -> None:
     assert backend.requests[0].messages == (
         Message("system", "be kind"),
         Message("user", "a\nb"),
-        Message("assistant", "c", tool_calls=(ToolCall("1", "f", '{"ü": 1}'),)),
+        Message("assistant", "c", tool_calls=(ToolCall("1", "f", '{"ü": 1}'),), reasoning="hm"),
         Message("tool", "done", tool_call_id="1", name="f"),
         Message("assistant", "", tool_calls=(ToolCall("2", "g", '{"x": 1}'),)),
     )

@@ -16,7 +16,9 @@ class TestEFTLLM(LlamaIndexLLMSuite):
 
     def make_llm(self, **fields: Any) -> LLM:
         """Greedy, over the shared engine."""
-        return EFTLLM(engine=trained_engine(), **{"temperature": 0.0, "max_tokens": 64, **fields})
+        return EFTLLM(
+            engine=trained_engine(), **{"temperature": 0.0, "max_tokens": 64, "close_within_budget": True, **fields}
+        )
 
 
 def test_answers_of_the_fixture_come_from_the_pair_and_drafts_are_taken() -> None:

@@ -94,7 +94,7 @@ def test_demanded_call_comes_from_any_model(client: OpenAI) -> None:
             messages=HELLO,
             tools=tools,
             tool_choice=choice,
-            max_tokens=40,
+            max_tokens=300,
             parallel_tool_calls=False,
         )
         assert reply.choices[0].message.tool_calls is not None
@@ -136,7 +136,7 @@ def test_answer_follows_a_schema_at_any_weight(client: OpenAI) -> None:
         messages=HELLO,
         response_format=Point,
         max_tokens=30,
-        extra_body={"eft_reward_weights": {"chat": 0.3}},
+        extra_body={"eft_reward_weights": {"chat": 0.3}, "close_within_budget": True},
     )
     assert isinstance(reply.choices[0].message.parsed, Point)
 
@@ -219,11 +219,11 @@ def test_errors_are_the_client_s_own_types(client: OpenAI) -> None:
     assert hot.value.param == "temperature"
     schema: Any = {
         "type": "json_schema",
-        "json_schema": {"name": "x", "schema": {"type": "array", "uniqueItems": True}},
+        "json_schema": {"name": "x", "strict": True, "schema": {"type": "array", "uniqueItems": True}},
     }
     with pytest.raises(openai.BadRequestError) as grammar:
         client.chat.completions.create(model="trio", messages=HELLO, response_format=schema)
-    assert (grammar.value.code, grammar.value.param) == ("invalid_grammar", "response_format")
+    assert (grammar.value.code, grammar.value.param) == ("invalid_value", "response_format")
 
 
 def test_failure_in_the_middle_of_a_stream_reaches_the_client() -> None:
