@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import itertools
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,10 +49,10 @@ class TemplateTraits:
     """What is known of a template.
 
     `arguments`: how calls are given to it, None where it does not render them. `results_in_json`: results are put into
-    JSON as they are, so that they have to be JSON. `system`: where a system turn may stand. `thought`: where a thought of an earlier
-    turn belongs: a field of the message, a chunk of its content, the content itself, or nowhere. `thought_beside_words`: a turn
-    with calls may have a thought and words too. `shows_definitions`: parts of a tool's schema under `$defs` are shown. `variables`:
-    those that switch thinking.
+    JSON as they are, so that they have to be JSON. `system`: where a system turn may stand. `thought`: where a thought of an
+    earlier turn belongs: a field of the message, a chunk of its content, the content itself, or nowhere. `thought_beside_words`: a
+    turn with calls may have a thought and words too. `shows_definitions`: parts of a tool's schema under `$defs` are shown.
+    `variables`: those that switch thinking.
     """
 
     shows_tools: bool = False
@@ -141,7 +140,9 @@ def generation_prompt(template: str, messages: Sequence[JsonObject], variables: 
     """What a template writes behind a conversation so that the model answers; nothing where it refuses the conversation."""
     asked = _render(template, messages, variables=variables) or ""
     said = _render(template, messages, variables=variables, add_generation_prompt=False) or ""
-    return asked[len(os.path.commonprefix([asked, said])) :]
+    shorter = min(len(asked), len(said))
+    common = next((place for place in range(shorter) if asked[place] != said[place]), shorter)
+    return asked[common:]
 
 
 def _system_trait(template: str) -> Literal["anywhere", "first", "never"]:
