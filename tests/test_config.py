@@ -48,6 +48,7 @@ RANGES: dict[type[Options], dict[str, Range]] = {
             [None, {"kind": "regex", "pattern": "a"}, {"kind": "json_schema", "json_schema": {}}],
             [{"kind": "regex", "pattern": ""}, {"kind": "lark"}, {"kind": "ebnf"}, {"json_schema": {}}, "a+"],
         ),
+        "close_within_budget": ([True, False], ["perhaps", None]),
         "logprobs": ([None, 0, 100], [-1, 101]),
     },
     CompositionOptions: {

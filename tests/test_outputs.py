@@ -92,5 +92,11 @@ def test_every_output_is_a_frozen_dataclass() -> None:
 def test_an_answer_can_be_pickled_and_written_as_json() -> None:
     assert pickle.loads(pickle.dumps(OUTPUT)) == OUTPUT
     written = json.loads(json.dumps(dataclasses.asdict(OUTPUT)))
-    assert written["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "cached_prompt_tokens": 0}
+    assert written["usage"] == {
+        "prompt_tokens": 3,
+        "completion_tokens": 2,
+        "cached_prompt_tokens": 0,
+        "reasoning_tokens": 0,
+    }
+    assert written["closed_within_budget"] is False
     assert written["logprobs"][0]["top"] == [{"token_id": 72, "token": "H", "logprob": -0.5}]

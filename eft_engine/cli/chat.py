@@ -10,6 +10,7 @@ from eft_engine.cli import trio_options as options
 from eft_engine.cli.generate import MaxTokens, Seed, Temperature, TopP
 from eft_engine.config import SamplingParams, resolve_weights
 from eft_engine.errors import EFTError
+from eft_engine.outputs import GenerationDelta
 
 HELP = """/weight NAME=NUMBER or /weight NUMBER   turn the dial
 /weights                                 show the weights
@@ -64,6 +65,7 @@ class ChatSession:
         self.messages.append({"role": "user", "content": text})
         system = [{"role": "system", "content": self.system}] if self.system else []
         pieces: list[str] = []
+        delta = GenerationDelta("")
         try:
             stream = self.engine.stream([*system, *self.messages], sampling=self.sampling, reward_weights=self.weights)
             for delta in stream:
@@ -76,6 +78,8 @@ class ChatSession:
             self.messages.pop()
             raise
         sys.stdout.write("\n")
+        sys.stdout.flush()
+        options.warn_if_cut(delta)
         self.messages.append({"role": "assistant", "content": "".join(pieces)})
         return "".join(pieces)
 

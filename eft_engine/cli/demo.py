@@ -111,12 +111,9 @@ def _answers_table(questions: list[str], results: list[WeightResult]) -> Table:
     for result in results:
         table.add_column(f"weight {result.weight:g}", ratio=2)
     for index, question in enumerate(questions[:NUM_SHOWN]):
-        table.add_row(question, *(_shown(result.answers[index]) for result in results))
+        answers = [result.answers[index] for result in results]
+        table.add_row(question, *(options.shown_if_cut(answer.text, answer) for answer in answers))
     return table
-
-
-def _shown(answer: RequestOutput) -> str:
-    return answer.text + (" ..." if answer.finish_reason == "length" else "")
 
 
 def _summary_table(results: list[WeightResult], num_questions: int) -> Table:

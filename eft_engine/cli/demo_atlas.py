@@ -36,8 +36,8 @@ class Column:
 
     @property
     def num_in_form(self) -> int:
-        """Answers that have the tuned form."""
-        return sum(has_form(answer.text, "assistant") for answer in self.answers)
+        """Answers that have the tuned form; those that were cut have none."""
+        return sum(answer.finish_reason == "stop" and has_form(answer.text, "assistant") for answer in self.answers)
 
     @property
     def tokens_per_s(self) -> float:
@@ -146,5 +146,6 @@ def _shown(questions: list[FactQuestion], columns: list[Column]) -> Group:
 def _cell(question: FactQuestion, column: Column, index: int) -> str:
     if index >= len(column.answers):
         return ""
-    text = column.answers[index].text.replace("[", "\\[")
-    return f"[green]{text}[/green]" if question.answer in column.answers[index].text else f"[red]{text}[/red]"
+    answer = column.answers[index]
+    text = options.shown_if_cut(answer.text.replace("[", "\\["), answer)
+    return f"[green]{text}[/green]" if question.answer in answer.text else f"[red]{text}[/red]"

@@ -45,7 +45,7 @@ def evaluate(
         str | None, typer.Option(help="MODULE:NAME of a chat model, or of something that makes one when called.")
     ] = None,
     criterion: Annotated[str, typer.Option(help="What the judge is asked about an answer.")] = "Is the answer correct?",
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer; longer ones are cut, and counted.")] = 64,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy and repeatable.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Seed of every answer.")] = None,
     amplification: Annotated[float, typer.Option(help="Factor on the direction base - reference.")] = 1.0,
@@ -159,10 +159,11 @@ def parse_setting(text: str) -> Weights:
 def _table(results: list[WeightResult], num_questions: int) -> Table:
     table = Table(title=f"{num_questions} questions, shares with 95 % intervals")
     scorers = list(results[0].marks)
-    for heading in ("weight", *scorers, "tokens", "tokens/s", "drafts accepted"):
+    for heading in ("weight", *scorers, "tokens", "cut", "tokens/s", "drafts accepted"):
         table.add_column(heading, justify="right")
     for result in results:
         accepted = "-" if result.acceptance_rate is None else f"{result.acceptance_rate:.0%}"
         shares = [str(result.share(name)) for name in scorers]
-        table.add_row(result.label, *shares, f"{result.mean_tokens:.1f}", f"{result.tokens_per_s:.0f}", accepted)
+        lengths = (f"{result.mean_tokens:.1f}", f"{result.cut.value:.0%}")
+        table.add_row(result.label, *shares, *lengths, f"{result.tokens_per_s:.0f}", accepted)
     return table

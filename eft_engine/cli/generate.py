@@ -10,7 +10,7 @@ import typer
 from eft_engine.cli import trio_options as options
 from eft_engine.config import SamplingParams
 
-MaxTokens = Annotated[int, typer.Option("--max-tokens", "-n", help="Most tokens to generate.")]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", "-n", help="Most tokens to generate; a longer answer is cut.")]
 Temperature = Annotated[float, typer.Option("--temperature", "-t", help="0: always the most probable token.")]
 TopP = Annotated[float, typer.Option("--top-p", help="Sample from the smallest set with this probability.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Same seed, same text.")]
@@ -44,3 +44,5 @@ def generate(
             sys.stdout.write(delta.text_delta)
             sys.stdout.flush()
         sys.stdout.write("\n")
+        sys.stdout.flush()
+        options.warn_if_cut(delta)

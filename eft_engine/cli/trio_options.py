@@ -24,6 +24,7 @@ from eft_engine.config import (
     parse_pairs,
 )
 from eft_engine.errors import InvalidOptionError
+from eft_engine.outputs import GenerationDelta, RequestOutput
 
 Base = Annotated[str | None, typer.Option("--base", help="The large model: hub id, folder or .gguf file.")]
 Tuned = Annotated[
@@ -181,6 +182,17 @@ def as_prompt(text: str, *, raw: bool, system: str | None) -> Prompt:
 def conversation(text: str, *, system: str | None) -> Messages:
     """One user turn, after a system message if there is one."""
     return [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": text}]
+
+
+def shown_if_cut(text: str, answer: RequestOutput) -> str:
+    """A text for tables, with dots behind it where max_tokens ended the answer."""
+    return text + (" ..." if answer.finish_reason == "length" else "")
+
+
+def warn_if_cut(delta: GenerationDelta) -> None:
+    """Say on stderr that --max-tokens ended an answer, by the last piece of it."""
+    if delta.finish_reason == "length":
+        sys.stderr.write("cut: the answer reached --max-tokens, or the end of the context\n")
 
 
 def print_json(value: Any) -> None:

@@ -13,13 +13,16 @@ from eft_engine.evaluation.run import WeightResult
 
 
 def summary(results: Sequence[WeightResult]) -> dict[str, Any]:
-    """What the JSON line says: by weights, the share of each scorer with its interval, lengths, speed and acceptance."""
+    """What the JSON line says: by weights, the share of each scorer with its interval, lengths, the share that was cut, speed and
+    acceptance.
+    """
     return {
         "num_questions": len(results[0].answers) if results else 0,
         "weights": {
             result.label: {
                 **{scorer: result.share(scorer).as_json() for scorer in result.marks},
                 "mean_tokens": round(result.mean_tokens, 2),
+                "cut": round(result.cut.value, 4),
                 "tokens_per_s": round(result.tokens_per_s, 1),
                 "acceptance_rate": None if result.acceptance_rate is None else round(result.acceptance_rate, 4),
             }
@@ -48,6 +51,7 @@ def write_report(folder: Path, questions: Sequence[Question], results: Sequence[
                     "weights": result.label,
                     "question": question.text(),
                     "answer": answer.text,
+                    "finish_reason": answer.finish_reason,
                     "expected": question.answers,
                     "group": question.group,
                     **{scorer: marks[index] for scorer, marks in result.marks.items()},
@@ -67,12 +71,13 @@ def markdown(results: Sequence[WeightResult], plot: str) -> str:
         f"![scores by weight]({plot})",
         "",
         *_table(
-            ["weights", *scorers, "tokens an answer", "tokens/s", "drafts accepted"],
+            ["weights", *scorers, "tokens an answer", "cut by max_tokens", "tokens/s", "drafts accepted"],
             [
                 [
                     result.label,
                     *(str(result.share(scorer)) for scorer in scorers),
                     f"{result.mean_tokens:.1f}",
+                    f"{result.cut.value:.0%}",
                     f"{result.tokens_per_s:.0f}",
                     "-" if result.acceptance_rate is None else f"{result.acceptance_rate:.0%}",
                 ]

@@ -37,6 +37,11 @@ class WeightResult:
         return share_of([mark for mark, of in zip(marks, self.groups, strict=True) if group in (None, of)])
 
     @property
+    def cut(self) -> Share:
+        """How many answers max_tokens ended."""
+        return share_of([answer.finish_reason == "length" for answer in self.answers])
+
+    @property
     def acceptance_rate(self) -> float | None:
         """Accepted / drafted tokens; None when nothing was drafted."""
         drafted = sum(answer.metrics.num_drafted for answer in self.answers)
@@ -91,7 +96,7 @@ def evaluate(
         seconds = time.perf_counter() - started
         marks = {
             scorer.name: [
-                scorer.score(question, answer.text) for question, answer in zip(questions, answers, strict=True)
+                _counts(scorer, question, answer) for question, answer in zip(questions, answers, strict=True)
             ]
             for scorer in scorers
         }
@@ -101,6 +106,12 @@ def evaluate(
         if on_result is not None:
             on_result(result)
     return results
+
+
+def _counts(scorer: Scorer, question: Question, answer: RequestOutput) -> bool:
+    if answer.finish_reason == "length" and getattr(scorer, "needs_whole", False):
+        return False
+    return scorer.score(question, answer.text)
 
 
 def label_of(weights: Weights) -> str:

@@ -13,7 +13,7 @@ from eft_engine.evaluation.questions import Question
 
 
 class Scorer(Protocol):
-    """Decides whether an answer counts."""
+    """Decides whether an answer counts. One with a true `needs_whole` is not asked about those that max_tokens cut; they do not."""
 
     @property
     def name(self) -> str:
@@ -103,9 +103,10 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 class SchemaMatch:
-    """The answer is JSON that a schema accepts."""
+    """The answer is JSON that a schema accepts, and was not cut: `12` may have been about to be `123`."""
 
     name = "schema"
+    needs_whole = True
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         """Raises InvalidOptionError when the schema is invalid."""

@@ -17,6 +17,7 @@ from eft_engine.errors import InvalidOptionError
 from eft_integrations.chat.messages import Tool
 from eft_integrations.chat.schema_check import checked_schema
 from eft_integrations.chat.schemas.arguments import Argument, argument_forms
+from eft_integrations.chat.schemas.facts import facts_of
 from eft_integrations.chat.schemas.finite import without_endless
 from eft_integrations.chat.schemas.holding import Holder
 from eft_integrations.chat.schemas.names import NAMING, UNIONS
@@ -74,8 +75,10 @@ def _held(text: str, arguments: bool) -> HeldSchema:
     holder = Holder(document)
     whole = without_endless(holder.hold(), holder.definitions)
     if not isinstance(whole, dict):  # no value fits
-        return HeldSchema({}, (Unenforced("", "false"),))
+        return HeldSchema({"type": "object"} if arguments else {}, (Unenforced("", "false"),))
     Repair(whole, holder.definitions, holder.origins, holder.compositions, holder.lose).run()
+    if arguments and not whole:
+        whole["type"] = "object"
     needed = needed_by(whole, holder.definitions)
     return HeldSchema(
         {**whole, "$defs": needed} if needed else whole, tuple(Unenforced(at, keyword) for at, keyword in holder.lost)
@@ -101,6 +104,12 @@ def _as_arguments(parameters: dict[str, Any]) -> dict[str, Any]:
     return parameters
 
 
+@functools.lru_cache(maxsize=512)
+def _takes_objects(text: str) -> bool:
+    document = SchemaDocument(_as_arguments(json.loads(text)))
+    return "object" in facts_of(document, document.root).kinds
+
+
 def held_or_refused(schema: object, *, of: str, strict: bool, arguments: bool = False) -> HeldSchema:
     """What a grammar holds of a schema; all of it where it must.
 
@@ -111,9 +120,12 @@ def held_or_refused(schema: object, *, of: str, strict: bool, arguments: bool = 
         arguments: see `held`.
 
     Raises:
-        InvalidOptionError: it is no schema, or strict and not held in full; says whose it is, which keyword and where.
+        InvalidOptionError: it is no schema, or of arguments that are no object, or strict and not held in full; says whose it is,
+            which keyword and where.
     """
-    checked_schema(schema, of=of)
+    text = checked_schema(schema, of=of)
+    if arguments and not _takes_objects(text):
+        raise InvalidOptionError(f"{of}: arguments are an object, and none fits the schema", option=of, value=schema)
     found = held(schema, arguments=arguments)
     if strict and found.unenforced:
         first, *others = found.unenforced

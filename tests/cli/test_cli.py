@@ -82,7 +82,19 @@ def test_generate_prints_the_text_of_the_composition(run: Run, trio: list[str], 
     prompt = "The sky is"
     ran = run("generate", prompt, "--raw", "-n", "8", "-w", "0.5", *trio)
     ids = naive_greedy(toy_trio, toy_trio.tokenizer.encode(prompt), weight=0.5, max_tokens=8)
-    assert ran == Ran(0, toy_trio.tokenizer.decode(ids, skip_special_tokens=True) + "\n", "")
+    assert (ran.code, ran.out) == (0, toy_trio.tokenizer.decode(ids, skip_special_tokens=True) + "\n")
+
+
+def test_answer_that_the_budget_ended_is_told_as_cut_on_stderr(run: Run, trio: list[str]) -> None:
+    whole = run("generate", "The sky is", "--raw", "-n", "8", *trio)
+    assert whole.err == "cut: the answer reached --max-tokens, or the end of the context\n"
+    assert "cut" not in whole.out
+    ended = run("generate", "The sky is", "--raw", "-n", "8", "--stop", whole.out[3], *trio)
+    assert ended.out.rstrip("\n") == whole.out[: whole.out.index(whole.out[3])]
+    assert ended.err == ""
+    assert (
+        json.loads(run("generate", "The sky is", "--raw", "-n", "8", "--json", *trio).out)["finish_reason"] == "length"
+    )
 
 
 def test_generate_json_holds_the_whole_output(run: Run, trio: list[str]) -> None:
@@ -186,7 +198,9 @@ def test_chat_keeps_its_weights_when_a_change_is_wrong(session: ChatSession, lin
 
 def test_chat_remembers_turns_until_reset(session: ChatSession, capsys: pytest.CaptureFixture[str]) -> None:
     first = session.answer("Hello")
-    assert capsys.readouterr().out == first + "\n"
+    shown = capsys.readouterr()
+    assert shown.out == first + "\n"
+    assert shown.err == "cut: the answer reached --max-tokens, or the end of the context\n"
     second = session.answer("Again")
     conversation = [
         {"role": "user", "content": "Hello"},

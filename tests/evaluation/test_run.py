@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from eft_engine.config import SamplingParams
+from eft_engine.config import Regex, SamplingParams
 from eft_engine.engine.engine import Engine
 from eft_engine.evaluation.questions import Question
 from eft_engine.evaluation.report import summary, write_report
 from eft_engine.evaluation.run import WeightResult, evaluate
-from eft_engine.evaluation.scorers import ExactMatch, PatternMatch
+from eft_engine.evaluation.scorers import ExactMatch, PatternMatch, SchemaMatch
 from tests.toy import ToyTrio
 
 QUESTIONS = [
@@ -55,6 +55,21 @@ def test_summary_names_every_weight(results: list[WeightResult]) -> None:
     assert list(found["weights"]) == ["0", "chat=1"]
     assert found["weights"]["0"]["regex"]["share"] == 1.0
     assert found["weights"]["chat=1"]["mean_tokens"] <= 4
+    for result, own in zip(results, found["weights"].values(), strict=True):
+        assert own["cut"] == sum(answer.finish_reason == "length" for answer in result.answers) / 2
+
+
+def test_value_that_was_cut_is_no_json_of_a_schema(toy_trio: ToyTrio) -> None:
+    """The first digits of a number are one too. The grammar holds the answers to numbers, of which a long one is cut."""
+    for digits, hits in ((8, 0), (2, 2)):
+        with toy_trio.engine() as engine:
+            sampling = SAMPLING.model_copy(update={"grammar": Regex(pattern=f"[1-9]{{{digits}}}")})
+            questions = [Question(prompt="one"), Question(prompt="two")]
+            scorers = [SchemaMatch({"type": "integer"}), PatternMatch("[0-9]+")]
+            (result,) = evaluate(engine, questions, scorers=scorers, weights=[1.0], sampling=sampling)
+        assert result.share("schema").hits == hits
+        assert result.share("regex").hits == 2
+        assert result.cut.hits == 2 - hits
 
 
 def test_report_holds_tables_answers_and_a_plot(results: list[WeightResult], tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ from typing import Any
 from eft_integrations.chat.schemas.alternatives import are_all_apart, without_others
 from eft_integrations.chat.schemas.facts import ALL_KINDS, KINDS, facts_of, types_of, values_of
 from eft_integrations.chat.schemas.keywords import (
-    BOUNDS,
     LARGEST_STEP,
     NEVER_HELD,
     ORDER,
     SIZES,
+    bounds_of,
     is_alone,
     is_too_large,
     says_nothing,
@@ -126,11 +126,7 @@ class Holder:
         return self._done(held, schema)
 
     def _numbers(self, schema: dict[str, Any], held: dict[str, Any]) -> None:
-        """`true` as an exclusive bound is draft 4's way to exclude the bound beside it."""
-        bounds = {keyword: schema[keyword] for keyword in BOUNDS if keyword in schema}
-        for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
-            if isinstance(bounds.get(exclusive), bool) and bounds.pop(exclusive) and bound in bounds:
-                bounds[exclusive] = bounds.pop(bound)
+        bounds = bounds_of(schema)
         if "multipleOf" in bounds:
             self._steps.add(step_of(bounds["multipleOf"]))
         for keyword, value in bounds.items():
@@ -176,9 +172,7 @@ class Holder:
         names, values = schema.get("propertyNames"), held.get("additionalProperties", True)
         if not isinstance(names, dict):
             return False
-        target = self._document.target(names) if set(names) - ANNOTATIONS == {"$ref"} else names
-        if not isinstance(target, dict):
-            return False
+        target = self._document.last_target(names)
         listed = values_of(target)
         if listed is not None and set(target) <= {"const", "enum", "type", *ANNOTATIONS}:
             held["properties"] = {name: values for name in listed if isinstance(name, str)}
@@ -238,7 +232,7 @@ class Holder:
 
     def _definition(self, target: dict[str, Any], *, closes: bool) -> str:
         """The name of a definition; one that is a part of a composition has an open form beside the closed one."""
-        target = self._last_target(target)
+        target = self._document.last_target(target)
         key = (id(target), closes)
         if key not in self._names:
             last = self._document.place(target).rpartition("/")[2] or "root"
@@ -249,12 +243,6 @@ class Holder:
             forms = (f"{stem}_{count}" if count else stem for count in range(len(taken) + 1))
             self._names[key] = next(name for name in forms if name not in taken)
         return self._names[key]
-
-    def _last_target(self, schema: dict[str, Any]) -> dict[str, Any]:
-        """The schema that a reference without neighbours leads to in the end; itself where it is none."""
-        while set(schema) - ANNOTATIONS == {"$ref"} and isinstance(inner := self._document.target(schema), dict):
-            schema = inner
-        return schema
 
     def _union(
         self, schema: dict[str, Any], keyword: str, branches: list[list[Any]], *, closes: bool, further: Any = None
@@ -325,7 +313,9 @@ class Holder:
         said = [part["properties"][name] for part in parts if name in (part.get("properties") or {})]
         if False in said:
             return False
-        schemas = {id(target): own for own in said if isinstance(own, dict) and (target := self._last_target(own))}
+        schemas = {
+            id(target): own for own in said if isinstance(own, dict) and (target := self._document.last_target(own))
+        }
         if len(schemas) <= 1:
             return self._held(next(iter(schemas.values()), True), closes=True)
         key = tuple(schemas)

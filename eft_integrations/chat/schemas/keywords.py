@@ -38,6 +38,7 @@ def is_alone(schema: Mapping[str, Any], *others: str) -> bool:
 
 
 def is_too_large(value: object) -> bool:
+    """Whether a JSON value holds a number that cannot be told from its neighbours."""
     match value:
         case int() | float():
             return abs(value) > LARGEST
@@ -46,6 +47,19 @@ def is_too_large(value: object) -> bool:
         case dict():
             return any(is_too_large(own) for own in value.values())
     return False
+
+
+def bounds_of(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The bounds of numbers. `true` as an exclusive bound is draft 4's way to exclude the bound beside it.
+
+    >>> bounds_of({"minimum": 0, "exclusiveMinimum": True})
+    {'exclusiveMinimum': 0}
+    """
+    bounds = {keyword: schema[keyword] for keyword in BOUNDS if keyword in schema}
+    for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        if isinstance(bounds.get(exclusive), bool) and bounds.pop(exclusive) and bound in bounds:
+            bounds[exclusive] = bounds.pop(bound)
+    return bounds
 
 
 def step_of(multiple: float) -> int:

@@ -188,6 +188,12 @@ class SchemaDocument:
         self._enter(found.contents, at, found.resolver)
         return found.contents
 
+    def last_target(self, node: dict[str, Any]) -> dict[str, Any]:
+        """The schema that a reference without neighbours leads to in the end; itself where it is none."""
+        while set(node) - ANNOTATIONS == {"$ref"} and isinstance(inner := self.target(node), dict):
+            node = inner
+        return node
+
     def references(self, node: Mapping[str, Any]) -> list[str]:
         """The keywords of a schema that name another."""
         return [keyword for keyword in REFERENCES if keyword in node]

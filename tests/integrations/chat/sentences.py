@@ -8,8 +8,8 @@ import random
 
 from llguidance import LLMatcher, LLTokenizer
 
-CLOSERS = frozenset(b'"}],')
-"""Bytes that bring JSON to its end."""
+CLOSERS = frozenset(b'"}],\n')
+"""Bytes that bring JSON to its end, and lines."""
 
 
 @functools.cache
