@@ -24,8 +24,9 @@ STRUCTURE = b'}]",10nTtf'
 is part of more dates than a 0, and T opens a time.
 """
 
-ONLY_IN_STRINGS, QUOTE = ord("#"), b'"'
-"""Where the first may come, the text is inside a JSON string, and the second ends it."""
+QUOTE = b'"'
+IN_STRING = sum(1 << byte for byte in b"#, (;")
+"""Where all of these may come, the text is inside a JSON string of any kind, and a quote ends it."""
 
 PUNCTUATION = b"@.:/-_,;)]}>\"'|=+*#&%!?([{<~^$`\\"
 """Signs, those first that separate the parts of names, addresses and times."""
@@ -91,7 +92,7 @@ class Choice:
     @property
     def is_in_string(self) -> bool:
         """Whether this is inside a JSON string that any character may continue."""
-        return bool(self.allowed >> ONLY_IN_STRINGS & 1)
+        return self.allowed & IN_STRING == IN_STRING
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ class EndingSearch:
         for symbol in special:
             if not used[symbol] or not allowed:
                 return symbol, False
-        in_string, ends_string = allowed >> ONLY_IN_STRINGS & 1, allowed >> QUOTE[0] & 1
+        in_string, ends_string = allowed & IN_STRING == IN_STRING, allowed >> QUOTE[0] & 1
         if before is None or before.allowed != allowed:
             has_grown = before is not None and not before.allowed & ~allowed
             new = allowed & ~before.allowed if before is not None and has_grown else 0
