@@ -149,7 +149,7 @@ class EndingSearch:
         max_len = max_tokens * self._alphabet.longest
         strayed, reach = 0, REACH
         while effort > 0:
-            descent = self._descend(place.symbols, path, min(reach, effort, max_len + TOO_LONG))
+            descent = self._descend(place.symbols, path, min(reach, max_len + TOO_LONG))
             effort, reach = effort - 1, SHORT_REACH
             if descent is not None:
                 effort -= len(descent.choices) + len(descent.symbols) // SYMBOLS_PER_CHOICE

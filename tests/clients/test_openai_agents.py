@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from typing import Literal
 
 import pytest
 from agents import Agent, AgentsException, ModelSettings, Runner, function_tool, set_tracing_disabled
@@ -107,12 +108,18 @@ async def test_thoughts_are_items_of_their_own(base_url: str, api: str, streamed
     assert result.final_output.startswith("sunny in Paris")
 
 
+@function_tool
+def turn(way: Literal["left", "right"]) -> str:
+    """Turn around."""
+    return f"turned {way}"
+
+
 async def test_demanded_tool_is_called_whatever_the_model_says(base_url: str) -> None:
     agent = Agent(
         name="forced",
         model=agents_model("trio", base_url=base_url, reward_weights=0.0),
-        tools=[look],
-        model_settings=ModelSettings(tool_choice="required", max_tokens=80),
+        tools=[turn],
+        model_settings=ModelSettings(tool_choice="required", max_tokens=200),
         tool_use_behavior="stop_on_first_tool",
     )
-    assert (await Runner.run(agent, "hello")).final_output.startswith("sunny in ")
+    assert (await Runner.run(agent, "hello")).final_output.startswith("turned ")

@@ -50,7 +50,7 @@ async def test_agent_answers_in_a_type_by_a_demanded_call_of_the_real_engine(bas
         on: bool
 
     agent = Agent(pydantic_ai_model("trio", base_url=base_url, reward_weights=weights), output_type=Switch)
-    assert isinstance((await agent.run("hello", model_settings={"max_tokens": 60})).output, Switch)
+    assert isinstance((await agent.run("hello", model_settings={"max_tokens": 200})).output, Switch)
 
 
 @pytest.mark.parametrize("streamed", [False, True])

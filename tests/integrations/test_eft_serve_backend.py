@@ -34,7 +34,7 @@ ASK_WEATHER = (Message("user", WEATHER),)
 LOOK = Tool("get_weather", "Get the weather at a location.", get_weather.args_schema.model_json_schema())  # type: ignore[union-attr]
 SMELL = Tool("smell", "Smell.", {"type": "object", "properties": {"what": {"enum": ["roses", "rain"]}}})
 SCHEMA = {"type": "object", "properties": {"mood": {"enum": ["good", "bad"]}}, "required": ["mood"]}
-UNENFORCED = {"type": "array", "items": {"enum": list("abcde")}, "maxItems": 2, "uniqueItems": True}
+UNENFORCED = {"type": "array", "items": {"type": "string", "maxLength": 2}, "maxItems": 2, "uniqueItems": True}
 CALL = ToolCall("1", "get_weather", '{"location": "San Francisco, CA"}')
 
 

@@ -168,3 +168,14 @@ def test_value_that_fits_is_left_alone() -> None:
         chosen = [closing.choose(token_id, remaining=budget - place) for place, token_id in enumerate(ids(value))]
         assert chosen == ids(value)
         assert not closing.was_steered(budget)
+
+
+def test_long_string_may_be_begun_where_the_budget_holds_it() -> None:
+    """An ending of many tokens is known behind each of them, one for a string that need not have been begun among them."""
+    schema = {**obj(a=STRING), "properties": {"a": STRING, "b": {"type": "string", "minLength": 600}}}
+    written = ids('{"a": "x", "b": "y')
+    for budget, is_left in ((len(written) + 601, True), (len(written) + 600, False)):
+        closing = COMPILER.closing(JsonSchema(json_schema=schema), max_tokens=budget)
+        chosen = [closing.choose(token_id, remaining=budget - place) for place, token_id in enumerate(written)]
+        assert (chosen == written) == is_left
+        assert closing.num_tokens_left is not None
