@@ -189,12 +189,13 @@ def asked(task: Task) -> str:
     return f"Read this text into the object that is asked for.\n\n{task.text}"
 
 
+Method = Literal["json_schema", "function_calling"]
 Answer = BaseModel | None
 Ask = Callable[[Task, int], Answer]
 """An object of the class, or None where the answer is known not to be one. A schema that is not taken raises."""
 
 
-def ours(engine: Engine, method: str) -> Ask:
+def ours(engine: Engine, method: Method) -> Ask:
     """LangChain over this package."""
 
     def ask(task: Task, max_tokens: int) -> Answer:
@@ -275,7 +276,8 @@ def main(
         table.add_row(way, *map(str, report[way].values()))
 
     with Engine.load(str(base), config=config) as engine:
-        for method in ("json_schema", "function_calling"):
+        methods: tuple[Method, ...] = ("json_schema", "function_calling")
+        for method in methods:
             note(f"eft, {method}", ours(engine, method))
     note("llama-cpp-python", theirs(base, threads))
     Console(stderr=True).print(table)
