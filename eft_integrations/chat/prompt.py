@@ -140,7 +140,7 @@ class Asked:
             template,
             prompt,
             variables,
-            given=request.reasoning_tags,
+            tags=tags,
             known_tokens=control_tokens.by_id,
             budget=budget,
         )

@@ -10,7 +10,7 @@ from typing import Literal
 
 from eft_integrations.chat.lark import Rules, sequence
 from eft_integrations.chat.messages import Message
-from eft_integrations.chat.tags import BUDGETS, EFFORTS, SWITCHES, TAGS, Tags, tags_of
+from eft_integrations.chat.tags import BUDGETS, EFFORTS, SWITCHES, TAGS, Tags
 from eft_integrations.chat.template import TemplateTraits, generation_prompt
 from eft_integrations.json_types import Json, JsonObject
 
@@ -105,7 +105,7 @@ def thoughts_of(
     messages: Sequence[JsonObject],
     variables: Mapping[str, Json],
     *,
-    given: tuple[str, str] | None,
+    tags: Tags | None,
     known_tokens: Mapping[str, int],
     budget: int | None,
 ) -> Thoughts | None:
@@ -115,14 +115,13 @@ def thoughts_of(
         template: the chat template.
         messages: the conversation as the template gets it.
         variables: the variables that it is rendered with.
-        given: tags that the caller names.
+        tags: those that the caller names or the template shows; None: neither does.
         known_tokens: control tokens of the tokenizer by text.
         budget: most tokens of a thought.
     """
-    tags = Tags(*given) if given is not None else tags_of(template)
     if tags is None:
-        tags = next((own for own in TAGS if own.opening in known_tokens and own.closing in known_tokens), None)
-        return None if tags is None else Thoughts(dataclasses.replace(tags, said=None), is_expected=False)
+        known = next((own for own in TAGS if own.opening in known_tokens and own.closing in known_tokens), None)
+        return None if known is None else Thoughts(dataclasses.replace(known, said=None), is_expected=False)
     prompt = generation_prompt(template, messages, variables) if template else ""
     opened, closed = prompt.rfind(tags.opening.strip()), prompt.rfind(tags.closing)
     state: Literal["open", "possible", "over"] = "possible"

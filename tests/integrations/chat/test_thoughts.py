@@ -86,7 +86,7 @@ def test_tags_of_families(tags: Tags) -> None:
 
 def test_a_template_without_tags_and_a_tokenizer_with_them() -> None:
     known = {"<think>": 7, "</think>": 8}
-    asked = {"given": None, "budget": 9}
+    asked = {"tags": tags_of("{{ messages }}"), "budget": 9}
     assert thoughts_of("{{ messages }}", [], {}, known_tokens={}, **asked) is None
     found = thoughts_of("{{ messages }}", [], {}, known_tokens=known, **asked)
     assert found is not None
@@ -111,7 +111,7 @@ def test_state_is_what_the_prompt_ends_with(tail: str, variables: dict[str, bool
     template = f"{USERS}{tail}{{% endif %}}{{# </think> #}}"
     for said in ("one", "what does <think> do?", "and </think>?"):
         messages = [{"role": "user", "content": said}]
-        found = thoughts_of(template, messages, variables, given=None, known_tokens={}, budget=None)
+        found = thoughts_of(template, messages, variables, tags=tags_of(template), known_tokens={}, budget=None)
         assert found is not None
         assert found.state == state
 
