@@ -238,6 +238,8 @@ class MemberReport:
     """Who computes: torch or llama.cpp."""
     is_mapped: bool = False
     """The weights stay in the file, which is mapped: `parameter_bytes` of it, as much as is used in memory, shared by processes."""
+    left_out_bytes: int = 0
+    """Bytes of parts of a multimodal checkpoint that text never uses, as of its images: not read, and not in `parameter_bytes`."""
     notes: tuple[str, ...] = ()
     """Why it runs as it does."""
 

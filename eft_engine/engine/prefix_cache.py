@@ -45,10 +45,14 @@ class ReadPrefix:
 
     def shared_len(self, stream: Stream) -> int:
         """Tokens at the start of the stream's prompt that this slot can give it; the last one is always left to be read."""
+        length = self.common_len(stream)
+        return self.network.kv_cache.keepable_len(self.slot, length) if length else 0
+
+    def common_len(self, stream: Stream) -> int:
+        """Tokens at the start of the stream's prompt, but for its last one, that the slot has read."""
         if (self.network, self.adapter) != (stream.network, stream.adapter):
             return 0
-        length = common_prefix_len(self.token_ids, stream.prompt_ids[:-1])
-        return self.network.kv_cache.keepable_len(self.slot, length)
+        return common_prefix_len(self.token_ids, stream.prompt_ids[:-1])
 
 
 class PrefixCache:
@@ -79,7 +83,8 @@ class PrefixCache:
             for other, output_ids in running
             if other.slot is not None
         ]
-        best = max([*self._warm, *in_use], key=lambda prefix: prefix.shared_len(stream), default=None)
+        known = [*self._warm, *in_use]
+        best = max(known, key=lambda prefix: prefix.shared_len(stream), default=None)
         shared_len = best.shared_len(stream) if best else 0
         cache = stream.network.kv_cache
         if best is None or shared_len < MIN_SHARED_LEN:
@@ -92,6 +97,12 @@ class PrefixCache:
             stream.slot = cache.allocate()
             cache.copy_prefix(best.slot, stream.slot, shared_len)
         stream.num_cached = stream.slot.length
+        if stream.network.has_state:
+            # Where others left the same beginning the next ones may too; and the same prompt may come again.
+            branches = {prefix.common_len(stream) for prefix in known}
+            stream.slot.keep_at = frozenset({length for length in branches if length >= MIN_SHARED_LEN}) | {
+                len(stream.prompt_ids) - 1
+            }
 
     def retire(self, stream: Stream, output_ids: Sequence[int]) -> None:
         """Keep the slot of a stream that is done, if what it holds is worth keeping; the oldest one makes room."""

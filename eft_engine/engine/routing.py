@@ -75,10 +75,9 @@ class Stream:
         fed = [*output_ids, *lookahead]
         num_tokens = self.num_pending(fed)
         block = self.block(fed, num_tokens=num_tokens, num_logits=min(num_tokens, max_logits))
-        num_unread = min(num_tokens, len(lookahead))
-        if unread is None or not num_unread:
-            return block
-        return replace(block, unread_ids=unread[-num_unread:])
+        num_drafts = min(num_tokens, len(lookahead))
+        unread_ids = unread[-num_drafts:] if unread is not None and num_drafts else None
+        return replace(block, num_provisional=num_drafts, unread_ids=unread_ids)
 
     def rewind(self, output_ids: Sequence[int]) -> None:
         """Forget what was read beyond the committed tokens, and the last of these, which is read when the next is predicted."""

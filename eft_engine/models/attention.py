@@ -2,7 +2,7 @@
 
 transformers' own sdpa path copies every cached key once per query head (`repeat_kv`) when queries are grouped and a mask is
 given. Here the query heads that share a key head are stacked along the query axis instead: the same sums, and the cache is read
-once. The mask comes from the `BatchLayout`, which knows each row's length.
+once. What a token may read is what the model's mask says (see `masks`), which knows each row's length.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from eft_engine.errors import UnsupportedModelError
-from eft_engine.models.kv_cache import BatchLayout
+from eft_engine.models.layout import BatchLayout, current_layout
 
 
 def slot_attention(
@@ -25,58 +25,65 @@ def slot_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
-    kv_layout: BatchLayout | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention of new tokens over their slots.
 
     Args:
-        module: the attention module (unused; part of transformers' signature, like `attention_mask` and `dropout`).
+        module: the attention module (for errors; part of transformers' signature, like `dropout`).
         query: `[rows, heads, columns, head_dim]`.
         key, value: `[rows, kv_heads, window, head_dim]`, as `SlotLayer.update` returned them.
+        attention_mask: of `slot_mask`, perhaps changed by the model; None: all up to a token's own position.
         scaling: factor on the scores; None: `head_dim ** -0.5`.
-        sliding_window: number of positions a token may look back, itself included; None: all.
         softcap: scores s become `softcap * tanh(s / softcap)` (Gemma 2).
-        s_aux: attention sinks; not supported.
-        kv_layout: passed through the model's keyword arguments.
+        s_aux: attention sinks `[heads]`: a score per head that takes part in the softmax and has no value (gpt-oss).
 
     Returns:
         `[rows, columns, heads, head_dim]`, and no attention weights.
 
     Raises:
-        UnsupportedModelError: the model does not pass `kv_layout` down, or uses attention sinks.
+        UnsupportedModelError: no pass of an engine is being computed.
     """
-    kv_layout = checked_layout(module, kv_layout, s_aux)
+    layout = checked_layout(module)
     rows, heads, columns, head_dim = query.shape
     kv_heads = key.shape[1]
     num_groups = heads // kv_heads
-    mask = kv_layout.mask(sliding_window=sliding_window, num_groups=num_groups, dtype=query.dtype, device=query.device)
+    if attention_mask is not None and attention_mask.shape[1] > 1:  # a mask for each head
+        mask = layout.mask(attention_mask, num_groups=1, dtype=query.dtype, device=query.device)
+        assert mask is not None, "a mask was given"
+        mask = mask.reshape(mask.shape[0], kv_heads, num_groups * columns, -1)
+    else:
+        mask = layout.mask(attention_mask, num_groups=num_groups, dtype=query.dtype, device=query.device)
     query = query.reshape(rows, kv_heads, num_groups * columns, head_dim)
-    if softcap is None:
+    if softcap is None and s_aux is None:
         output = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
     else:
         scores = query @ key.transpose(2, 3) * (head_dim**-0.5 if scaling is None else scaling)
-        scores = softcap * torch.tanh(scores / softcap)
+        if softcap is not None:
+            scores = softcap * torch.tanh(scores / softcap)
         if mask is not None:
             scores = scores + mask
-        output = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype) @ value
-    return output.reshape(rows, heads, columns, value.shape[-1]).transpose(1, 2), None
+        if s_aux is not None:
+            sinks = s_aux.to(scores.dtype).reshape(1, kv_heads, num_groups, 1, 1)
+            sinks = sinks.expand(rows, -1, -1, columns, -1).reshape(rows, kv_heads, num_groups * columns, 1)
+            scores = torch.cat([scores, sinks], dim=-1)
+        shares = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
+        output = shares[..., : key.shape[2]] @ value
+    return output.reshape(rows, heads, columns, value.shape[-1]).transpose(1, 2).contiguous(), None
 
 
-def checked_layout(module: torch.nn.Module, kv_layout: BatchLayout | None, s_aux: Tensor | None) -> BatchLayout:
+def checked_layout(module: torch.nn.Module) -> BatchLayout:
     """The layout that every attention function of the engine needs.
 
     Raises:
-        UnsupportedModelError: the model does not pass `kv_layout` down, or uses attention sinks.
+        UnsupportedModelError: no pass of an engine is being computed.
     """
-    if kv_layout is None:
+    layout = current_layout()
+    if layout is None:
         raise UnsupportedModelError(
-            f"{type(module).__name__} was reached without the engine's layout: either its model was called directly while an "
-            "engine holds it (close the engine first), or the model does not pass keyword arguments down to its attention"
+            f"{type(module).__name__} was called directly while an engine holds its model; close the engine first, or load "
+            "another copy of the model"
         )
-    if s_aux is not None:
-        raise UnsupportedModelError(f"{type(module).__name__} uses attention sinks, which the engine does not support")
-    return kv_layout
+    return layout

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from eft_engine.errors import UnsupportedModelError
 from eft_engine.models.attention import checked_layout
-from eft_engine.models.kv_cache import BatchLayout
 
 MAX_HEAD_DIM = 256
 MIN_CAPABILITY = (8, 0)
@@ -35,13 +35,24 @@ def flash_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
-    kv_layout: BatchLayout | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of new tokens over their slots; arguments, result and errors as for `slot_attention`."""
+    """Attention of new tokens over their slots; arguments, result and errors as for `slot_attention`, and further
+
+    Args:
+        sliding_window: number of positions a token may look back, itself included; None: all.
+
+    Raises:
+        UnsupportedModelError: the model has attention sinks, or a mask that is not a matter of lengths.
+    """
     from flash_attn import flash_attn_with_kvcache
 
-    positions = checked_layout(module, kv_layout, s_aux).indices(query.device)[1]  # [rows, columns]
+    if s_aux is not None or attention_mask is not None:
+        what = "attention sinks" if s_aux is not None else "a mask of its own"
+        raise UnsupportedModelError(
+            f"{type(module).__name__} has {what}, which attention='flash' does not know; EngineConfig(attention='sdpa') does"
+        )
+    positions = checked_layout(module).indices(query.device)[1]  # [rows, columns]
     options = {} if softcap is None else {"softcap": softcap}  # older releases have no such parameter
     output = flash_attn_with_kvcache(
         query.transpose(1, 2),  # [rows, columns, heads, head_dim]

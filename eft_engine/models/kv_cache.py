@@ -1,9 +1,10 @@
-"""Key/value cache with one slot per stream and per-row lengths. The only file that touches transformers' cache classes.
+"""The cache of one network: a slot per stream, with per-row lengths. The only file that touches transformers' cache classes.
 
-Each layer holds one buffer `[slots, kv_heads, max_len, head_dim]` for keys and one for values. A *slot* belongs to one stream of
-tokens; its `length` says how many of its positions are valid, and that integer is the whole state: taking tokens back is
-`truncate(length)`, without a copy. Rows of one forward pass have different lengths. They are written at their own positions and
-read through a mask; nothing is padded on the left, so positions never shift.
+Each attention layer holds one buffer `[slots, kv_heads, max_len, head_dim]` for keys and one for values. A *slot* belongs to one
+stream of tokens; its `length` says how many of its positions are valid, and for keys and values that integer is the whole state: taking
+tokens back is `truncate(length)`, without a copy. Rows of one forward pass have different lengths. They are written at their own
+positions and read through a mask; nothing is padded on the left, so positions never shift. Layers that keep a state instead have it in
+`states`.
 
 A forward pass works on *adjacent* slots, so that it reads the buffers through a view instead of gathering rows: `arrange` moves
 slots together when the set of rows changes, which happens when requests come and go and not at every step.
@@ -11,100 +12,22 @@ slots together when the set of rows changes, which happens when requests come an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from eft_engine.errors import UnsupportedModelError
+from eft_engine.models.layout import BatchLayout, computing
 from eft_engine.models.network import KVSlot
-from eft_engine.transfer import upload
+from eft_engine.models.slot_states import SlotStates
+from eft_engine.models.states import StateSlot
 
 LENGTH_STEP = 256
 """Buffers grow to a multiple of this many positions (and at least by half), so that growing stays rare."""
-
-
-@dataclass
-class BatchLayout:
-    """Where the rows of one forward pass lie: adjacent slots from `first_slot`, and each token's position.
-
-    `write_positions` are distinct per row, also in the padded columns of short rows; `positions` repeat a short row's last
-    position there. Both `[rows, columns]`. `window` is the number of cached positions that the pass sees: every one that any row
-    writes, padded columns included.
-    """
-
-    first_slot: int
-    write_positions: Tensor
-    positions: Tensor
-    window: int
-    unmasked: bool
-    """Every row is one token that may read the whole window, so no mask is needed."""
-    _on_device: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    _masks: dict[tuple[int | None, int, torch.dtype, torch.device], Tensor | None] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, slots: Sequence[KVSlot], num_tokens: Sequence[int]) -> BatchLayout:
-        """Layout for feeding `num_tokens[row]` tokens to each of these adjacent slots."""
-        lengths = torch.tensor([slot.length for slot in slots])
-        counts = torch.tensor(num_tokens)
-        columns = torch.arange(max(num_tokens))
-        write_positions = lengths[:, None] + columns  # [rows, columns]
-        positions = torch.minimum(write_positions, (lengths + counts - 1)[:, None])
-        lens = [slot.length for slot in slots]
-        unmasked = max(num_tokens) == 1 and min(lens) == max(lens)
-        return cls(slots[0].index, write_positions, positions, max(lens) + max(num_tokens), unmasked)
-
-    @classmethod
-    def at(cls, positions: Tensor, write_positions: Tensor, places: Tensor, *, window: int) -> BatchLayout:
-        """Layout over the slots from place 0 on whose positions are tensors on the device, `[rows, columns]`; `places` are
-        0, 1, ... as `[rows, 1]`.
-        """
-        layout = cls(0, write_positions, positions, window, unmasked=False)
-        layout._on_device[positions.device] = (places, write_positions)
-        return layout
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of the forward pass."""
-        return self.positions.shape[0]
-
-    @property
-    def needed_len(self) -> int:
-        """Positions that a buffer must have, padded columns included."""
-        return self.window
-
-    def indices(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Slot and position of every written token, `[rows, 1]` and `[rows, columns]`, on `device`."""
-        if device not in self._on_device:
-            slots = self.first_slot + torch.arange(self.num_rows)
-            self._on_device[device] = (upload(slots[:, None], device), upload(self.write_positions, device))
-        return self._on_device[device]
-
-    def mask(
-        self, *, sliding_window: int | None, num_groups: int, dtype: torch.dtype, device: torch.device
-    ) -> Tensor | None:
-        """Additive attention mask `[rows, 1, num_groups * columns, window]`, or None when every row may read everything.
-
-        A token at position p reads positions up to p, and with a sliding window of n only the last n of them. The query axis
-        is repeated for the `num_groups` query heads that share a key head (see `attention`).
-        """
-        if sliding_window is not None and sliding_window >= self.window:
-            sliding_window = None
-        if self.unmasked and sliding_window is None:
-            return None
-        key = (sliding_window, num_groups, dtype, device)
-        if key not in self._masks:
-            query = upload(self.positions, device)[:, None, :, None]  # [rows, 1, columns, 1]
-            keys = torch.arange(self.window, device=device)
-            visible = keys <= query
-            if sliding_window is not None:
-                visible &= keys > query - sliding_window
-            mask = torch.zeros(visible.shape, dtype=dtype, device=device)
-            mask.masked_fill_(~visible, torch.finfo(dtype).min)
-            self._masks[key] = mask.repeat(1, 1, num_groups, 1) if mask.shape[2] > 1 else mask
-        return self._masks[key]
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
@@ -153,8 +76,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         slots, positions = layout.indices(key_states.device)
         self.keys[slots, :, positions] = key_states.transpose(1, 2)
         self.values[slots, :, positions] = value_states.transpose(1, 2)
-        rows = slice(layout.first_slot, layout.first_slot + layout.num_rows)
-        return self.keys[rows, :, : layout.window], self.values[rows, :, : layout.window]
+        return self.keys[layout.rows, :, : layout.window], self.values[layout.rows, :, : layout.window]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Window and offset; asked only by mask code that our attention replaces."""
@@ -171,47 +93,129 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
 
 
 class SlotKVCache(Cache):  # type: ignore[misc]
-    """The cache of one network: one `SlotLayer` per layer, and the slots."""
+    """The cache of one network: one `SlotLayer` per attention layer, the states of other layers, and the slots."""
 
     def __init__(self, num_layers: int) -> None:
         self.num_slots = 0
         self.max_len = 0
         self.layout: BatchLayout | None = None
+        self.states = SlotStates()
         self.buffers_version = 0
         """Grows when buffers are made anew, at other addresses."""
-        self._slots: list[KVSlot | None] = []
+        self._slots: list[StateSlot | None] = []
         super().__init__(layers=[SlotLayer(self) for _ in range(num_layers)])
+
+    # ---- as transformers' models ask ---------------------------------------------------------------------------------
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """See `SlotLayer.update`. Models that go through their layers several times have more caches than layers."""
+        while len(self.layers) <= layer_idx:
+            self.layers.append(SlotLayer(self))
+        keys, values = self.layers[layer_idx].update(key_states, value_states)
+        return keys, values
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """A batch has no single length: positions are always passed explicitly."""
+        return 0
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """Positions that the pass sees, from 0 on; of all layers alike."""
+        return (self.layout.window if self.layout else query_length), 0
+
+    def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> None:
+        """Nothing to be changed in place: all go through `update_conv_state`, which keeps rows apart."""
+        return
+
+    def update_conv_state(
+        self,
+        conv_states: Tensor,
+        layer_idx: int,
+        state_idx: int = 0,
+        conv_kernel_size: int | None = None,
+        **_: Any,
+    ) -> Tensor:
+        """See `SlotStates.extend_convolution`."""
+        return self.states.extend_convolution((layer_idx, state_idx), conv_states, conv_kernel_size or conv_states.shape[-1])
+
+    def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> None:
+        """Nothing that a module would have to carry on: the scan that follows finds its states itself (see `scans`)."""
+        self.states.enter_recurrence((layer_idx, state_idx))
+
+    def update_recurrent_state(self, recurrent_states: Tensor, layer_idx: int, state_idx: int = 0, **_: Any) -> Tensor:
+        """The scan has kept the states already.
+
+        Raises:
+            UnsupportedModelError: they came from something else.
+        """
+        if not self.states.was_scanned:
+            raise UnsupportedModelError(
+                f"layer {layer_idx} keeps a state that is made by no recurrence that the engine knows, so that tokens could not be "
+                "taken back from it"
+            )
+        return recurrent_states
+
+    def has_previous_state(self, layer_idx: int | None = None, state_idx: int | None = None) -> bool:
+        """See `get_conv_state`."""
+        return False
+
+    def is_recording_past(self, layer_idx: int) -> bool:
+        """Convolutions get their inputs whole."""
+        return True
+
+    # ---- for the network ---------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def computing(
+        self,
+        layout: BatchLayout,
+        slots: Sequence[StateSlot] = (),
+        settled: Sequence[int] = (),
+        provisional: Sequence[int] = (),
+    ) -> Iterator[None]:
+        """Inside the block a pass is computed. The slots must have their new lengths when it ends; see `SlotStates.begin`."""
+        self.layout = layout
+        self.states.num_slots = self.num_slots
+        if slots:
+            self.states.begin(slots, settled, provisional)
+        try:
+            with computing(layout, self.states):
+                yield
+            if slots:
+                self.states.end(slots)
+        except BaseException:
+            self.states.break_off(slots)
+            raise
+        finally:
+            self.layout = None
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all buffers."""
-        return sum(
-            buffer.nbytes for layer in self.layers if layer.is_initialized for buffer in (layer.keys, layer.values)
-        )
+        """Bytes of all buffers, and of states that are kept."""
+        kept = {id(copy): copy.nbytes for slot in self._slots if slot for held in slot.kept.values() for copy in held.values()}
+        return sum(buffer.nbytes for buffer in self._held()) + self.states.num_bytes + sum(kept.values())
 
     def num_bytes_with(self, needed_len: int) -> int:
         """Bytes of all buffers once another slot is in use, and slots have the length that they or the new one may need.
 
         0 before the first forward pass, which makes the buffers.
         """
-        position_bytes: int = sum(
-            buffer.shape[1] * buffer.shape[3] * buffer.element_size()
-            for layer in self.layers
-            if layer.is_initialized
-            for buffer in (layer.keys, layer.values)
-        )
+        position_bytes: int = sum(buffer.shape[1] * buffer.shape[3] * buffer.element_size() for buffer in self._held())
         num_slots = self.num_slots if None in self._slots or len(self._slots) < self.num_slots else 2 * self.num_slots
         reserved = max([needed_len, *(slot.reserved_len for slot in self._slots if slot is not None)])
-        return max(1, num_slots) * max(self.max_len, _rounded_len(reserved)) * position_bytes
+        slot_bytes = max(self.max_len, _rounded_len(reserved)) * position_bytes + self.states.bytes_per_slot
+        return max(1, num_slots) * slot_bytes
 
-    def allocate(self) -> KVSlot:
+    def allocate(self) -> StateSlot:
         """A free slot, empty."""
         if None not in self._slots:
             self._slots.append(None)
             # Doubling keeps the number of copies logarithmic in the number of slots.
             if len(self._slots) > self.num_slots:
                 self.num_slots = max(1, 2 * self.num_slots)
-        slot = KVSlot(self._slots.index(None))
+        # What its place holds is another's; with a read length that is no length it resumes from nothing.
+        slot = StateSlot(self._slots.index(None), settled_len=-1, read_len=-1)
         self._slots[slot.index] = slot
         return slot
 
@@ -221,10 +225,10 @@ class SlotKVCache(Cache):  # type: ignore[misc]
         assert self._slots[slot.index] is slot, "a slot is released once"
         self._slots[slot.index] = None
         if erase:
-            for layer in self.layers:
-                if layer.is_initialized and slot.index < layer.keys.shape[0]:
-                    layer.keys[slot.index].zero_()
-                    layer.values[slot.index].zero_()
+            for buffer in self._held():
+                if slot.index < len(buffer):
+                    buffer[slot.index].zero_()
+            self.states.erase(slot.index)
 
     @torch.inference_mode()
     def trim(self) -> None:
@@ -237,8 +241,8 @@ class SlotKVCache(Cache):  # type: ignore[misc]
         self.fit()
 
     def keepable_len(self, slot: KVSlot, length: int) -> int:
-        """All of them: positions are kept apart."""
-        return length
+        """All of them where positions are kept apart; else as many as a state was kept of."""
+        return self.states.keepable_len(self._own(slot), length) if self.states else length
 
     @torch.inference_mode()
     def copy_prefix(self, source: KVSlot, target: KVSlot, length: int) -> None:
@@ -247,6 +251,8 @@ class SlotKVCache(Cache):  # type: ignore[misc]
         assert target.length == 0, "a prefix is copied to an empty slot"
         for buffer in self._buffers():
             buffer[target.index, :, :length] = buffer[source.index, :, :length]
+        if self.states:
+            self.states.copy(self._own(source), self._own(target), length)
         target.length = length
 
     def reserve(self, needed_len: int) -> None:
@@ -261,7 +267,7 @@ class SlotKVCache(Cache):  # type: ignore[misc]
         held = [0 if slot is None else slot.length for slot in self._slots[:num_places]]
         return held + [0] * (num_places - len(held))
 
-    def arrange(self, slots: Sequence[KVSlot], *, from_first: bool = False) -> list[KVSlot]:
+    def arrange(self, slots: Sequence[KVSlot], *, from_first: bool = False) -> list[StateSlot]:
         """Make these slots adjacent, moving as few as possible, or put them at the places from 0 on; returns them in their order
         in memory.
         """
@@ -274,7 +280,7 @@ class SlotKVCache(Cache):  # type: ignore[misc]
         for place in places:
             if self._slots[place] not in wanted:
                 self._swap(place, outside.pop().index)
-        return sorted(slots, key=lambda slot: slot.index)
+        return sorted(map(self._own, slots), key=lambda slot: slot.index)
 
     @torch.inference_mode()
     def _swap(self, a: int, b: int) -> None:
@@ -284,6 +290,7 @@ class SlotKVCache(Cache):  # type: ignore[misc]
             held = buffer[a, :, :used].clone()
             buffer[a, :, :used] = buffer[b, :, :used]
             buffer[b, :, :used] = held
+        self.states.swap(a, b)
         self._slots[a], self._slots[b] = second, first
         for index in (a, b):
             slot = self._slots[index]
@@ -294,11 +301,20 @@ class SlotKVCache(Cache):  # type: ignore[misc]
         """Bring the buffers to the size that is needed now."""
         for layer in self.layers:
             layer.fit()
+        self.states.fit(self.num_slots)
+
+    def _held(self) -> list[Tensor]:
+        """Buffers of keys and values, those that exist."""
+        return [buffer for layer in self.layers if layer.is_initialized for buffer in (layer.keys, layer.values)]
 
     def _buffers(self) -> list[Tensor]:
-        """All buffers, large enough for every slot: one that was allocated since the last write is part of them too."""
+        """As `_held`, large enough for every slot: one that was allocated since the last write is part of them too."""
         self.fit()
-        return [buffer for layer in self.layers if layer.is_initialized for buffer in (layer.keys, layer.values)]
+        return self._held()
+
+    def _own(self, slot: KVSlot) -> StateSlot:
+        assert isinstance(slot, StateSlot), "a slot is of the cache that it was allocated from"
+        return slot
 
 
 def _rounded_len(length: int) -> int:

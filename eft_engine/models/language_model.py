@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,10 +16,13 @@ from transformers import PreTrainedModel
 from eft_engine.errors import UnsupportedModelError
 from eft_engine.models.adapters import AdapterRows, AdapterSwitch
 from eft_engine.models.attention_backends import use_attention
-from eft_engine.models.kv_cache import BatchLayout, SlotKVCache
+from eft_engine.models.kv_cache import SlotKVCache
+from eft_engine.models.layout import BatchLayout, current_scans
 from eft_engine.models.linear import pack_linear, restore_linear
 from eft_engine.models.network import Block, Network
 from eft_engine.models.recording import RecordedPasses, Recorder
+from eft_engine.models.scans import redirect_scans
+from eft_engine.models.states import STEPWISE_LEN, StateSlot
 from eft_engine.transfer import upload
 
 SELF_CHECK_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
@@ -71,6 +76,10 @@ class LanguageModel(Network):
         self._wanted: tuple[Tensor, Tensor] | None = None
         self._own_attention: str = model.config._attn_implementation
         self._attention = use_attention(attention, model, name=name)
+        redirect_scans(model, current_scans)
+        self._cache_argument = "past_key_values"
+        if self._cache_argument not in inspect.signature(model.forward).parameters:
+            self._cache_argument = "cache_params"  # models without attention
         self._keep_weights = keep_weights
         pack_linear(model, keep_weights=keep_weights)
         self._hook = output_layer.register_forward_pre_hook(self._keep_wanted)
@@ -120,6 +129,11 @@ class LanguageModel(Network):
         finally:
             pack_linear(self.model, keep_weights=self._keep_weights)
 
+    @property
+    def has_state(self) -> bool:
+        """See `Network`; known from the first pass on."""
+        return bool(self.kv_cache.states)
+
     @torch.inference_mode()
     def forward(self, blocks: Sequence[Block]) -> Tensor:
         """Feed every block to its slot and advance the slots' lengths.
@@ -129,6 +143,13 @@ class LanguageModel(Network):
             block those after its last `num_logits` tokens, oldest first.
         """
         assert blocks, "a forward pass has at least one block"
+        first, rest = _split_where_kept(blocks) if self.has_state else ([], blocks)
+        if first:
+            self._pass(first)
+            return self.forward(rest)
+        return self._pass(blocks)
+
+    def _pass(self, blocks: Sequence[Block]) -> Tensor:
         slots = self.kv_cache.arrange([block.slot for block in blocks], from_first=self.recorded is not None)
         by_slot = {block.slot: block for block in blocks}
         rows = [by_slot[slot] for slot in slots]
@@ -148,17 +169,20 @@ class LanguageModel(Network):
             replayed = self.recorded.forward(shape, slots, input_ids, counts, adapters)
         if replayed is not None:
             logits = replayed[indices[0], indices[1]]
-        else:
-            layout = BatchLayout.of(slots, counts)
-            self.kv_cache.reserve(layout.needed_len)
-            used = {name: upload(own, self.device) for name, own in adapters.items() if own.any()}
-            self._wanted = (indices[0], indices[1])
-            try:
-                logits = self._run(input_ids, upload(layout.positions, self.device), layout, used)[0]
-            finally:
-                self._wanted = None
-        for slot, count in zip(slots, counts, strict=True):
-            slot.length += count
+            _advance(slots, counts)
+            return logits  # [wanted, width]
+        layout = BatchLayout.of(slots, counts)
+        self.kv_cache.reserve(layout.needed_len)
+        used = {name: upload(own, self.device) for name, own in adapters.items() if own.any()}
+        self._wanted = (indices[0], indices[1])
+        provisional = [_num_provisional(block) for block in rows]
+        settled = [count - own for count, own in zip(counts, provisional, strict=True)]
+        try:
+            with self.kv_cache.computing(layout, slots, settled, provisional), self.adapters.on(used):
+                logits = self._logits(input_ids, upload(layout.positions, self.device))[0]
+                _advance(slots, counts)
+        finally:
+            self._wanted = None
         return logits  # [wanted, width]
 
     def _input_ids(self, rows: Sequence[Block]) -> Tensor:
@@ -175,19 +199,14 @@ class LanguageModel(Network):
         return input_ids
 
     def _run(self, input_ids: Tensor, position_ids: Tensor, layout: BatchLayout, adapters: AdapterRows) -> Tensor:
+        """A pass that is recorded: logits `[rows, columns, width]`."""
+        with self.kv_cache.computing(layout), self.adapters.on(adapters):
+            return self._logits(input_ids, position_ids)
+
+    def _logits(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         """The model over its slots: logits `[rows, columns, width]`, or `[1, wanted, width]` while `_wanted` is set."""
-        self.kv_cache.layout = layout
-        try:
-            with self.adapters.on(adapters):
-                logits: Tensor = self.model(
-                    input_ids=input_ids,
-                    position_ids=position_ids,
-                    past_key_values=self.kv_cache,
-                    use_cache=True,
-                    kv_layout=layout,
-                ).logits
-        finally:
-            self.kv_cache.layout = None
+        cache = {self._cache_argument: self.kv_cache}
+        logits: Tensor = self.model(input_ids=input_ids, position_ids=position_ids, use_cache=True, **cache).logits
         return logits
 
     def _keep_wanted(self, module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
@@ -245,3 +264,34 @@ class LanguageModel(Network):
         self.model.set_attn_implementation(self._own_attention)
         self.recorded = None
         self.kv_cache = self.kv_cache_type(self.num_layers)
+
+
+def _advance(slots: Sequence[StateSlot], counts: Sequence[int]) -> None:
+    for slot, count in zip(slots, counts, strict=True):
+        slot.length += count
+
+
+def _kept_inside(block: Block) -> list[int]:
+    """Lengths at which the block's slot is to be kept and that the block passes, counted from its start."""
+    start, count = block.slot.length, len(block.token_ids)
+    return sorted(length - start for length in block.slot.keep_at if start < length < start + count)
+
+
+def _num_provisional(block: Block) -> int:
+    """Last tokens of a block that are not settled by its pass: those that may be taken back, and those behind a length to be kept."""
+    behind = [len(block.token_ids) - place for place in _kept_inside(block)]
+    return max(block.num_provisional, *(own for own in behind if own <= STEPWISE_LEN), 0)
+
+
+def _split_where_kept(blocks: Sequence[Block]) -> tuple[list[Block], list[Block]]:
+    """Blocks that pass a length to be kept and go on for long are read in two: what is read first, and then all that is left."""
+    first, rest = [], []
+    for block in blocks:
+        count = len(block.token_ids)
+        places = [place for place in _kept_inside(block) if count - place >= max(block.num_logits, block.num_provisional)]
+        if not places or (len(places) == 1 and count - places[0] <= STEPWISE_LEN):
+            rest.append(block)
+            continue
+        first.append(replace(block, token_ids=block.token_ids[: places[0]], num_logits=0, num_provisional=0, unread_ids=None))
+        rest.append(replace(block, token_ids=block.token_ids[places[0] :]))
+    return first, rest

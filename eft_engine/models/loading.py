@@ -33,6 +33,7 @@ from eft_engine.models.network_plans import PlannedNetwork
 from eft_engine.models.planning import TrioPlan
 from eft_engine.models.process_group import RankChannel, num_ranks
 from eft_engine.models.recording import recorder_for
+from eft_engine.models.skeleton import cannot_build, needs_package
 from eft_engine.models.tensor_parallel import ShardedLanguageModel, follow, loading_arguments
 from eft_engine.text.tokenizer import Tokenizer
 from eft_engine.text.vocabulary import MemberVocabulary, SharedVocabulary, prove_vocabulary
@@ -238,16 +239,16 @@ def _load_model(network: PlannedNetwork, progress: Callable[[int], None]) -> Pre
         arguments["use_safetensors"] = True
     if own.quantization_config is not None:
         arguments["quantization_config"] = own.quantization_config
+    loader: Any = AutoModelForCausalLM
+    if network.model_class is not None:
+        loader = network.model_class
+        arguments["config"] = network.config
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(source.location, output_loading_info=True, **arguments)
+        model, info = loader.from_pretrained(source.location, output_loading_info=True, **arguments)
     except SafetensorError as error:
         raise _corrupt(network, str(error)) from error
     except ImportError as error:
-        raise UnsupportedModelError(
-            f"{network.name}: loading {source} needs a package that is not installed: {error}",
-            member=network.name,
-            source=str(source),
-        ) from error
+        raise needs_package(error, member=network.name, source=str(source)) from error
     except OSError as error:
         raise ModelNotFoundError(
             f"{network.name}: no safetensors weights of {source} could be read: {error}",
@@ -257,7 +258,11 @@ def _load_model(network: PlannedNetwork, progress: Callable[[int], None]) -> Pre
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise _out_of_memory(network, error) from error
+        if isinstance(error, NotImplementedError):
+            raise cannot_build(error, member=network.name, source=str(source)) from error
         raise _corrupt(network, str(error)) from error
+    except Exception as error:  # code of any model class or quantiser
+        raise cannot_build(error, member=network.name, source=str(source)) from error
     problems = [
         f"{kind.replace('_', ' ')}: {', '.join(sorted(map(str, info[kind]))[:3])}"
         for kind in ("missing_keys", "mismatched_keys", "error_msgs")

@@ -18,11 +18,15 @@ from torch import Tensor
 
 @dataclass(eq=False)
 class KVSlot:
-    """One stream's place in a cache. `length` is the number of valid positions, `reserved_len` how many it may need."""
+    """One stream's place in a cache. `length` is the number of valid positions, `reserved_len` how many it may need.
+
+    `keep_at` are lengths at which others may want to begin from it: where layers keep a state, it is copied there.
+    """
 
     index: int
     length: int = 0
     reserved_len: int = 0
+    keep_at: frozenset[int] = frozenset()
 
     def truncate(self, length: int) -> None:
         """Keep the first `length` positions."""
@@ -38,6 +42,8 @@ class Block:
     token_ids: Sequence[int]
     num_logits: int
     adapter: str | None = None
+    num_provisional: int = 0
+    """How many of its last tokens may be taken back: drafts."""
     unread_ids: Tensor | None = None
     """The block's last tokens where only the device knows them yet; `token_ids` has placeholders there."""
 

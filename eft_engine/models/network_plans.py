@@ -8,24 +8,21 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from eft_engine.config import EngineConfig, LlamaCppOptions, MemberConfig
-from eft_engine.errors import (
-    CorruptWeightsError,
-    InvalidOptionError,
-    ModelNotFoundError,
-    UnsupportedModelError,
-)
+from eft_engine.errors import InvalidOptionError, ModelNotFoundError, UnsupportedModelError
 from eft_engine.models.gguf_checks import check_gguf_model
 from eft_engine.models.gguf_file import GGUFFile, read_gguf
 from eft_engine.models.gguf_rotary import LONG_FACTORS
 from eft_engine.models.gguf_weights import config_from_gguf, fast_dtype
 from eft_engine.models.llama_cpp.library import INSTALL, computes_on_gpu, threads_of, why_unavailable
 from eft_engine.models.process_group import accelerator_type, num_ranks
-from eft_engine.models.skeleton import build_skeleton
+from eft_engine.models.skeleton import build_skeleton, load_config
 from eft_engine.models.sources import ResolvedMember, Source, gguf_path
 from eft_engine.models.tensor_parallel import why_not_split
+from eft_engine.models.text_model import TextModel, plan_text
+from eft_engine.models.towers import describe_left_out, num_parameters
 
 STATE_KEYS = ("ssm.state_size", "ssm.conv_kernel", "shortconv.l_cache", "wkv.head_size", "kda.head_dim")
 """GGUF metadata that a network has whose layers keep a state."""
@@ -63,6 +60,10 @@ class PlannedNetwork:
     logits_width: int
     context_len: int
     config: PreTrainedConfig | None = None
+    model_class: type[PreTrainedModel] | None = None
+    """Loads the text of a multimodal checkpoint, out of `config`; None: the class that transformers names for the checkpoint."""
+    left_out_bytes: int = 0
+    """Of the checkpoint, what is not read."""
     dtype: torch.dtype | None = None
     gguf: GGUFFile | None = None
     llama_cpp: LlamaCppOptions | None = None
@@ -258,37 +259,51 @@ def _plan_torch(
     role: str, member: ResolvedMember, gguf: GGUFFile | None, config: EngineConfig, notes: tuple[str, ...]
 ) -> PlannedNetwork:
     own, source = member.config, member.source
-    model_config = _load_config(role, member) if gguf is None else config_from_gguf(gguf, member=role)
-    model = build_skeleton(model_config, member=role, source=str(source), trust_remote_code=own.trust_remote_code)
+    if gguf is None:
+        model_config = load_config(
+            source.location,
+            member=role,
+            source=str(source),
+            revision=own.revision,
+            trust_remote_code=own.trust_remote_code,
+        )
+        text = plan_text(model_config, member=role, source=str(source), trust_remote_code=own.trust_remote_code)
+    else:
+        model_config = config_from_gguf(gguf, member=role)
+        text = TextModel(build_skeleton(model_config, member=role, source=str(source)), model_config)
+    text_config = text.config.get_text_config()
     device = resolve_device(own.device or config.device)
     requested = own.dtype or config.dtype
     if requested != "auto":
         dtype = getattr(torch, requested)
     elif gguf is None:
-        dtype = model_config.dtype or torch.float32
+        dtype = model_config.dtype or text_config.dtype or torch.float32
     else:
         choice = fast_dtype(device)
         dtype, notes = choice.dtype, (*notes, f"{str(choice.dtype).removeprefix('torch.')}: {choice.reason}")
     if own.tensor_parallel:
-        _check_tensor_parallel(role, source, model_config, device)
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    text_config = model_config.get_text_config()
+        _check_tensor_parallel(role, source, text.config, device)
+    if text.left_out:
+        notes = (*notes, describe_left_out(text.left_out, dtype.itemsize))
+    held = num_parameters(text.skeleton)
     return PlannedNetwork(
         name=role,
         source=source,
         member=own,
         runtime="torch",
-        architecture=type(model).__name__,
-        num_parameters=num_parameters,
-        parameter_bytes=num_parameters * dtype.itemsize,
+        architecture=type(text.skeleton).__name__,
+        num_parameters=held,
+        parameter_bytes=held * dtype.itemsize,
         type_name=str(dtype).removeprefix("torch."),
         device=device,
-        logits_width=text_config.vocab_size,
-        context_len=getattr(text_config, "max_position_embeddings", 0),
-        config=model_config,
+        logits_width=text.skeleton.get_output_embeddings().weight.shape[0],
+        context_len=getattr(text_config, "max_position_embeddings", None) or 0,
+        config=text.config,
+        model_class=text.model_class,
+        left_out_bytes=sum(text.left_out.values()) * dtype.itemsize,
         dtype=dtype,
         gguf=gguf,
-        notes=notes,
+        notes=(*notes, *text.notes),
     )
 
 
@@ -317,26 +332,3 @@ def _check_tensor_parallel(role: str, source: Source, model_config: PreTrainedCo
 def resolve_device(device: str) -> str:
     """A device name, with `auto` decided: the first GPU when there is one."""
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-
-
-def _load_config(role: str, member: ResolvedMember) -> PreTrainedConfig:
-    own, source = member.config, member.source
-    arguments: dict[str, Any] = {"revision": own.revision} if own.revision else {}
-    try:
-        return AutoConfig.from_pretrained(source.location, trust_remote_code=own.trust_remote_code, **arguments)
-    except ImportError as error:
-        raise UnsupportedModelError(
-            f"{role}: {source} needs a package that is not installed: {error}",
-            member=role,
-            source=str(source),
-        ) from error
-    except OSError as error:
-        raise ModelNotFoundError(
-            f"{role}: {source} is neither a local folder nor reachable on the hub: {error}",
-            member=role,
-            source=str(source),
-        ) from error
-    except Exception as error:  # a damaged file raises whatever its parser raises
-        raise CorruptWeightsError(
-            f"{role}: the configuration of {source} cannot be read: {error}", member=role, source=str(source)
-        ) from error

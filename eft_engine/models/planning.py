@@ -76,6 +76,7 @@ class TrioPlan:
                     dtype=network.type_name,
                     runtime=network.runtime,
                     is_mapped=network.is_mapped,
+                    left_out_bytes=network.left_out_bytes,
                     notes=network.notes,
                 )
             )

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from eft_engine.models.adapters import AdapterRows
-from eft_engine.models.kv_cache import BatchLayout, SlotKVCache
+from eft_engine.models.kv_cache import SlotKVCache
+from eft_engine.models.layout import BatchLayout
 from eft_engine.models.memory import is_out_of_memory
 from eft_engine.models.network import KVSlot
 from eft_engine.transfer import upload
@@ -140,9 +141,9 @@ class RecordedPasses:
 
     def shape_of(self, slots: Sequence[KVSlot], num_tokens: Sequence[int]) -> Shape | None:
         """The recording that these slots, which lie from place 0 on, would use; None for passes that are too large for one, for the
-        first of all, which makes the buffers, and for all once recording one has failed.
+        first of all, which makes the buffers, for all once recording one has failed, and where layers keep states.
         """
-        if self._impossible or self._kv_cache.buffers_version == 0:
+        if self._impossible or self._kv_cache.buffers_version == 0 or self._kv_cache.states:
             return None
         num_rows = min(_power_of_two(len(slots)), self._kv_cache.num_slots)
         num_columns = _power_of_two(max(num_tokens))

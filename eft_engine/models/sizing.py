@@ -119,8 +119,10 @@ def _member_size(name: str, network: PlannedNetwork) -> MemberSize:
             f"{name}: {network.source} runs in llama.cpp, and this plan is for networks in vLLM or torch; ask with runtime='torch'",
             option="plan",
         )
+    element_bytes = network.dtype.itemsize
+    left_out = network.left_out_bytes // element_bytes  # by our engine, and not by vLLM
     return member_size(
-        name, network.config, num_parameters=network.num_parameters, element_bytes=network.dtype.itemsize
+        name, network.config, num_parameters=network.num_parameters + left_out, element_bytes=element_bytes
     )
 
 

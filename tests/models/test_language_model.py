@@ -16,7 +16,7 @@ from transformers import (
 
 from eft_engine.errors import UnsupportedModelError
 from eft_engine.models.attention import slot_attention
-from eft_engine.models.kv_cache import BatchLayout
+from eft_engine.models.layout import BatchLayout, computing
 from eft_engine.models.language_model import LanguageModel
 from eft_engine.models.network import Block, KVSlot
 from tests.toy import make_model

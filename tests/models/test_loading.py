@@ -170,6 +170,15 @@ def _broken_config(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": ', encoding="utf-8")
 
 
+def _unknown_family(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "newest"}', encoding="utf-8")
+
+
+def _impossible_config(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": "wide"}), encoding="utf-8")
+
+
 def _unknown_architecture(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "t5"}', encoding="utf-8")
 
@@ -201,7 +210,9 @@ def _two_ggufs(folder: Path) -> None:
         (_reshape_a_tensor, CorruptWeightsError, "damaged"),
         (_only_pickle, UnsafeWeightsError, "pytorch_model.bin"),
         (_no_weights, CorruptWeightsError, r"no \*.safetensors"),
-        (_broken_config, LoadError, "config"),
+        (_broken_config, CorruptWeightsError, r"the config\.json of .* is damaged"),
+        (_unknown_family, UnsupportedModelError, "may be newer than this version"),
+        (_impossible_config, UnsupportedModelError, "Validation error for field 'hidden_size'"),
         (_unknown_architecture, UnsupportedModelError, "not a causal language model"),
         (_no_tokenizer, TokenizerMissingError, r"MemberConfig\(tokenizer=...\)"),
         (_no_model, ModelNotFoundError, "neither a config.json nor a .gguf file"),
@@ -288,6 +299,35 @@ def test_running_out_of_memory_while_loading_is_typed(
         Engine.load(folders["base"])
     assert caught.value.needed_bytes is not None
     assert caught.value.__cause__ is raised
+
+
+@pytest.mark.parametrize("method", ["from_config", "from_pretrained"])
+@pytest.mark.parametrize(
+    "raised",
+    [
+        AssertionError("heads must divide"),
+        AttributeError("no attribute 'rope'"),
+        ImportError("needs timm"),
+        IndexError("list index out of range"),
+        KeyError("full_attention"),
+        NotImplementedError("not on this device"),
+        TypeError("'NoneType' object is not subscriptable"),
+        ValueError("does not support an attention implementation"),
+        ZeroDivisionError("division by zero"),
+    ],
+    ids=lambda raised: type(raised).__name__,
+)
+def test_whatever_a_model_class_raises_is_typed(
+    raised: Exception, method: str, folders: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr(AutoModelForCausalLM, method, fail)
+    with pytest.raises(UnsupportedModelError) as caught:
+        Engine.load(folders["base"])
+    assert (caught.value.member, caught.value.source, caught.value.__cause__) == ("base", folders["base"], raised)
+    assert str(raised.args[0]) in str(caught.value)
 
 
 def test_loading_works_again_after_every_failure(folders: dict[str, str]) -> None:
