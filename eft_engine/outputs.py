@@ -242,6 +242,14 @@ class MemberReport:
     """Bytes of parts of a multimodal checkpoint that text never uses, as of its images: not read, and not in `parameter_bytes`."""
     notes: tuple[str, ...] = ()
     """Why it runs as it does."""
+    layers: tuple[str, ...] = ()
+    """Kinds of layers and how many there are of each (`"16 x sliding attention (1,024)"`); empty where a file does not tell."""
+    kv_bytes_per_token: int = 0
+    """Keys and values of one token in all layers."""
+    state_bytes: int = 0
+    """What all other layers keep of one text, however long it is."""
+    unsupported: str | None = None
+    """Why it cannot be run, as far as class and configuration tell; None: nothing is known against it."""
 
 
 @dataclass(frozen=True)

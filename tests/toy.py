@@ -1,4 +1,4 @@
-"""Toy trios: six real architectures with random weights, a byte-level tokenizer, and the ten-line loop that judges the engine."""
+"""Toy trios: real architectures with random weights, a byte-level tokenizer, and the ten-line loop that judges the engine."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ import torch
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    FalconH1Config,
+    FalconH1ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -29,6 +33,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3NextConfig,
+    Qwen3NextForCausalLM,
 )
 
 from eft_engine import Engine, EngineConfig, LoadedPair
@@ -107,6 +113,14 @@ def make_model(
     )
     head_dim = {"head_dim": hidden_size // 4}
     windows = {"sliding_window": 8}
+    mamba = {"mamba_d_ssm": hidden_size, "mamba_n_heads": 4, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 8}
+    delta_net = {
+        "linear_num_value_heads": 4,
+        "linear_num_key_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": hidden_size // 4,
+        "mlp_only_layers": list(range(num_layers)),
+    }
     builders = {
         "llama": lambda: LlamaForCausalLM(LlamaConfig(**shape)),
         "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**shape)),
@@ -122,20 +136,44 @@ def make_model(
         ),
         "gpt2": lambda: GPT2LMHeadModel(gpt2),
         "phi3": lambda: Phi3ForCausalLM(Phi3Config(**shape)),
+        "lfm2": lambda: Lfm2ForCausalLM(
+            Lfm2Config(**shape, layer_types=["conv", "full_attention"] * (num_layers // 2), block_auto_adjust_ff_dim=False)
+        ),
+        "falcon_h1": lambda: FalconH1ForCausalLM(FalconH1Config(**shape, **mamba, **head_dim)),
+        "qwen3_next": lambda: Qwen3NextForCausalLM(
+            Qwen3NextConfig(
+                **shape,
+                **head_dim,
+                **delta_net,
+                layer_types=["linear_attention", "full_attention"] * (num_layers // 2),
+            )
+        ),
     }
     torch.manual_seed(seed)
-    return builders[architecture]().eval()
+    return with_long_memory(builders[architecture]().eval())
+
+
+@torch.no_grad()
+def with_long_memory(model: PreTrainedModel) -> PreTrainedModel:
+    """Let the states of a random model, if it has any, fade so slowly that a wrong one is seen many tokens later."""
+    for name, parameter in model.named_parameters():
+        kind = name.rpartition(".")[2]
+        if kind == "A_log":
+            parameter.copy_(torch.rand_like(parameter) - 2.0)
+        elif kind in ("dt_bias", "D"):
+            parameter.copy_(torch.rand_like(parameter) - 0.5)
+    return model
 
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "gpt2", "phi3")
-WITH_STATES = ("lfm2", "falcon_h1")
-"""Short convolutions, and Mamba-2, beside attention."""
-LLAMA_CPP_ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "phi3", *WITH_STATES)
+WITH_STATES = ("lfm2", "falcon_h1", "qwen3_next")
+"""Short convolutions, Mamba-2 and gated delta nets, beside attention."""
+LLAMA_CPP_ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "phi3", "lfm2", "falcon_h1")
 
 
 def architectures() -> tuple[str, ...]:
     """Those that the runtime of the tests is judged on."""
-    return LLAMA_CPP_ARCHITECTURES if RUNTIME == "llama.cpp" else ARCHITECTURES
+    return LLAMA_CPP_ARCHITECTURES if RUNTIME == "llama.cpp" else (*ARCHITECTURES, *WITH_STATES)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from eft_engine.cli import trio_options as options
-from eft_engine.outputs import TrioReport
+from eft_engine.outputs import MemberReport, TrioReport
 
 if TYPE_CHECKING:
     from eft_engine.models.planning import TrioPlan
@@ -25,7 +25,10 @@ def inspect(
     gpu_gib: Annotated[float, typer.Option(help="With --plan: memory of one GPU, GiB.")] = 80.0,
     context: Annotated[int, typer.Option(help="With --plan: tokens of a request, prompt and answer.")] = 8192,
 ) -> None:
-    """Show parameters, bytes, shared weights and the vocabulary proof of a trio, without loading weights."""
+    """Show parameters, bytes, kinds of layers, shared weights and the vocabulary proof of a trio, without loading weights.
+
+    The exit status is 1 where a member cannot be run.
+    """
     from eft_engine.models.planning import plan_trio
 
     config = choice.config.model_copy(update={"runtime": "torch"}) if plan else choice.config
@@ -36,14 +39,20 @@ def inspect(
     report = planned.report()
     if as_json:
         options.print_json(report)
-        return
+    else:
+        _show(report)
+    if any(member.unsupported for member in report.members):
+        raise typer.Exit(code=1)
+
+
+def _show(report: TrioReport) -> None:
     out = options.console()
     out.print(_members(report))
     for member in report.members:
         if member.network == member.name:
-            out.print(f"{member.name}: {member.source}", soft_wrap=True)
-            for note in member.notes:
-                out.print(f"  {note}", soft_wrap=True)
+            out.print(f"{member.name}: {member.source} ({member.architecture})", soft_wrap=True)
+            for line in (*_layers(member), *member.notes):
+                out.print(f"  {line}", soft_wrap=True)
     vocabulary = report.vocabulary
     out.print(f"shared vocabulary: {vocabulary.shared_vocab_size} ids, {len(vocabulary.masked_ids)} masked")
     for difference in vocabulary.differences:
@@ -52,6 +61,21 @@ def inspect(
     out.print(f"weights in memory: {_mib(report.total_bytes - mapped)} (shared weights counted once)")
     if mapped:
         out.print(f"mapped from files, in memory as far as the system keeps them there: {_mib(mapped)}")
+
+
+def _layers(member: MemberReport) -> list[str]:
+    """Whether a network can be run, what its layers are, and what they keep of a text."""
+    lines = [f"not supported: {member.unsupported}"] if member.unsupported else []
+    if member.layers:
+        lines.append(", ".join(member.layers))
+    kept = (
+        [f"{member.kv_bytes_per_token / 2**10:,.1f} KiB per token in keys and values"]
+        if member.kv_bytes_per_token
+        else []
+    )
+    if member.state_bytes:
+        kept.append(f"{_mib(member.state_bytes)} per request in states")
+    return [*lines, *([", ".join(kept)] if kept else [])]
 
 
 def _members(report: TrioReport) -> Table:

@@ -97,6 +97,7 @@ class PrefixCache:
             stream.slot = cache.allocate()
             cache.copy_prefix(best.slot, stream.slot, shared_len)
         stream.num_cached = stream.slot.length
+        stream.slot.least_len = len(stream.prompt_ids)
         if stream.network.has_state:
             # Where others left the same beginning the next ones may too; and the same prompt may come again.
             branches = {prefix.common_len(stream) for prefix in known}

@@ -94,6 +94,21 @@ class AdapterSwitch:
         finally:
             self._rows = {}
 
+    @contextmanager
+    def only(self, adapter: str | None) -> Iterator[None]:
+        """Inside the block PEFT itself adds this adapter to all rows, or none."""
+        if adapter is None:
+            yield
+            return
+        for layer in self._layers:
+            layer.enable_adapters(True)
+            layer.set_adapter(adapter)
+        try:
+            yield
+        finally:
+            for layer in self._layers:
+                layer.enable_adapters(False)
+
     def _switch_off_hooks(self) -> None:
         for hook in self._hooks:
             hook.remove()

@@ -7,6 +7,7 @@ once. What a token may read is what the model's mask says (see `masks`), which k
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from eft_engine.errors import UnsupportedModelError
 from eft_engine.models.layout import BatchLayout, current_layout
+from eft_engine.models.temperature import temperature_of
 
 
 def slot_attention(
@@ -27,7 +29,7 @@ def slot_attention(
     dropout: float = 0.0,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """Attention of new tokens over their slots.
 
@@ -39,14 +41,19 @@ def slot_attention(
         scaling: factor on the scores; None: `head_dim ** -0.5`.
         softcap: scores s become `softcap * tanh(s / softcap)` (Gemma 2).
         s_aux: attention sinks `[heads]`: a score per head that takes part in the softmax and has no value (gpt-oss).
+        others: what else models pass along. Switches are for other parts of a model, and positions are in keys and queries
+            already; what could change the result is refused.
 
     Returns:
         `[rows, columns, heads, head_dim]`, and no attention weights.
 
     Raises:
-        UnsupportedModelError: no pass of an engine is being computed.
+        UnsupportedModelError: no pass of an engine is being computed, or attention is asked for something unknown.
     """
-    layout = checked_layout(module)
+    layout = checked_layout(module, others)
+    temperature = temperature_of(module)
+    if temperature is not None:
+        query = (query * temperature.factors(layout, query.device)).to(query.dtype)
     rows, heads, columns, head_dim = query.shape
     kv_heads = key.shape[1]
     num_groups = heads // kv_heads
@@ -74,12 +81,21 @@ def slot_attention(
     return output.reshape(rows, heads, columns, value.shape[-1]).transpose(1, 2).contiguous(), None
 
 
-def checked_layout(module: torch.nn.Module) -> BatchLayout:
+def checked_layout(module: torch.nn.Module, others: Mapping[str, Any]) -> BatchLayout:
     """The layout that every attention function of the engine needs.
 
+    Args:
+        module: the attention module, for errors.
+        others: what it asks for beyond the arguments that the function knows.
+
     Raises:
-        UnsupportedModelError: no pass of an engine is being computed.
+        UnsupportedModelError: no pass of an engine is being computed, or attention is asked for something unknown.
     """
+    unknown = [name for name, value in others.items() if isinstance(value, (Tensor, float)) and name != "position_ids"]
+    if unknown or others.get("is_causal") is False:
+        raise UnsupportedModelError(
+            f"{type(module).__name__} asks attention for what the engine's does not know ({', '.join(unknown) or 'is_causal=False'})"
+        )
     layout = current_layout()
     if layout is None:
         raise UnsupportedModelError(

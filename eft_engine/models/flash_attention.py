@@ -35,7 +35,7 @@ def flash_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """Attention of new tokens over their slots; arguments, result and errors as for `slot_attention`, and further
 
@@ -52,7 +52,7 @@ def flash_attention(
         raise UnsupportedModelError(
             f"{type(module).__name__} has {what}, which attention='flash' does not know; EngineConfig(attention='sdpa') does"
         )
-    positions = checked_layout(module).indices(query.device)[1]  # [rows, columns]
+    positions = checked_layout(module, others).indices(query.device)[1]  # [rows, columns]
     options = {} if softcap is None else {"softcap": softcap}  # older releases have no such parameter
     output = flash_attn_with_kvcache(
         query.transpose(1, 2),  # [rows, columns, heads, head_dim]

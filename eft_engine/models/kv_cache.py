@@ -1,10 +1,10 @@
 """The cache of one network: a slot per stream, with per-row lengths. The only file that touches transformers' cache classes.
 
 Each attention layer holds one buffer `[slots, kv_heads, max_len, head_dim]` for keys and one for values. A *slot* belongs to one
-stream of tokens; its `length` says how many of its positions are valid, and for keys and values that integer is the whole state: taking
-tokens back is `truncate(length)`, without a copy. Rows of one forward pass have different lengths. They are written at their own
-positions and read through a mask; nothing is padded on the left, so positions never shift. Layers that keep a state instead have it in
-`states`.
+stream of tokens; its `length` says how many of its positions are valid, and for keys and values that integer is the whole
+state: taking tokens back is `truncate(length)`, without a copy. Rows of one forward pass have different lengths. They are
+written at their own positions and read through a mask; nothing is padded on the left, so positions never shift. Layers that
+keep a state instead have it in `states`.
 
 A forward pass works on *adjacent* slots, so that it reads the buffers through a view instead of gathering rows: `arrange` moves
 slots together when the set of rows changes, which happens when requests come and go and not at every step.
@@ -95,7 +95,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
 class SlotKVCache(Cache):  # type: ignore[misc]
     """The cache of one network: one `SlotLayer` per attention layer, the states of other layers, and the slots."""
 
-    def __init__(self, num_layers: int) -> None:
+    def __init__(self) -> None:
         self.num_slots = 0
         self.max_len = 0
         self.layout: BatchLayout | None = None
@@ -103,22 +103,24 @@ class SlotKVCache(Cache):  # type: ignore[misc]
         self.buffers_version = 0
         """Grows when buffers are made anew, at other addresses."""
         self._slots: list[StateSlot | None] = []
-        super().__init__(layers=[SlotLayer(self) for _ in range(num_layers)])
+        super().__init__(layers=[])
 
     # ---- as transformers' models ask ---------------------------------------------------------------------------------
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """See `SlotLayer.update`. Models that go through their layers several times have more caches than layers."""
+        """See `SlotLayer.update`."""
         while len(self.layers) <= layer_idx:
             self.layers.append(SlotLayer(self))
         keys, values = self.layers[layer_idx].update(key_states, value_states)
         return keys, values
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """A batch has no single length: positions are always passed explicitly."""
-        return 0
+        """Of the longest row, so that with the columns of the pass it is the number of positions that the pass sees. No row's
+        position may be told from it: these are passed explicitly.
+        """
+        return self.layout.window - self.layout.positions.shape[1] if self.layout else 0
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         """Positions that the pass sees, from 0 on; of all layers alike."""
@@ -137,7 +139,9 @@ class SlotKVCache(Cache):  # type: ignore[misc]
         **_: Any,
     ) -> Tensor:
         """See `SlotStates.extend_convolution`."""
-        return self.states.extend_convolution((layer_idx, state_idx), conv_states, conv_kernel_size or conv_states.shape[-1])
+        return self.states.extend_convolution(
+            (layer_idx, state_idx), conv_states, conv_kernel_size or conv_states.shape[-1]
+        )
 
     def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> None:
         """Nothing that a module would have to carry on: the scan that follows finds its states itself (see `scans`)."""
@@ -193,7 +197,13 @@ class SlotKVCache(Cache):  # type: ignore[misc]
     @property
     def num_bytes(self) -> int:
         """Bytes of all buffers, and of states that are kept."""
-        kept = {id(copy): copy.nbytes for slot in self._slots if slot for held in slot.kept.values() for copy in held.values()}
+        kept = {
+            id(copy): copy.nbytes
+            for slot in self._slots
+            if slot
+            for held in slot.kept.values()
+            for copy in held.values()
+        }
         return sum(buffer.nbytes for buffer in self._held()) + self.states.num_bytes + sum(kept.values())
 
     def num_bytes_with(self, needed_len: int) -> int:
@@ -253,6 +263,10 @@ class SlotKVCache(Cache):  # type: ignore[misc]
             buffer[target.index, :, :length] = buffer[source.index, :, :length]
         if self.states:
             self.states.copy(self._own(source), self._own(target), length)
+        self._own(target).token_ids, self._own(target).is_long = (
+            self._own(source).token_ids[:length],
+            self._own(source).is_long,
+        )
         target.length = length
 
     def reserve(self, needed_len: int) -> None:

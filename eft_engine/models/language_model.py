@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,18 +14,18 @@ from transformers import PreTrainedModel
 
 from eft_engine.errors import UnsupportedModelError
 from eft_engine.models.adapters import AdapterRows, AdapterSwitch
-from eft_engine.models.attention_backends import use_attention
+from eft_engine.models.held_model import HeldModel
 from eft_engine.models.kv_cache import SlotKVCache
-from eft_engine.models.layout import BatchLayout, current_scans
-from eft_engine.models.linear import pack_linear, restore_linear
-from eft_engine.models.network import Block, Network
+from eft_engine.models.layout import BatchLayout
+from eft_engine.models.network import Block, KVSlot, Network
 from eft_engine.models.recording import RecordedPasses, Recorder
-from eft_engine.models.scans import redirect_scans
+from eft_engine.models.self_check import before_adapter, check_adapter_rows, check_network
 from eft_engine.models.states import STEPWISE_LEN, StateSlot
+from eft_engine.models.support import why_refused
 from eft_engine.transfer import upload
 
-SELF_CHECK_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
-"""Largest allowed difference of logits, relative to the largest logit; other dtypes: 0.1, as their rounding differs by path."""
+CACHE_ARGUMENTS = ("past_key_values", "cache_params")
+"""What models call their cache; those without attention call it the second."""
 
 
 class LanguageModel(Network):
@@ -39,7 +38,7 @@ class LanguageModel(Network):
         model: on its device(s), any dtype; it is put into eval mode.
         name: what to call it in reports and errors.
         attention: which of `ATTENTION_BACKENDS` computes its attention.
-        self_check: compare a small ragged run with the model's own forward pass.
+        self_check: compare what it says in the engine's hands with what it says by itself (see `self_check`).
         recorder: record and replay passes of few tokens (see `recording`); None: do not.
         keep_weights: see `linear.pack_linear`; False for a model that nobody else holds.
 
@@ -61,43 +60,48 @@ class LanguageModel(Network):
         recorder: Recorder | None = None,
         keep_weights: bool = True,
     ) -> None:
+        reason = why_refused(model)
+        if reason is not None:
+            raise UnsupportedModelError(f"{name}: {reason}", member=name)
         self.name = name
         self.model = model.eval()
         text_config = model.config.get_text_config()
         output_layer = model.get_output_embeddings()
-        if output_layer is None:
-            raise UnsupportedModelError(f"{name}: {type(model).__name__} has no output layer to read logits from")
         self.logits_width: int = output_layer.weight.shape[0]
         self.context_len: int = getattr(text_config, "max_position_embeddings", None) or 2**20
-        self.num_layers: int = text_config.num_hidden_layers
         self.device = model.get_input_embeddings().weight.device
         self.adapters = AdapterSwitch(model)
         self._adapter_names: dict[Path, str] = {}
         self._wanted: tuple[Tensor, Tensor] | None = None
-        self._own_attention: str = model.config._attn_implementation
-        self._attention = use_attention(attention, model, name=name)
-        redirect_scans(model, current_scans)
-        self._cache_argument = "past_key_values"
-        if self._cache_argument not in inspect.signature(model.forward).parameters:
-            self._cache_argument = "cache_params"  # models without attention
-        self._keep_weights = keep_weights
-        pack_linear(model, keep_weights=keep_weights)
+        # Models without attention call their cache otherwise, and some have no positions.
+        accepted = inspect.signature(model.forward).parameters
+        self._cache_argument = next(name for name in CACHE_ARGUMENTS if name in accepted)
+        passes_on = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in accepted.values())
+        self._takes_positions = passes_on or "position_ids" in accepted
+        self._held = HeldModel(model, name=name, attention=attention, keep_weights=keep_weights)
+        self._long_rope = self._held.long_rope
         self._hook = output_layer.register_forward_pre_hook(self._keep_wanted)
-        self.kv_cache = self.kv_cache_type(self.num_layers)
+        self.kv_cache = self.kv_cache_type()
         self.recorded: RecordedPasses | None = None
-        if recorder is not None:
+        if recorder is not None and not self._long_rope:
             self.recorded = RecordedPasses(self.kv_cache, self._run, recorder=recorder, name=name, device=self.device)
+        self._self_check = self_check
         if self_check:
-            self._check()
+            try:
+                check_network(self)
+            except BaseException:
+                self.release()
+                raise
 
     @property
     def eos_token_ids(self) -> frozenset[int]:
         """End-of-sequence ids of the model's generation configuration (or of its configuration)."""
-        generation = getattr(self.model, "generation_config", None)
-        ids = getattr(generation, "eos_token_id", None)
-        if ids is None:
-            ids = self.model.config.get_text_config().eos_token_id
-        return frozenset([ids] if isinstance(ids, int) else ids or [])
+        config = self.model.config
+        for holder in (getattr(self.model, "generation_config", None), config.get_text_config(), config):
+            ids = getattr(holder, "eos_token_id", None)
+            if ids is not None:
+                return frozenset([ids] if isinstance(ids, int) else ids)
+        return frozenset()
 
     @property
     def num_parameters(self) -> int:
@@ -121,13 +125,19 @@ class LanguageModel(Network):
         return self, self._adapter_names[adapter]
 
     def _add_adapter(self, folder: Path, *, member: str) -> str:
+        before = before_adapter(self) if self._self_check else None
         if self.recorded is not None:
             self.recorded.forget()
-        restore_linear(self.model)  # PEFT looks at the weights of the layers that it wraps
-        try:
-            return self.adapters.add(folder, member=member)
-        finally:
-            pack_linear(self.model, keep_weights=self._keep_weights)
+        with self._held.own_layers():  # PEFT looks at the weights of the layers that it wraps
+            adapter = self.adapters.add(folder, member=member)
+        if before is not None:
+            check_adapter_rows(self, adapter, before=before, member=member, source=str(folder))
+        return adapter
+
+    @property
+    def turns_long_texts(self) -> bool:
+        """Whether texts beyond some length have other rotary factors than shorter ones (see `long_rope`)."""
+        return bool(self._long_rope)
 
     @property
     def has_state(self) -> bool:
@@ -143,18 +153,18 @@ class LanguageModel(Network):
             block those after its last `num_logits` tokens, oldest first.
         """
         assert blocks, "a forward pass has at least one block"
+        return self._long_rope.read(blocks, self._pass) if self._long_rope else self._pass(blocks)
+
+    def _pass(self, blocks: Sequence[Block]) -> Tensor:
         first, rest = _split_where_kept(blocks) if self.has_state else ([], blocks)
         if first:
             self._pass(first)
-            return self.forward(rest)
-        return self._pass(blocks)
-
-    def _pass(self, blocks: Sequence[Block]) -> Tensor:
+            return self._pass(rest)
         slots = self.kv_cache.arrange([block.slot for block in blocks], from_first=self.recorded is not None)
         by_slot = {block.slot: block for block in blocks}
         rows = [by_slot[slot] for slot in slots]
         counts = [len(block.token_ids) for block in rows]
-        row_of = {slot: row for row, slot in enumerate(slots)}
+        row_of: dict[KVSlot, int] = {slot: row for row, slot in enumerate(slots)}
         wanted = [
             (row_of[block.slot], len(block.token_ids) - block.num_logits + position)
             for block in blocks
@@ -172,6 +182,8 @@ class LanguageModel(Network):
             _advance(slots, counts)
             return logits  # [wanted, width]
         layout = BatchLayout.of(slots, counts)
+        if self._long_rope:
+            layout.is_long = tuple(slot.is_long for slot in slots)
         self.kv_cache.reserve(layout.needed_len)
         used = {name: upload(own, self.device) for name, own in adapters.items() if own.any()}
         self._wanted = (indices[0], indices[1])
@@ -205,8 +217,10 @@ class LanguageModel(Network):
 
     def _logits(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         """The model over its slots: logits `[rows, columns, width]`, or `[1, wanted, width]` while `_wanted` is set."""
-        cache = {self._cache_argument: self.kv_cache}
-        logits: Tensor = self.model(input_ids=input_ids, position_ids=position_ids, use_cache=True, **cache).logits
+        arguments: dict[str, Any] = {self._cache_argument: self.kv_cache}
+        if self._takes_positions:
+            arguments["position_ids"] = position_ids
+        logits: Tensor = self.model(input_ids=input_ids, use_cache=True, **arguments).logits
         return logits
 
     def _keep_wanted(self, module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
@@ -219,51 +233,20 @@ class LanguageModel(Network):
         return (args[0][rows, columns][None], *args[1:])  # [1, wanted, hidden]
 
     @torch.inference_mode()
-    def _check(self) -> None:
-        """Two rows of unequal length, then one more token each, against the model's own forward pass."""
-        limit = min(self.logits_width, 1000)
-        prompts = [[(7 * i + 3) % limit for i in range(6)], [(11 * i + 5) % limit for i in range(4)]]
-        slots = [self.kv_cache.allocate() for _ in prompts]
-        try:
-            self.forward([Block(slot, ids[:-1], 0) for slot, ids in zip(slots, prompts, strict=True)])
-            ours = self.forward([Block(slot, ids[-1:], 1) for slot, ids in zip(slots, prompts, strict=True)])
-        except (TypeError, RuntimeError, AttributeError, IndexError, ValueError) as error:
-            raise UnsupportedModelError(
-                f"{self.name}: {type(self.model).__name__} cannot be run over the engine's cache: {error}"
-            ) from error
-        finally:
-            for slot in slots:
-                self.kv_cache.release(slot)
-        tolerance = SELF_CHECK_TOLERANCE.get(ours.dtype, 0.1)
-        with self._own_forward():
-            for ids, row in zip(prompts, ours, strict=True):
-                plain = self.model(input_ids=torch.tensor([ids], device=self.device), use_cache=False).logits[0, -1]
-                difference = ((row - plain).abs().max() / plain.abs().max()).item()
-                if not difference <= tolerance:
-                    raise UnsupportedModelError(
-                        f"{self.name}: the logits of {type(self.model).__name__} change by {difference:.2g} of their size "
-                        f"(allowed {tolerance:.2g}) when it runs over the engine's cache, so this architecture is not "
-                        "supported; EngineConfig(self_check=False) skips this check"
-                    )
-
-    @contextmanager
-    def _own_forward(self) -> Iterator[None]:
-        """The model with its own attention function, for comparison."""
-        self.model.set_attn_implementation(self._own_attention)
-        try:
-            yield
-        finally:
-            self.model.set_attn_implementation(self._attention)
+    def own_logits(self, token_ids: Sequence[int], *, adapter: str | None = None) -> Tensor:
+        """Logits `[tokens, width]` of a text as the model computes them by itself, without a cache."""
+        with self._held.own_forward(), self.adapters.only(adapter):
+            logits: Tensor = self.model(input_ids=torch.tensor([token_ids], device=self.device), use_cache=False).logits
+        return logits[0]
 
     def release(self) -> None:
         """Give the model back: own attention function, own linear layers, no hooks, no adapters of ours. The cache is dropped."""
         self._hook.remove()
         self.adapters.remove()
         self._adapter_names.clear()
-        restore_linear(self.model)
-        self.model.set_attn_implementation(self._own_attention)
+        self._held.give_back()
         self.recorded = None
-        self.kv_cache = self.kv_cache_type(self.num_layers)
+        self.kv_cache = self.kv_cache_type()
 
 
 def _advance(slots: Sequence[StateSlot], counts: Sequence[int]) -> None:
@@ -278,7 +261,9 @@ def _kept_inside(block: Block) -> list[int]:
 
 
 def _num_provisional(block: Block) -> int:
-    """Last tokens of a block that are not settled by its pass: those that may be taken back, and those behind a length to be kept."""
+    """Last tokens of a block that are not settled by its pass: those that may be taken back, and those behind a length to be
+    kept.
+    """
     behind = [len(block.token_ids) - place for place in _kept_inside(block)]
     return max(block.num_provisional, *(own for own in behind if own <= STEPWISE_LEN), 0)
 
@@ -288,10 +273,14 @@ def _split_where_kept(blocks: Sequence[Block]) -> tuple[list[Block], list[Block]
     first, rest = [], []
     for block in blocks:
         count = len(block.token_ids)
-        places = [place for place in _kept_inside(block) if count - place >= max(block.num_logits, block.num_provisional)]
+        places = [
+            place for place in _kept_inside(block) if count - place >= max(block.num_logits, block.num_provisional)
+        ]
         if not places or (len(places) == 1 and count - places[0] <= STEPWISE_LEN):
             rest.append(block)
             continue
-        first.append(replace(block, token_ids=block.token_ids[: places[0]], num_logits=0, num_provisional=0, unread_ids=None))
+        first.append(
+            replace(block, token_ids=block.token_ids[: places[0]], num_logits=0, num_provisional=0, unread_ids=None)
+        )
         rest.append(replace(block, token_ids=block.token_ids[places[0] :]))
     return first, rest

@@ -1,4 +1,6 @@
-"""Where the rows of a forward pass lie: what attention, masks and layers with a state need to know of a pass, and who computes one now."""
+"""Where the rows of a forward pass lie: what attention, masks and layers with a state need to know of a pass, and who computes
+one now.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +32,8 @@ class BatchLayout:
     window: int
     unmasked: bool
     """Every row is one token that may read the whole window, so no mask is needed."""
+    is_long: tuple[bool, ...] = ()
+    """Of rows in a network with two sets of rotary factors: whether they have those for long texts (see `long_rope`)."""
     _on_device: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict)
     _masks: dict[tuple[object, ...], Tensor] = field(default_factory=dict)
     _held: list[Tensor] = field(default_factory=list)
@@ -83,7 +87,8 @@ class BatchLayout:
         """Additive attention mask `[rows, 1, num_groups * columns, window]`, or None when every row may read everything.
 
         Args:
-            visible: which positions each token may read, bool `[rows or 1, heads or 1, columns, window]`, or a mask that is additive
+            visible: which positions each token may read, bool `[rows or 1, heads or 1, columns, window]`, or a mask that is
+            additive
                 already; None: all up to its own.
             num_groups: query heads that share a key head; the query axis is repeated for them (see `attention`).
             dtype, device: of the result.

@@ -33,7 +33,9 @@ from eft_engine.models.network_plans import PlannedNetwork
 from eft_engine.models.planning import TrioPlan
 from eft_engine.models.process_group import RankChannel, num_ranks
 from eft_engine.models.recording import recorder_for
+from eft_engine.models.self_check import WHAT_TO_DO
 from eft_engine.models.skeleton import cannot_build, needs_package
+from eft_engine.models.support import why_refused
 from eft_engine.models.tensor_parallel import ShardedLanguageModel, follow, loading_arguments
 from eft_engine.text.tokenizer import Tokenizer
 from eft_engine.text.vocabulary import MemberVocabulary, SharedVocabulary, prove_vocabulary
@@ -74,9 +76,11 @@ def load_trio(plan: TrioPlan, config: EngineConfig) -> Trio:
     Raises:
         LoadOutOfMemoryError: the weights do not fit; nothing stays in memory.
         CorruptWeightsError: a file cannot be read, or tensors are missing or have other shapes than the architecture's.
-        UnsupportedModelError: see `LanguageModel`.
+        UnsupportedModelError: a network cannot be run; told from class and configuration before any weight is read, or else
+            found by `LanguageModel`.
         TensorParallelError: another rank could not load its part of a network.
     """
+    plan.check_supported()
     networks: dict[str, Network] = {}
     members: dict[str, TrioMember] = {}
     with _progress_display(plan, config) as display:
@@ -117,6 +121,7 @@ def follow_trio(plan: TrioPlan, config: EngineConfig) -> None:
         LoadError: as for `load_trio`.
         TensorParallelError: another rank could not load its part, is lost, or failed.
     """
+    plan.check_supported()
     with _progress_display(plan, config) as display:
         networks, channel = _load_sharded(plan, config, display)
     follow(networks, channel)
@@ -156,6 +161,9 @@ def trio_from_models(
                 "others for ever; let Engine.load split it, with MemberConfig(tensor_parallel=True)",
                 member=name,
             )
+        reason = why_refused(model)
+        if reason is not None:
+            raise UnsupportedModelError(f"{name}: {reason}; {WHAT_TO_DO}", member=name)
     vocabulary = prove_vocabulary(
         {
             name: MemberVocabulary(tokenizers[name], model.get_output_embeddings().weight.shape[0])

@@ -1,7 +1,8 @@
 """Who may read whom: the masks that models ask for, made row by row.
 
 A model says what a token sees through transformers' mask functions (causal, windows, chunks, and what else it combines). They are
-asked here with each row's own positions, so that whatever a model puts into its mask holds, whether or not it tells its attention.
+asked here with each row's own positions, so that whatever a model puts into its mask holds, whether or not it tells its
+attention.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.masking_utils import causal_mask_function
+from transformers import AttentionMaskInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 
 from eft_engine.errors import UnsupportedModelError
 from eft_engine.models.layout import BatchLayout, current_layout
@@ -48,14 +50,42 @@ def slot_mask(
     layout = _layout()
     if attention_mask is not None and not bool(attention_mask.all()):
         raise UnsupportedModelError("the model hides tokens by a padding mask of its own, which slots do not have")
-    is_causal = mask_function is causal_mask_function or (local_size is not None and layout.window <= local_size)
-    if is_causal and allow_is_causal_skip:
+    if allow_is_causal_skip and _is_causal(mask_function, local_size, layout):
         return None
     query = upload(layout.positions, torch.device(device))[:, None, :, None]
     rows = torch.arange(layout.num_rows, device=device)[:, None, None, None]
     heads = torch.zeros(1, 1, 1, 1, dtype=torch.long, device=device)
     keys = torch.arange(layout.window, device=device)[None, None, None, :]
     return mask_function(rows, heads, query, keys).expand(layout.num_rows, -1, query.shape[2], layout.window)
+
+
+class _Redirected:
+    """Stands in transformers' table for one of its own mask functions."""
+
+    def __init__(self, own: Callable[..., Tensor | None], *, is_added: bool) -> None:
+        self._own = own
+        self._is_added = is_added
+
+    def __call__(self, *args: Any, **asked: Any) -> Tensor | None:
+        if current_layout() is None:
+            return self._own(*args, **asked)
+        visible = slot_mask(*args, **asked | {"allow_is_causal_skip": False})
+        if visible is None or not self._is_added:
+            return visible
+        dtype: torch.dtype = asked.get("dtype", torch.float32)
+        mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+        return mask.masked_fill_(~visible, torch.finfo(dtype).min)
+
+
+def redirect_masks() -> None:
+    """Let passes over slots have their masks where models compute attention by code of their own, which asks for transformers'
+    masks: for "sdpa" bool, for "eager" in numbers to add to scores. They are always made, and everybody else gets what they
+    always got.
+    """
+    for name, is_added in (("sdpa", False), ("eager", True)):
+        own = ALL_MASK_ATTENTION_FUNCTIONS[name]
+        if not isinstance(own, _Redirected):
+            AttentionMaskInterface.register(name, _Redirected(own, is_added=is_added))
 
 
 def kernel_mask(
@@ -69,8 +99,7 @@ def kernel_mask(
     Raises:
         UnsupportedModelError: the model wants another mask.
     """
-    layout = _layout()
-    if mask_function is causal_mask_function or (local_size is not None and layout.window <= local_size):
+    if _is_causal(mask_function, local_size, _layout()):
         return
     probe = torch.arange(2 * (local_size or 1) + 2)
     zero = torch.zeros(1, dtype=torch.long)
@@ -83,6 +112,11 @@ def kernel_mask(
         "attention='flash' takes windows, and this model masks otherwise (chunks, for instance); "
         "EngineConfig(attention='sdpa') runs everywhere"
     )
+
+
+def _is_causal(mask_function: MaskFunction, local_size: int | None, layout: BatchLayout) -> bool:
+    """Whether every token of the pass reads all up to its own position."""
+    return mask_function is causal_mask_function or (local_size is not None and layout.window <= local_size)
 
 
 def _layout() -> BatchLayout:

@@ -20,12 +20,14 @@ from torch import Tensor
 class KVSlot:
     """One stream's place in a cache. `length` is the number of valid positions, `reserved_len` how many it may need.
 
-    `keep_at` are lengths at which others may want to begin from it: where layers keep a state, it is copied there.
+    `least_len` is how long its text will be at least, when it starts to read a longer one piece by piece. `keep_at` are lengths
+    at which others may want to begin from it: where layers keep a state, it is copied there.
     """
 
     index: int
     length: int = 0
     reserved_len: int = 0
+    least_len: int = 0
     keep_at: frozenset[int] = frozenset()
 
     def truncate(self, length: int) -> None:
@@ -91,12 +93,15 @@ class Network(ABC):
     logits_width: int
     context_len: int
     kv_cache: KVCache
-    has_state: bool = False
-    """Whether layers keep a state: taking tokens back costs reading some of them again, and a beginning is shared whole or not."""
     num_threads: int = 0
     """Threads of its own that it computes with, in whose way torch's would be; 0: it computes with torch's."""
     weight_bytes: int = 0
     """Bytes that it reads in a pass; told by networks with threads of their own."""
+
+    @property
+    def has_state(self) -> bool:
+        """Whether layers keep a state, so that others can begin from a text only where one was kept."""
+        return False
 
     @property
     @abstractmethod
@@ -108,8 +113,8 @@ class Network(ABC):
         """Feed every block to its slot and advance the slots' lengths.
 
         Returns:
-            Logits `[sum of num_logits, logits_width]`, any float dtype, block after block in the order given; for each block those
-            after its last `num_logits` tokens, oldest first.
+            Logits `[sum of num_logits, logits_width]`, any float dtype, block after block in the order given; for each block
+            those after its last `num_logits` tokens, oldest first.
         """
 
     def use_threads(self, number: int) -> None:

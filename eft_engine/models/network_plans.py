@@ -3,38 +3,32 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from eft_engine.config import EngineConfig, LlamaCppOptions, MemberConfig
 from eft_engine.errors import InvalidOptionError, ModelNotFoundError, UnsupportedModelError
+from eft_engine.models.gguf_cache import check_cache_types, gguf_layers, has_state
 from eft_engine.models.gguf_checks import check_gguf_model
 from eft_engine.models.gguf_file import GGUFFile, read_gguf
 from eft_engine.models.gguf_rotary import LONG_FACTORS
 from eft_engine.models.gguf_weights import config_from_gguf, fast_dtype
+from eft_engine.models.layers import LayerSummary, layers_of
 from eft_engine.models.llama_cpp.library import INSTALL, computes_on_gpu, threads_of, why_unavailable
 from eft_engine.models.process_group import accelerator_type, num_ranks
+from eft_engine.models.self_check import WHAT_TO_DO
 from eft_engine.models.skeleton import build_skeleton, load_config
 from eft_engine.models.sources import ResolvedMember, Source, gguf_path
+from eft_engine.models.support import notes_on, why_refused
 from eft_engine.models.tensor_parallel import why_not_split
 from eft_engine.models.text_model import TextModel, plan_text
 from eft_engine.models.towers import describe_left_out, num_parameters
 
-STATE_KEYS = ("ssm.state_size", "ssm.conv_kernel", "shortconv.l_cache", "wkv.head_size", "kda.head_dim")
-"""GGUF metadata that a network has whose layers keep a state."""
-
 TORCH_ONLY = ("device", "device_map", "quantization_config", "tensor_parallel")
 """Options of a member that only torch honours: who gives one wants torch."""
-
-FLOATING = ("f32", "f16", "bf16")
-"""Types of keys and values that are not quantised."""
-
-QUANTISED_BLOCK = 32
-"""Numbers in a block of quantised keys and values."""
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +58,9 @@ class PlannedNetwork:
     """Loads the text of a multimodal checkpoint, out of `config`; None: the class that transformers names for the checkpoint."""
     left_out_bytes: int = 0
     """Of the checkpoint, what is not read."""
+    layers: LayerSummary = field(default_factory=LayerSummary)
+    unsupported: str | None = None
+    """Why it cannot be run; None: nothing is known against it."""
     dtype: torch.dtype | None = None
     gguf: GGUFFile | None = None
     llama_cpp: LlamaCppOptions | None = None
@@ -73,6 +70,19 @@ class PlannedNetwork:
     """
     notes: tuple[str, ...] = ()
 
+    def check_supported(self) -> None:
+        """Before any weight is read.
+
+        Raises:
+            UnsupportedModelError: it cannot be run.
+        """
+        if self.unsupported is not None:
+            raise UnsupportedModelError(
+                f"{self.name}: {self.source} cannot be run: {self.unsupported}; {WHAT_TO_DO}",
+                member=self.name,
+                source=str(self.source),
+            )
+
     @property
     def is_mapped(self) -> bool:
         """Whether the weights stay in the file, and memory has only what the system keeps of it."""
@@ -81,7 +91,7 @@ class PlannedNetwork:
     @property
     def has_state(self) -> bool:
         """Whether layers keep a state, as far as a GGUF file says."""
-        return self.gguf is not None and any(self.gguf.value(key) for key in STATE_KEYS)
+        return self.gguf is not None and has_state(self.gguf)
 
 
 class GGUFReader:
@@ -199,7 +209,7 @@ def _plan_llama_cpp(
     role: str, member: ResolvedMember, gguf: GGUFFile, config: EngineConfig, notes: tuple[str, ...]
 ) -> PlannedNetwork:
     options = member.config.llama_cpp or config.llama_cpp
-    _check_cache_types(role, gguf, options)
+    check_cache_types(role, gguf, options)
     num_threads, _ = threads_of(options)
     planned = PlannedNetwork(
         name=role,
@@ -213,6 +223,7 @@ def _plan_llama_cpp(
         device="cpu",
         logits_width=gguf.vocab_size,
         context_len=gguf.context_len,
+        layers=gguf_layers(gguf, options),
         gguf=gguf,
         llama_cpp=options,
     )
@@ -231,28 +242,6 @@ def _plan_llama_cpp(
     if planned.has_state:
         notes = (*notes, "some layers keep a state: after drafts that were wrong it is restored from a copy")
     return replace(planned, notes=notes)
-
-
-def _check_cache_types(role: str, gguf: GGUFFile, options: LlamaCppOptions) -> None:
-    """llama.cpp makes no context then."""
-    head_len = gguf.value("attention.key_length")
-    if head_len is None:
-        head_len = gguf.value("embedding_length", 0) // max(1, int(np.max(gguf.value("attention.head_count", 1))))
-    for name in ("cache_type_k", "cache_type_v"):
-        kind = getattr(options, name)
-        if kind not in FLOATING and head_len % QUANTISED_BLOCK:
-            raise InvalidOptionError(
-                f"{role}: {name}={kind!r} holds blocks of {QUANTISED_BLOCK} numbers, and the heads of {gguf.paths[0]} have "
-                f"{head_len}; use f16 or bf16",
-                option=name,
-                value=kind,
-            )
-    if options.cache_type_v not in FLOATING and options.flash_attention is False:
-        raise InvalidOptionError(
-            f"{role}: quantised values (cache_type_v={options.cache_type_v!r}) need flash attention, and it is off",
-            option="cache_type_v",
-            value=options.cache_type_v,
-        )
 
 
 def _plan_torch(
@@ -286,6 +275,9 @@ def _plan_torch(
     if text.left_out:
         notes = (*notes, describe_left_out(text.left_out, dtype.itemsize))
     held = num_parameters(text.skeleton)
+    unsupported = why_refused(text.skeleton)
+    if unsupported is None:
+        notes = (*notes, *notes_on(text.skeleton))
     return PlannedNetwork(
         name=role,
         source=source,
@@ -301,6 +293,8 @@ def _plan_torch(
         config=text.config,
         model_class=text.model_class,
         left_out_bytes=sum(text.left_out.values()) * dtype.itemsize,
+        layers=layers_of(text.skeleton, dtype),
+        unsupported=unsupported,
         dtype=dtype,
         gguf=gguf,
         notes=(*notes, *text.notes),

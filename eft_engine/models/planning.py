@@ -55,6 +55,15 @@ class TrioPlan:
         """Networks that are split over all ranks."""
         return [network for network in self.networks.values() if network.member.tensor_parallel]
 
+    def check_supported(self) -> None:
+        """Before any weight is read.
+
+        Raises:
+            UnsupportedModelError: a network cannot be run.
+        """
+        for network in self.networks.values():
+            network.check_supported()
+
     def report(self) -> TrioReport:
         """What would be loaded, for people."""
         members: list[MemberReport] = []
@@ -78,6 +87,10 @@ class TrioPlan:
                     is_mapped=network.is_mapped,
                     left_out_bytes=network.left_out_bytes,
                     notes=network.notes,
+                    layers=network.layers.kinds,
+                    kv_bytes_per_token=network.layers.kv_bytes_per_token,
+                    state_bytes=network.layers.state_bytes,
+                    unsupported=network.unsupported,
                 )
             )
         vocabulary = VocabularyReport(
@@ -92,7 +105,7 @@ class TrioPlan:
 
 
 def plan_trio(base: str | MemberConfig, pairs: Mapping[str, TunedPair], config: EngineConfig) -> TrioPlan:
-    """Plan the trio of a base and its pairs.
+    """Plan the trio of a base and its pairs. A network that the engine cannot run is planned too, and says so.
 
     Raises:
         LoadError: a member is missing, unreadable, unsafe or of an unsupported kind.
@@ -134,7 +147,9 @@ def plan_trio(base: str | MemberConfig, pairs: Mapping[str, TunedPair], config: 
 def inspect_trio(
     base: str | MemberConfig, pairs: Mapping[str, TunedPair], config: EngineConfig | None = None
 ) -> TrioReport:
-    """What `Engine.load` would load, without loading weights. Errors: as `plan_trio`."""
+    """What `Engine.load` would load, without loading weights. Of a member that it would refuse, the report says why
+    (`MemberReport.unsupported`). Other errors: as `plan_trio`.
+    """
     return plan_trio(base, pairs, config or EngineConfig()).report()
 
 

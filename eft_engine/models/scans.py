@@ -1,8 +1,8 @@
 """The recurrences of transformers' models, asked for one token or for many, from any state.
 
-The modules of hybrid models hand their recurrence to a function of their file, one per kind (`FAMILIES`). While a pass of an engine is
-computed those calls come here: the same functions do the work, but the state is the slots', and rows of different lengths are kept
-apart (see `states`). Everybody else's calls go straight through.
+The modules of hybrid models hand their recurrence to a function of their file, one per kind (`FAMILIES`). While a pass of an
+engine is computed those calls come here: the same functions do the work, but the state is the slots', and rows of different
+lengths are kept apart (see `states`). Everybody else's calls go straight through.
 
 Gated delta rule: arXiv 2412.06464; Kimi delta attention: 2510.26692; Mamba: 2312.00752; Mamba-2: 2405.21060.
 """
@@ -28,8 +28,9 @@ class Scan:
 
     Args:
         inputs: what varies from token to token, `[rows, columns, ...]` each.
-        step: inputs of one token `[rows, ...]` and a state, which may be changed in place: output `[rows, ...]` and the state behind.
-        chunk: inputs `[rows, columns, ...]` and a state or None (a text's start): outputs `[rows, columns, ...]` and the state behind.
+        step: inputs of one token `[rows, ...]` and a state, which may be changed in place: output `[rows, ...]` and the state
+        behind. chunk: inputs `[rows, columns, ...]` and a state or None (a text's start): outputs `[rows, columns, ...]` and
+        the state behind.
     """
 
     inputs: Sequence[Tensor]
@@ -40,13 +41,21 @@ class Scan:
 class ScanRunner(Protocol):
     """Where a pass of an engine takes the states from."""
 
+    def extend_convolution(self, layer: tuple[int, ...], new: Tensor, width: int) -> Tensor:
+        """Take in `[rows, channels, columns]`; returns them behind the `width` inputs before them."""
+
+    def enter_recurrence(self, layer: tuple[int, ...]) -> None:
+        """What is scanned next belongs to this layer."""
+
     def run_scan(self, scan: Scan) -> tuple[Tensor, Tensor]:
         """Outputs `[rows, columns, ...]` and the last states `[rows, ...]`."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of recurrence: the names of its two functions, and how a call of the first becomes a `Scan`, and outputs its result."""
+    """A kind of recurrence: the names of its two functions, and how a call of the first becomes a `Scan`, and outputs its
+    result.
+    """
 
     chunk_name: str
     step_name: str
@@ -63,7 +72,13 @@ def _delta_rule(
     def run(kernel: Kernel, inputs: Sequence[Tensor], state: Tensor | None) -> tuple[Tensor, Tensor]:
         own_query, own_key, own_value, decay, beta = inputs
         output, after = kernel(
-            own_query, own_key, own_value, g=decay, beta=beta, initial_state=state, **options | {"output_final_state": True}
+            own_query,
+            own_key,
+            own_value,
+            g=decay,
+            beta=beta,
+            initial_state=state,
+            **options | {"output_final_state": True},
         )
         return output, after
 
@@ -120,8 +135,8 @@ def _mamba2(
 def _mamba(
     chunk: Kernel, step: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Scan, Callable[[Tensor, Tensor], Any]]:
-    """Mamba: everything `[rows, channels, columns]`. Its function for many tokens starts from nothing, so what a state adds to that is
-    computed here: the recurrence is linear in it.
+    """Mamba: everything `[rows, channels, columns]`. Its function for many tokens starts from nothing, so what a state adds to
+    that is computed here: the recurrence is linear in it.
     """
     hidden, time_step, decay, in_matrix, out_matrix = args
     options = dict(kwargs)

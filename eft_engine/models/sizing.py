@@ -1,4 +1,4 @@
-"""How much memory a trio takes on GPUs, out of configurations alone: weights, key/value caches, and the requests that fit.
+"""How much memory a trio takes on GPUs, out of configurations alone: weights, key/value caches, states, and the requests that fit.
 
 The counts are those of an engine that holds every member by itself and splits all of them over the same GPUs, as vLLM does
 (docs/vllm.md). Activations and what CUDA itself takes are left to `reserve`.
@@ -14,6 +14,9 @@ from transformers import PreTrainedConfig
 from eft_engine.errors import InvalidOptionError
 from eft_engine.models.network_plans import PlannedNetwork
 from eft_engine.models.planning import TrioPlan
+
+WITHOUT_KEYS = ("linear_attention", "conv", "moe", "mlp")
+"""Kinds of layers that keep no keys and values: they have a state, or nothing."""
 
 RESERVE = 0.1
 """Share of a GPU's memory that is left for activations, CUDA graphs and the driver; vLLM's own default."""
@@ -43,6 +46,8 @@ class MemberSize:
     element_bytes: int
     num_heads: int
     layers: tuple[CacheLayers, ...]
+    state_bytes: int = 0
+    """What layers without keys and values keep of a text of any length."""
 
     @property
     def weight_bytes(self) -> int:
@@ -57,8 +62,8 @@ class MemberSize:
         )
 
     def cache_bytes(self, num_tokens: int, num_gpus: int = 1) -> int:
-        """Keys and values of a text of `num_tokens` on each GPU."""
-        return sum(
+        """Keys, values and states of a text of `num_tokens` on each GPU."""
+        return self.state_bytes // num_gpus + sum(
             layers.bytes_per_token(self.element_bytes, num_gpus) * min(num_tokens, layers.window or num_tokens)
             for layers in self.layers
         )
@@ -76,8 +81,10 @@ class Capacity:
     num_requests: int
 
 
-def member_size(name: str, config: PreTrainedConfig, *, num_parameters: int, element_bytes: int) -> MemberSize:
-    """The size of a member out of its configuration.
+def member_size(
+    name: str, config: PreTrainedConfig, *, num_parameters: int, element_bytes: int, state_bytes: int = 0
+) -> MemberSize:
+    """The size of a member out of its configuration, and what its layers keep that have a state (see `layers`).
 
     Raises:
         InvalidOptionError: the configuration has no attention heads, so its memory is of another kind.
@@ -90,18 +97,23 @@ def member_size(name: str, config: PreTrainedConfig, *, num_parameters: int, ele
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
     windows = _windows(text)
     layers = tuple(CacheLayers(windows.count(window), kv_heads, head_dim, window) for window in dict.fromkeys(windows))
-    return MemberSize(name, num_parameters, element_bytes, heads, layers)
+    return MemberSize(name, num_parameters, element_bytes, heads, layers, state_bytes)
 
 
 def _windows(text: PreTrainedConfig) -> list[int | None]:
-    """The window of every layer; None: the layer sees the whole text."""
+    """The window of every layer that has keys and values; None: the layer sees the whole text."""
     kinds: Sequence[str] | None = getattr(text, "layer_types", None)
     window: int | None = getattr(text, "sliding_window", None)
     num_layers: int = text.num_hidden_layers
     if kinds is None:
         uses = getattr(text, "use_sliding_window", True)
         return [window if uses else None] * num_layers
-    return [window if kind == "sliding_attention" else None for kind in kinds]
+    spans = {
+        "sliding_attention": window,
+        "hybrid_sliding": window,
+        "chunked_attention": getattr(text, "attention_chunk_size", None),
+    }
+    return [spans.get(kind) for kind in kinds if kind not in WITHOUT_KEYS]
 
 
 def trio_sizes(plan: TrioPlan) -> list[MemberSize]:
@@ -122,7 +134,11 @@ def _member_size(name: str, network: PlannedNetwork) -> MemberSize:
     element_bytes = network.dtype.itemsize
     left_out = network.left_out_bytes // element_bytes  # by our engine, and not by vLLM
     return member_size(
-        name, network.config, num_parameters=network.num_parameters + left_out, element_bytes=element_bytes
+        name,
+        network.config,
+        num_parameters=network.num_parameters + left_out,
+        element_bytes=element_bytes,
+        state_bytes=network.layers.state_bytes,
     )
 
 

@@ -1,10 +1,10 @@
 """The memory of layers that keep a state: convolutions over the last tokens, and recurrences (delta nets, Mamba, ...).
 
-A state has no positions, so tokens cannot be taken back from it one by one. What may be taken back is known beforehand: drafts. So a
-slot has two states, the one behind its last *settled* token and the one behind the last token that it has read, and keeps what the
-recurrences were fed with in between. When drafts are refused, the recurrence alone is computed again from the settled state, up to
-the last accepted token; no weights are read for that. Rows of one pass have different numbers of tokens: a row's state is taken
-behind its own last one, padding never enters it.
+A state has no positions, so tokens cannot be taken back from it one by one. What may be taken back is known beforehand: drafts.
+So a slot has two states, the one behind its last *settled* token and the one behind the last token that it has read, and keeps
+what the recurrences were fed with in between. When drafts are refused, the recurrence alone is computed again from the settled
+state, up to the last accepted token; no weights are read for that. Rows of one pass have different numbers of tokens: a row's
+state is taken behind its own last one, padding never enters it.
 
 States are also copied where others may begin (`KVSlot.keep_at`), for the prefix cache.
 """
@@ -35,7 +35,7 @@ STEPWISE_LEN = 16
 
 @dataclass(eq=False)
 class StateSlot(KVSlot):
-    """A slot of a network whose layers may keep states.
+    """A slot, and what networks with more than keys and values need to know of it.
 
     `settled_len` and `read_len` are the lengths at which its two states stand; after a rejection `length` lies between them.
     """
@@ -44,6 +44,10 @@ class StateSlot(KVSlot):
     read_len: int = 0
     kept: dict[int, dict[StateKey, Tensor]] = field(default_factory=dict)
     """By length: copies of all states at that length."""
+    token_ids: list[int] = field(default_factory=list)
+    """What it has read; only where it may have to be read again (see `long_rope`)."""
+    is_long: bool = False
+    """Its keys have the rotary factors for long texts."""
 
     @property
     def num_pending(self) -> int:
@@ -53,8 +57,8 @@ class StateSlot(KVSlot):
 
 @dataclass(frozen=True)
 class StateRows:
-    """What layers with states need to know of a pass: its rows lie from `first_slot` on. By row: tokens that are settled by it, tokens that
-    may be taken back, tokens that were read before and are not settled yet, and whether some of those were refused.
+    """What layers with states need to know of a pass: its rows lie from `first_slot` on. By row: tokens that are settled by it,
+    tokens that may be taken back, tokens that were read before and are not settled yet, and whether some of those were refused.
     """
 
     first_slot: int
@@ -99,7 +103,9 @@ class StateRows:
 
 
 class Convolution:
-    """The last inputs of a short convolution over tokens: per slot the kernel's width up to the settled token, then the pending ones."""
+    """The last inputs of a short convolution over tokens: per slot the kernel's width up to the settled token, then the pending
+    ones.
+    """
 
     def __init__(self, num_slots: int, like: Tensor, width: int) -> None:
         self.width = width
@@ -231,7 +237,9 @@ class Recurrence:
         for column in range(scan.inputs[0].shape[1]):
             output, after = scan.step([each[:, column] for each in scan.inputs], state.clone())
             outputs.append(output)
-            state.copy_(after if is_even else torch.where(_beside(counts > column, state), after.to(state.dtype), state))
+            state.copy_(
+                after if is_even else torch.where(_beside(counts > column, state), after.to(state.dtype), state)
+            )
             if keeps is not None and column < max(rows.settled):
                 keeps.copy_(torch.where(_beside(settled == column + 1, state), state, keeps))
         return torch.stack(outputs, dim=1)

@@ -24,6 +24,7 @@ from eft_engine.models.kv_cache import SlotKVCache
 from eft_engine.models.language_model import LanguageModel
 from eft_engine.models.network import Block, KVSlot
 from eft_engine.models.process_group import Message, RankChannel
+from eft_engine.models.states import StateSlot
 
 SPLITS_HEADS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value")
 """Layers whose output is attention heads, by the names that transformers' plans use."""
@@ -60,9 +61,9 @@ def why_not_split(config: PreTrainedConfig, num_ranks: int) -> str | None:
 class MirroredKVCache(SlotKVCache):
     """A cache that notes what is done to it, so that another rank can repeat it. Slots are numbered as they are allocated."""
 
-    def __init__(self, num_layers: int) -> None:
-        super().__init__(num_layers)
-        self._numbers: dict[KVSlot, int] = {}
+    def __init__(self) -> None:
+        super().__init__()
+        self._numbers: dict[StateSlot, int] = {}
         self._num_allocated = 0
         self._noted: list[tuple[str, list[Any], list[list[int]]]] | None = None
 
@@ -82,20 +83,29 @@ class MirroredKVCache(SlotKVCache):
         self._noted = []
         return noted
 
-    def lengths(self) -> list[list[int]]:
-        """Number, length and reserved length of every slot in use."""
-        return [[number, slot.length, slot.reserved_len] for slot, number in self._numbers.items()]
+    def lengths(self) -> list[list[Any]]:
+        """Of every slot in use: number, length, reserved length, least length, and where it is to be kept."""
+        return [
+            [number, slot.length, slot.reserved_len, slot.least_len, sorted(slot.keep_at)]
+            for slot, number in self._numbers.items()
+        ]
 
     def number(self, slot: KVSlot) -> int:
         """What other ranks call this slot."""
-        return self._numbers[slot]
+        return self._numbers[self._own(slot)]
 
-    def slots(self, lengths: Sequence[Sequence[int]]) -> dict[int, KVSlot]:
+    def slots(self, lengths: Sequence[Sequence[Any]]) -> dict[int, StateSlot]:
         """Slots by number, once they have these lengths. `truncate` and reservations reach this rank no other way."""
         slots = {number: slot for slot, number in self._numbers.items()}
-        assert list(slots) == [number for number, _, _ in lengths], "ranks use the same slots"
-        for number, length, reserved_len in lengths:
-            slots[number].length, slots[number].reserved_len = length, reserved_len
+        assert list(slots) == [number for number, *_ in lengths], "ranks use the same slots"
+        for number, length, reserved_len, least_len, keep_at in lengths:
+            slot = slots[number]
+            slot.length, slot.reserved_len, slot.least_len, slot.keep_at = (
+                length,
+                reserved_len,
+                least_len,
+                frozenset(keep_at),
+            )
         return slots
 
     def repeat(self, operation: str, arguments: list[Any], lengths: list[list[int]]) -> None:
@@ -115,7 +125,7 @@ class MirroredKVCache(SlotKVCache):
         if self._noted is not None:
             self._noted.append((operation, arguments, lengths))
 
-    def allocate(self) -> KVSlot:
+    def allocate(self) -> StateSlot:
         """As of `SlotKVCache`."""
         self._note("allocate", [], self.lengths())
         slot = super().allocate()
@@ -125,8 +135,8 @@ class MirroredKVCache(SlotKVCache):
 
     def release(self, slot: KVSlot, *, erase: bool = False) -> None:
         """As of `SlotKVCache`."""
-        self._note("release", [self._numbers[slot], erase], self.lengths())
-        del self._numbers[slot]
+        self._note("release", [self.number(slot), erase], self.lengths())
+        del self._numbers[self._own(slot)]
         super().release(slot, erase=erase)
 
     def trim(self) -> None:
@@ -139,7 +149,7 @@ class MirroredKVCache(SlotKVCache):
         lengths = self.lengths()
         super().copy_prefix(source, target, length)
         # Noted once it succeeded: where memory ran out nothing was copied, and the slot is given back.
-        self._note("copy_prefix", [self._numbers[source], self._numbers[target], length], lengths)
+        self._note("copy_prefix", [self.number(source), self.number(target), length], lengths)
 
 
 class ShardedLanguageModel(LanguageModel):
@@ -192,7 +202,13 @@ class ShardedLanguageModel(LanguageModel):
             "operations": self.kv_cache.take_noted(),
             "lengths": self.kv_cache.lengths(),
             "blocks": [
-                [self.kv_cache.number(block.slot), block.slot.index, list(block.token_ids), block.num_logits]
+                [
+                    self.kv_cache.number(block.slot),
+                    block.slot.index,
+                    list(block.token_ids),
+                    block.num_logits,
+                    block.num_provisional,
+                ]
                 for block in blocks
             ],
         }
@@ -204,9 +220,9 @@ class ShardedLanguageModel(LanguageModel):
             self.kv_cache.repeat(*operation)
         slots = self.kv_cache.slots(message["lengths"])
         blocks = []
-        for number, index, token_ids, num_logits in message["blocks"]:
+        for number, index, token_ids, num_logits, num_provisional in message["blocks"]:
             assert slots[number].index == index, f"slot {number} lies at {slots[number].index}, on rank 0 at {index}"
-            blocks.append(Block(slots[number], token_ids, num_logits))
+            blocks.append(Block(slots[number], token_ids, num_logits, num_provisional=num_provisional))
         self.forward(blocks)
 
     def release(self) -> None:

@@ -8,20 +8,27 @@ from typing import Any
 
 import pytest
 
-from eft_engine import Engine, SamplingParams
+from eft_engine import Engine, SamplingParams, SpeculationOptions
 from eft_engine.errors import KVCacheBudgetError, QueueFullError
 from eft_engine.models.language_model import LanguageModel
 from eft_engine.models.network import Block
-from tests.toy import make_trio
+from tests.toy import make_trio, wait_until_idle
 
 PROMPTS = ["abc", "the cat sat on the mat", "x", "Hello, world! " * 4, "12345", "one two three"]
 GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
 
 
+@pytest.fixture(scope="module", params=["llama", pytest.param("falcon_h1", marks=pytest.mark.only_torch)])
+def architecture(request: pytest.FixtureRequest) -> str:
+    """Attention alone, and with states beside it, which have memory of their own."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture(scope="module")
-def expected() -> Iterator[list[tuple[int, ...]]]:
+def expected(architecture: str) -> Iterator[list[tuple[int, ...]]]:
     """What every prompt gives without limits."""
-    with make_trio("llama").engine() as engine:
+    with make_trio(architecture).engine() as engine:
         yield [output.token_ids for output in engine.generate(PROMPTS, sampling=GREEDY)]
 
 
@@ -50,9 +57,9 @@ class Gate:
 
 
 def test_full_queue_refuses_and_what_was_queued_is_answered(
-    expected: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+    architecture: str, expected: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with make_trio("llama").engine(max_num_seqs=1, max_queued_requests=2) as engine:
+    with make_trio(architecture).engine(max_num_seqs=1, max_queued_requests=2) as engine:
         gate = Gate(monkeypatch, engine._trio.networks[0])
         streams = [engine.stream(PROMPTS[0], sampling=GREEDY)]
         assert gate.reached.wait(60)  # the first runs, the next two wait
@@ -66,52 +73,58 @@ def test_full_queue_refuses_and_what_was_queued_is_answered(
         assert engine.generate(PROMPTS[3], sampling=GREEDY).token_ids == expected[3]
 
 
-def test_call_that_would_overfill_the_queue_queues_nothing(expected: list[tuple[int, ...]]) -> None:
-    with make_trio("llama").engine(max_queued_requests=2) as engine:
+def test_call_that_would_overfill_the_queue_queues_nothing(architecture: str, expected: list[tuple[int, ...]]) -> None:
+    with make_trio(architecture).engine(max_queued_requests=2) as engine:
         with pytest.raises(QueueFullError, match="0 requests wait and 3 more came"):
             engine.generate(PROMPTS[:3], sampling=GREEDY)
         assert [output.token_ids for output in engine.generate(PROMPTS[:2], sampling=GREEDY)] == expected[:2]
 
 
-def test_budget_makes_requests_wait_and_is_kept(expected: list[tuple[int, ...]]) -> None:
-    with make_trio("llama").engine() as engine:
+def test_budget_makes_requests_wait_and_is_kept(architecture: str, expected: list[tuple[int, ...]]) -> None:
+    with make_trio(architecture).engine() as engine:
         engine.generate("ab", sampling=GREEDY)
         one_request = kv_bytes(engine)
         engine.generate(PROMPTS * 4, sampling=GREEDY)
         together = kv_bytes(engine)
     budget = (one_request + together) // 2
     assert together > budget, "without a budget this many requests take more"
-    with make_trio("llama").engine(max_kv_cache_bytes=budget) as engine:
+    with make_trio(architecture).engine(max_kv_cache_bytes=budget) as engine:
         outputs = engine.generate(PROMPTS * 4, sampling=GREEDY)
         assert [output.token_ids for output in outputs] == expected * 4
         assert one_request <= kv_bytes(engine) <= budget
 
 
-def test_warm_prefixes_give_way_to_requests(expected: list[tuple[int, ...]]) -> None:
-    with make_trio("llama").engine() as engine:
+def test_warm_prefixes_give_way_to_requests(architecture: str, expected: list[tuple[int, ...]]) -> None:
+    with make_trio(architecture).engine() as engine:
         engine.generate("ab", sampling=GREEDY)
         one_request = kv_bytes(engine)
-    with make_trio("llama").engine(max_kv_cache_bytes=one_request, max_warm_prefixes=4) as engine:
+    with make_trio(architecture).engine(max_kv_cache_bytes=one_request, max_warm_prefixes=4) as engine:
         outputs = [engine.generate(prompt, sampling=GREEDY).token_ids for prompt in (*PROMPTS, "y" * 40, "z" * 40)]
         assert outputs[: len(expected)] == expected
         assert kv_bytes(engine) <= one_request
 
 
-def test_request_that_cannot_fit_fails_and_the_others_do_not(expected: list[tuple[int, ...]]) -> None:
-    with make_trio("llama", context_len=2048).engine() as engine:
+def test_request_that_cannot_fit_fails_and_the_others_do_not(architecture: str, expected: list[tuple[int, ...]]) -> None:
+    with make_trio(architecture, context_len=2048).engine() as engine:
         engine.generate("ab", sampling=GREEDY)
         one_request = kv_bytes(engine)
-    with make_trio("llama", context_len=2048).engine(max_kv_cache_bytes=2 * one_request) as engine:
+    with make_trio(architecture, context_len=2048).engine(max_kv_cache_bytes=2 * one_request) as engine:
         with pytest.raises(KVCacheBudgetError, match="max_kv_cache_bytes allows") as refused:
             engine.generate("ab", sampling=SamplingParams(temperature=0.0, max_tokens=1500, ignore_eos=True))
         assert refused.value.needed_bytes > refused.value.max_bytes == 2 * one_request
         assert engine.generate(PROMPTS[0], sampling=GREEDY).token_ids == expected[0]
 
 
-def test_hundreds_of_queued_requests_take_no_more_cache_than_a_full_batch(expected: list[tuple[int, ...]]) -> None:
-    with make_trio("llama").engine(max_num_seqs=4, max_warm_prefixes=0) as engine:
+def test_hundreds_of_queued_requests_take_no_more_cache_than_a_full_batch(
+    architecture: str, expected: list[tuple[int, ...]]
+) -> None:
+    drafting = SpeculationOptions(drafter="tuned", adaptive=False, max_draft_tokens=3)
+    number = 256 if architecture == "llama" else 48
+    with make_trio(architecture).engine(max_num_seqs=4, max_warm_prefixes=0, speculation=drafting) as engine:
         engine.generate(PROMPTS[:4], sampling=GREEDY)
+        wait_until_idle(engine)
         full_batch = kv_bytes(engine)
-        outputs = engine.generate([PROMPTS[index % len(PROMPTS)] for index in range(256)], sampling=GREEDY)
-        assert [output.token_ids for output in outputs] == [expected[index % len(expected)] for index in range(256)]
+        outputs = engine.generate([PROMPTS[index % len(PROMPTS)] for index in range(number)], sampling=GREEDY)
+        assert [output.token_ids for output in outputs] == [expected[index % len(expected)] for index in range(number)]
+        wait_until_idle(engine)
         assert kv_bytes(engine) == full_batch

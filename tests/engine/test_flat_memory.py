@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from eft_engine import SamplingParams, SpeculationOptions
 from tests.toy import make_trio, wait_until_idle
 
@@ -9,13 +11,15 @@ NUM_REQUESTS = 256
 BATCH_SIZE = 8
 
 
-def test_256_queued_requests_finish_in_the_memory_of_one_batch() -> None:
+@pytest.mark.parametrize("architecture", ["llama", pytest.param("lfm2", marks=pytest.mark.only_torch)])
+def test_256_queued_requests_finish_in_the_memory_of_one_batch(architecture: str) -> None:
     sampling = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
     prompts = [f"{index} is a number of {index % 7} words" for index in range(NUM_REQUESTS)]
-    with make_trio("llama").engine(
+    with make_trio(architecture).engine(
         max_num_seqs=BATCH_SIZE, max_warm_prefixes=0, speculation=SpeculationOptions(drafter="none")
     ) as engine:
         engine.generate(prompts[:BATCH_SIZE], sampling=sampling, reward_weights=0.5)
+        wait_until_idle(engine)
         one_batch = [network.kv_cache_bytes for network in engine.stats().networks]
         outputs = engine.generate(prompts, sampling=sampling, reward_weights=0.5)
         wait_until_idle(engine)

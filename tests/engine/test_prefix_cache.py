@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eft_engine import SamplingParams, SpeculationOptions
+from eft_engine import Engine, SamplingParams, SpeculationOptions
 from eft_engine.engine.prefix_cache import common_prefix_len
-from tests.toy import WITH_STATES, architectures, make_trio, naive_greedy
+from tests.toy import WITH_STATES, ToyTrio, architectures, make_trio, naive_greedy, wait_until_idle
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
 SYSTEM = "You are a helpful assistant who answers in verse and never in prose, whatever the question may be. "
@@ -87,3 +90,59 @@ def test_rejected_drafts_do_not_stay_in_a_warm_slot() -> None:
         second = engine.generate(longer, sampling=GREEDY, speculation=drafting)
     ids = trio.tokenizer.encode(longer)
     assert list(second.token_ids) == naive_greedy(trio, ids, weight=1.0, max_tokens=8, stop_at_end=False)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An engine, and the loop that judges it."""
+
+    engine: Engine
+    judge: ToyTrio
+
+    def expected(self, prompt: str, *, weight: float = 0.5, max_tokens: int = 8) -> list[int]:
+        """The right answer."""
+        ids = self.judge.tokenizer.encode(prompt)
+        return naive_greedy(self.judge, ids, weight=weight, max_tokens=max_tokens, stop_at_end=False)
+
+    def cached(self, prompt: str, *, weight: float = 0.5, max_tokens: int = 8) -> int:
+        """How many tokens of a prompt are not read again. The answer is right."""
+        sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
+        output = self.engine.generate(prompt, sampling=sampling, reward_weights=weight)
+        wait_until_idle(self.engine)
+        assert list(output.token_ids) == self.expected(prompt, weight=weight, max_tokens=max_tokens)
+        return output.usage.cached_prompt_tokens
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.only_torch) for name in WITH_STATES])
+def hybrid(request: pytest.FixtureRequest) -> Iterator[Asked]:
+    """States cannot be cut: a beginning is shared where one was kept. Drafts are read and taken back all the time."""
+    drafting = SpeculationOptions(drafter="tuned", adaptive=False, max_draft_tokens=3)
+    with make_trio(request.param).engine(speculation=drafting, prefill_chunk_len=40) as engine:
+        yield Asked(engine, make_trio(request.param))
+
+
+def test_a_network_with_states_goes_on_from_the_end_of_a_prompt_and_of_a_text(hybrid: Asked) -> None:
+    assert hybrid.cached(SYSTEM) == 0
+    assert hybrid.cached(SYSTEM) == len(SYSTEM) - 1  # the same prompt again
+    wanted = hybrid.judge.tokenizer.encode("a")[0]
+    repeating = SamplingParams(temperature=0.0, max_tokens=8, logit_bias={wanted: 1000.0})
+    written = hybrid.engine.generate(SYSTEM, sampling=repeating, reward_weights=0.5)
+    wait_until_idle(hybrid.engine)
+    assert written.text == "a" * 8
+    # The last token that was written has not been read.
+    assert hybrid.cached(SYSTEM + written.text + " And then?") == len(SYSTEM) + 7
+
+
+def test_the_third_that_shares_a_beginning_starts_where_the_second_left_it(hybrid: Asked) -> None:
+    """The first did not know that others would leave it there."""
+    cached = [hybrid.cached(SYSTEM + question) for question in ("Why is it?", "How many?", "Then?", "Or not?")]
+    assert cached == [0, 0, len(SYSTEM), len(SYSTEM)]
+    assert hybrid.cached(SYSTEM[:40] + "!") == 0  # no state was kept there
+
+
+def test_states_are_kept_of_every_network_that_a_request_runs(hybrid: Asked) -> None:
+    """At weight 0 that is the base alone."""
+    assert hybrid.cached(SYSTEM, weight=0.0) == 0
+    assert hybrid.cached(SYSTEM, weight=0.0) == len(SYSTEM) - 1
+    assert hybrid.cached(SYSTEM, weight=1.0) == 0  # the pair has read nothing yet
+    assert hybrid.cached(SYSTEM, weight=0.5) == len(SYSTEM) - 1

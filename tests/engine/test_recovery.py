@@ -24,10 +24,10 @@ SAMPLED = [SamplingParams(temperature=0.8, seed=seed, max_tokens=10, ignore_eos=
 Forward = Callable[[list[Block]], Any]
 
 
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    """One engine for all tests here: it must survive each of them."""
-    with make_trio("llama").engine(prefill_chunk_len=16) as engine:
+@pytest.fixture(scope="module", params=["llama", pytest.param("falcon_h1", marks=pytest.mark.only_torch)])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """One engine for all tests of an architecture: it must survive each of them."""
+    with make_trio(request.param).engine(prefill_chunk_len=16) as engine:
         yield engine
 
 
@@ -174,6 +174,30 @@ def test_text_is_the_same_whatever_is_preempted(
         for network in engine._trio.networks:
             patch_forward(patch, network, sometimes)
         assert collect(engine) == expected
+
+
+@pytest.mark.only_torch
+@pytest.mark.parametrize("seed", range(6))
+def test_text_is_the_same_whatever_breaks_off_in_the_middle(
+    engine: Engine, expected: list[tuple[int, ...]], seed: int
+) -> None:
+    """Some layers have done the pass and some have not when memory runs out."""
+    chance = random.Random(seed)
+    broken: list[torch.nn.Module] = []
+
+    def sometimes(layer: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        if len(args[0]) > 1 and chance.random() < 0.1:
+            broken.append(layer)
+            raise torch.OutOfMemoryError("pretended")
+
+    layers = [layer for network in engine._trio.networks for layer in network.model.model.layers]
+    hooks = [layer.register_forward_pre_hook(sometimes) for layer in layers]
+    try:
+        assert collect(engine) == expected
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert broken
 
 
 def test_what_out_of_memory_looks_like() -> None:

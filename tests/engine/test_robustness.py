@@ -51,14 +51,14 @@ def drained(engine: Engine) -> bool:
     return False
 
 
-def poisoned_trio() -> ToyTrio:
+def poisoned_trio(architecture: str) -> ToyTrio:
     """The base returns NaN once it has read a Z."""
-    base = make_model("llama", hidden_size=64, seed=1)
+    base = make_model(architecture, hidden_size=64, seed=1)
     tokenizer = make_tokenizer()
     with torch.no_grad():
         base.model.embed_tokens.weight[tokenizer.encode("Z")[0]] = torch.nan
         base.lm_head.weight.copy_(torch.randn_like(base.lm_head.weight) * 0.3)
-    return ToyTrio(base, make_model("llama", seed=2), make_model("llama", seed=3), tokenizer)
+    return ToyTrio(base, make_model(architecture, seed=2), make_model(architecture, seed=3), tokenizer)
 
 
 def test_threads_get_what_they_would_get_alone(engine: Engine) -> None:
@@ -76,8 +76,9 @@ def test_threads_get_what_they_would_get_alone(engine: Engine) -> None:
     assert found == expected
 
 
-def test_nan_fails_its_own_request_and_no_other() -> None:
-    with poisoned_trio().engine() as engine:
+@pytest.mark.parametrize("architecture", ["llama", pytest.param("qwen3_next", marks=pytest.mark.only_torch)])
+def test_nan_fails_its_own_request_and_no_other(architecture: str) -> None:
+    with poisoned_trio(architecture).engine() as engine:
         expected = engine.generate("abc", sampling=GREEDY, reward_weights=0.5).token_ids
         results: dict[str, Any] = {}
 
@@ -156,7 +157,7 @@ async def test_cancelling_a_task_cancels_its_requests(engine: Engine) -> None:
 
 
 async def test_errors_reach_async_callers() -> None:
-    with poisoned_trio().engine() as engine:
+    with poisoned_trio("llama").engine() as engine:
         with pytest.raises(NonFiniteLogitsError):
             await engine.agenerate("Z", sampling=GREEDY)
         with pytest.raises(NonFiniteLogitsError):

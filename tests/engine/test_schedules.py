@@ -58,10 +58,17 @@ def answer(deltas: Iterator[GenerationDelta]) -> tuple[tuple[int, ...], str]:
     return tuple(token_id for piece in pieces for token_id in piece.token_ids), "".join(p.text_delta for p in pieces)
 
 
+@pytest.fixture(scope="module", params=["llama", pytest.param("qwen3_next", marks=pytest.mark.only_torch)])
+def architecture(request: pytest.FixtureRequest) -> str:
+    """Attention alone, and with a gated delta net and convolutions beside it."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture(scope="module")
-def asks() -> list[tuple[Ask, tuple[tuple[int, ...], str]]]:
+def asks(architecture: str) -> list[tuple[Ask, tuple[tuple[int, ...], str]]]:
     """The pool with the right answers, and the same requests again with a stop string from the middle of their text."""
-    with make_trio("llama").engine(max_num_seqs=1, max_warm_prefixes=0) as alone:
+    with make_trio(architecture).engine(max_num_seqs=1, max_warm_prefixes=0) as alone:
         known = [(ask, answer(ask.stream(alone, drafter="none"))) for ask in POOL]
         for ask, (_, text) in list(known):
             if len(text) >= 6:
@@ -72,9 +79,9 @@ def asks() -> list[tuple[Ask, tuple[tuple[int, ...], str]]]:
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
+def engine(architecture: str) -> Iterator[Engine]:
     """Fewer rows than requests, short chunks, some warm prefixes: everything happens at once."""
-    with make_trio("llama").engine(max_num_seqs=3, prefill_chunk_len=16, max_warm_prefixes=2) as engine:
+    with make_trio(architecture).engine(max_num_seqs=3, prefill_chunk_len=16, max_warm_prefixes=2) as engine:
         yield engine
 
 

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from eft_engine import Engine, EngineConfig, LoadedPair, SamplingParams, SpeculationOptions
-from tests.toy import ARCHITECTURES, ToyTrio, make_model, make_tokenizer, make_trio
+from tests.toy import ARCHITECTURES, WITH_STATES, ToyTrio, make_model, make_tokenizer, make_trio
 
 PROMPTS = ["A", "abcabcabcabc", "Once upon a time there was", "0123456789" * 3, "naïve façade – déjà vu"]
 WEIGHTS = [0.0, 0.5, 1.0, 2.0, -0.5]
@@ -51,7 +51,7 @@ def agreeing_trio(architecture: str, *, scale: float = 0.02) -> ToyTrio:
     return ToyTrio(base, perturbed(base, scale=scale, seed=2), perturbed(base, scale=scale, seed=3), make_tokenizer())
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, *WITH_STATES])
 @pytest.mark.parametrize("drafter", ["tuned", "prompt_lookup", "auto"])
 def test_text_is_that_of_plain_decoding(architecture: str, drafter: str) -> None:
     samplings = [SamplingParams(max_tokens=20, **own) for own in SAMPLINGS.values()]
@@ -65,12 +65,15 @@ def test_text_is_that_of_plain_decoding(architecture: str, drafter: str) -> None
 
 
 @pytest.mark.parametrize("num_tokens", [1, 2, 7])
-def test_rows_accept_their_own_counts(num_tokens: int) -> None:
+@pytest.mark.parametrize("architecture", ["llama", "qwen3_next"])
+def test_rows_accept_their_own_counts(architecture: str, num_tokens: int) -> None:
+    """A batch of eight."""
     sampling = SamplingParams(max_tokens=24, temperature=0.9, seed=5, ignore_eos=True)
-    with agreeing_trio("llama").engine() as engine:
-        plain = engine.generate(PROMPTS, sampling=sampling, reward_weights=WEIGHTS, speculation=PLAIN)
+    prompts, weights = [*PROMPTS, *PROMPTS[:3]], [*WEIGHTS, *WEIGHTS[1:4]]
+    with agreeing_trio(architecture).engine() as engine:
+        plain = engine.generate(prompts, sampling=sampling, reward_weights=weights, speculation=PLAIN)
         drafted = engine.generate(
-            PROMPTS, sampling=sampling, reward_weights=WEIGHTS, speculation=always("tuned", num_tokens)
+            prompts, sampling=sampling, reward_weights=weights, speculation=always("tuned", num_tokens)
         )
     assert [out.token_ids for out in drafted] == [out.token_ids for out in plain]
     assert len({out.metrics.num_accepted for out in drafted}) > 1

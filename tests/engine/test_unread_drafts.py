@@ -16,10 +16,10 @@ DRAFTS = SpeculationOptions(drafter="tuned", adaptive=False, max_draft_tokens=4)
 PROMPTS = ["abc", "The sky is", "ab" * 20]
 
 
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
+@pytest.fixture(scope="module", params=["llama", pytest.param("qwen3_next", marks=pytest.mark.only_torch)])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """Its drafter leaves drafts unread wherever it may."""
-    with make_trio("llama").engine() as engine:
+    with make_trio(request.param).engine() as engine:
         engine._worker._stepper._drafter.reads_drafts = False
         yield engine
 

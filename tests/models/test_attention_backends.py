@@ -5,6 +5,7 @@ The real flash-attn kernels need a GPU. Here a function with their documented be
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -14,14 +15,18 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedModel
+from transformers.masking_utils import causal_mask_function, sliding_window_causal_mask_function
 
 from eft_engine import EngineConfig, SamplingParams
 from eft_engine.errors import UnsupportedModelError
 from eft_engine.models import attention_backends
-from eft_engine.models.attention_backends import ATTENTION_BACKENDS, AttentionBackend
+from eft_engine.models.attention import slot_attention
+from eft_engine.models.attention_backends import ATTENTION_BACKENDS
 from eft_engine.models.flash_attention import flash_attention, missing_for_flash
 from eft_engine.models.language_model import LanguageModel
-from eft_engine.models.network import Block
+from eft_engine.models.layout import BatchLayout, computing
+from eft_engine.models.masks import slot_mask
+from eft_engine.models.network import Block, KVSlot
 from tests.toy import make_model, make_trio
 
 
@@ -71,7 +76,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("flash_attn")
     module.flash_attn_with_kvcache = flash_attn_with_kvcache  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "flash_attn", module)
-    anywhere = AttentionBackend("eft_row_lengths", flash_attention, missing=lambda _: [])
+    anywhere = dataclasses.replace(ATTENTION_BACKENDS["flash"], missing=lambda _: [])
     monkeypatch.setattr(attention_backends, "ATTENTION_BACKENDS", {**ATTENTION_BACKENDS, "flash": anywhere})
 
 
@@ -138,6 +143,48 @@ def test_an_engine_writes_the_same_text_with_flash(stand_in: None) -> None:
         with trio.engine(attention=attention) as engine:
             texts.append([out.token_ids for out in engine.generate(prompts, sampling=greedy, reward_weights=weights)])
     assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("softcap", [None, 4.0])
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("has_sinks", [False, True])
+@pytest.mark.parametrize("by_head", [False, True])
+def test_attention_equals_the_formula(softcap: float | None, window: int | None, has_sinks: bool, by_head: bool) -> None:
+    lengths, counts = [5, 2], [3, 2]
+    layout = BatchLayout.of([KVSlot(index, length) for index, length in enumerate(lengths)], counts)
+    query = torch.randn(2, 4, max(counts), 8)
+    key, value = torch.randn(2, 2, layout.window, 8), torch.randn(2, 2, layout.window, 8)
+    sinks = torch.randn(4) if has_sinks else None
+    chosen = torch.rand(2, 4, max(counts), layout.window) < 0.5  # of each head, and its own position always
+    chosen |= layout.positions[:, None, :, None] == torch.arange(layout.window)
+    with computing(layout):
+        function = causal_mask_function if window is None else sliding_window_causal_mask_function(window)
+        mask = slot_mask(mask_function=function, local_size=window, allow_is_causal_skip=not by_head)
+        if by_head:
+            assert mask is not None
+            mask = mask & chosen
+        out, _ = slot_attention(
+            torch.nn.Module(), query, key, value, mask, scaling=0.3, sliding_window=window, softcap=softcap, s_aux=sinks
+        )
+    for row, (length, count) in enumerate(zip(lengths, counts, strict=True)):
+        for column in range(count):
+            position = length + column
+            first = 0 if window is None else max(0, position - window + 1)
+            for head in range(4):
+                seen = [at for at in range(first, position + 1) if not by_head or chosen[row, head, column, at]]
+                scores = key[row, head // 2, seen] @ query[row, head, column] * 0.3
+                if softcap:
+                    scores = softcap * torch.tanh(scores / softcap)
+                total = scores.exp().sum() + (sinks[head].exp() if sinks is not None else 0.0)
+                expected = (scores.exp() / total) @ value[row, head // 2, seen]
+                assert torch.allclose(out[row, column, head], expected, atol=1e-5)
+
+
+def test_attention_outside_of_a_pass_is_refused(stand_in: None) -> None:
+    ones = torch.ones(1, 2, 1, 8)
+    for function in (slot_attention, flash_attention):
+        with pytest.raises(UnsupportedModelError, match="close the engine first"):
+            function(torch.nn.Module(), ones, ones, ones, None)
 
 
 def test_flash_says_all_that_is_missing() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from transformers import (
@@ -10,15 +12,17 @@ from transformers import (
     GptOssConfig,
     GptOssForCausalLM,
     LlamaForCausalLM,
-    MambaConfig,
-    MambaForCausalLM,
+    OpenAIGPTConfig,
+    OpenAIGPTLMHeadModel,
+    PreTrainedModel,
+    RwkvConfig,
+    RwkvForCausalLM,
 )
 
 from eft_engine.errors import UnsupportedModelError
-from eft_engine.models.attention import slot_attention
-from eft_engine.models.layout import BatchLayout, computing
 from eft_engine.models.language_model import LanguageModel
-from eft_engine.models.network import Block, KVSlot
+from eft_engine.models.network import Block
+from tests.models.ragged import Reader, some_ids
 from tests.toy import make_model
 
 SMALL = {
@@ -46,17 +50,37 @@ def test_softcapped_attention_passes_the_self_check() -> None:
     LanguageModel(Gemma2ForCausalLM(Gemma2Config(**SMALL, initializer_range=0.5)), name="gemma2").release()
 
 
+def test_attention_sinks_and_windows_are_those_of_the_model() -> None:
+    """gpt-oss: a window in every other layer, sinks in all."""
+
+    def make() -> GptOssForCausalLM:
+        torch.manual_seed(0)
+        config = GptOssConfig(
+            **SMALL, num_local_experts=2, num_experts_per_tok=1, sliding_window=4, initializer_range=0.5
+        )
+        return GptOssForCausalLM(config).eval()
+
+    reader = Reader(LanguageModel(make(), name="gpt-oss"), make())
+    first, second = reader.start(), reader.start()
+    reader.read((first, some_ids(11)), (second, some_ids(3, start=1)))
+    reader.read((second, some_ids(4, start=2)), (first, [1]))
+    reader.keep_length(second, 5)
+    reader.read((first, [2]), (second, [3]))
+    assert reader.worst < 1e-4
+
+
 @pytest.mark.parametrize(
-    "model",
+    "make",
     [
-        lambda: MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2)),
-        lambda: GptOssForCausalLM(GptOssConfig(**SMALL, num_local_experts=2, num_experts_per_tok=1)),
+        lambda: RwkvForCausalLM(RwkvConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2)),
+        lambda: OpenAIGPTLMHeadModel(OpenAIGPTConfig(vocab_size=64, n_embd=32, n_layer=2, n_head=4)),
     ],
-    ids=["state space", "attention sinks"],
+    ids=["a state that is no cache", "no cache"],
 )
-def test_unsupported_architectures_are_refused(model: object) -> None:
-    with pytest.raises(UnsupportedModelError):
-        LanguageModel(model(), name="toy")  # type: ignore[operator]
+def test_unsupported_architectures_are_refused(make: Callable[[], PreTrainedModel]) -> None:
+    with pytest.raises(UnsupportedModelError, match="toy: .*takes no cache") as refused:
+        LanguageModel(make(), name="toy", self_check=False)
+    assert refused.value.member == "toy"
 
 
 class _Drifting(LlamaForCausalLM):
@@ -70,7 +94,7 @@ class _Drifting(LlamaForCausalLM):
 
 
 def test_model_whose_logits_change_is_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"change by .*self_check=False"):
+    with pytest.raises(UnsupportedModelError, match=r"change by .*docs/models\.md"):
         LanguageModel(_Drifting(make_model("llama").config), name="toy")
     LanguageModel(_Drifting(make_model("llama").config), name="toy", self_check=False)
 
@@ -104,34 +128,3 @@ def test_end_ids_fall_back_to_the_configuration() -> None:
     assert LanguageModel(model, name="toy", self_check=False).eos_token_ids == {256}
     model.config.eos_token_id = None
     assert LanguageModel(model, name="toy", self_check=False).eos_token_ids == frozenset()
-
-
-@pytest.mark.parametrize("softcap", [None, 4.0])
-@pytest.mark.parametrize("window", [None, 3])
-def test_attention_equals_the_formula(softcap: float | None, window: int | None) -> None:
-    lengths, columns = [5, 2], 3
-    layout = BatchLayout.of([KVSlot(0, lengths[0]), KVSlot(1, lengths[1])], [columns, 2])
-    query = torch.randn(2, 4, columns, 8)
-    key, value = torch.randn(2, 2, layout.window, 8), torch.randn(2, 2, layout.window, 8)
-    out, _ = slot_attention(
-        torch.nn.Module(),
-        query,
-        key,
-        value,
-        None,
-        scaling=0.3,
-        sliding_window=window,
-        softcap=softcap,
-        kv_layout=layout,
-    )
-    for row, fed in ((0, 3), (1, 2)):
-        for column in range(fed):
-            position = lengths[row] + column
-            first = 0 if window is None else max(0, position - window + 1)
-            for head in range(4):
-                keys = key[row, head // 2, first : position + 1]
-                scores = keys @ query[row, head, column] * 0.3
-                if softcap:
-                    scores = softcap * torch.tanh(scores / softcap)
-                expected = scores.softmax(dim=-1) @ value[row, head // 2, first : position + 1]
-                assert torch.allclose(out[row, column, head], expected, atol=1e-5)

@@ -6,12 +6,15 @@ import json
 
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache
 from typer.testing import CliRunner
 
 from eft_engine.cli.app import app
 from eft_engine.errors import InvalidOptionError
+from eft_engine.models.layers import layers_of
 from eft_engine.models.sizing import MemberSize, capacity, member_size, splits
+from eft_engine.models.skeleton import build_on_meta
+from tests.survey.tiny import tiny_model
 from tests.toy import make_model, make_trio
 
 
@@ -36,6 +39,19 @@ def test_window_bounds_what_its_layers_keep() -> None:
     per_layer = gemma.cache_bytes(1) // 2
     assert gemma.cache_bytes(8) == 16 * per_layer
     assert gemma.cache_bytes(100) == (100 + 8) * per_layer
+
+
+@pytest.mark.parametrize("name", ["qwen3_next", "zamba2", "lfm2"])
+def test_layers_with_a_state_take_the_same_for_texts_of_any_length(name: str) -> None:
+    model = tiny_model(name, seed=1)
+    cache = DynamicCache(config=model.config)
+    with torch.inference_mode():
+        model(torch.tensor([list(range(20))]), past_key_values=cache, use_cache=True)
+    keys = [own for layer in cache.layers for own in (getattr(layer, "keys", None), getattr(layer, "values", None))]
+    state_bytes = layers_of(build_on_meta(AutoModelForCausalLM, model.config), torch.float32).state_bytes
+    size = member_size("base", model.config, num_parameters=0, element_bytes=4, state_bytes=state_bytes)
+    assert size.cache_bytes(20) == sum(own.nbytes for own in keys if own is not None) + state_bytes
+    assert size.cache_bytes(0) == state_bytes > 0
 
 
 def test_weights_are_those_of_the_model() -> None:

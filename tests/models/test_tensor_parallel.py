@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import torch
 from transformers import GPT2Config, LlamaConfig, Phi3Config
 
 from eft_engine.errors import TensorParallelError
 from eft_engine.models.network import Block, KVSlot
 from eft_engine.models.process_group import Message
 from eft_engine.models.tensor_parallel import ShardedLanguageModel, follow, why_not_split
-from tests.toy import make_model
+from tests.toy import WITH_STATES, make_model
 
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
 
@@ -45,8 +46,8 @@ class Wire:
         """Nobody waits."""
 
 
-def make_ranks() -> tuple[ShardedLanguageModel, ShardedLanguageModel, Wire]:
-    leader, follower = (ShardedLanguageModel(make_model("llama"), name="base") for _ in range(2))
+def make_ranks(architecture: str = "llama") -> tuple[ShardedLanguageModel, ShardedLanguageModel, Wire]:
+    leader, follower = (ShardedLanguageModel(make_model(architecture), name="base") for _ in range(2))
     wire = Wire(follower)
     leader.lead(wire)  # type: ignore[arg-type]
     return leader, follower, wire
@@ -61,7 +62,7 @@ def held(network: ShardedLanguageModel) -> list[tuple[Any, ...]]:
             number,
             slot.index,
             slot.length,
-            *(layer.keys[slot.index, :, : slot.length].tolist() for layer in cache.layers),
+            *(layer.keys[slot.index, :, : slot.length].tolist() for layer in cache.layers if layer.is_initialized),
         )
         for slot, number in cache._numbers.items()
     ]
@@ -91,6 +92,26 @@ def test_a_follower_holds_what_the_leader_holds_whatever_is_done(seed: int) -> N
             rows = chance.sample(slots, chance.randint(1, len(slots)))
             leader.forward([Block(s, [chance.randrange(250) for _ in range(chance.randint(1, 9))], 1) for s in rows])
             assert held(follower) == held(leader)
+
+
+@pytest.mark.parametrize("architecture", WITH_STATES)
+def test_a_follower_takes_drafts_back_and_keeps_states_as_the_leader_does(architecture: str) -> None:
+    leader, follower, _ = make_ranks(architecture)
+    slot, mate = leader.kv_cache.allocate(), leader.kv_cache.allocate()
+    slot.keep_at = frozenset({6})
+    leader.forward([Block(slot, list(range(9)), 1), Block(mate, [1, 2], 1)])
+    leader.forward([Block(slot, [3, 4, 5], 3, num_provisional=2), Block(mate, [3, 4, 5], 3, num_provisional=3)])
+    slot.truncate(10)
+    mate.truncate(3)
+    leader.forward([Block(slot, [7, 8], 2, num_provisional=1), Block(mate, [9], 1)])
+    other = leader.kv_cache.allocate()
+    leader.kv_cache.copy_prefix(slot, other, leader.kv_cache.keepable_len(slot, 8))
+    assert other.length == 6
+    leader.forward([Block(other, [7, 8], 2)])
+    assert held(follower) == held(leader)
+    own, others = (network.kv_cache.states._parts() for network in (leader, follower))
+    for part, repeated in zip(own, others, strict=True):
+        assert all(map(torch.equal, part.buffers, repeated.buffers))
 
 
 def test_a_pass_in_which_ranks_hold_different_rows_is_noticed() -> None:

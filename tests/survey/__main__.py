@@ -30,7 +30,7 @@ def main(
     write: Annotated[bool, typer.Option("--write", help="write docs/models.md (or --page)")] = False,
     to: Annotated[Path, typer.Option("--page", help="the page that --write writes")] = PAGE,
 ) -> None:
-    """Judge, summarise, and write the page. The exit status is 1 where a text was wrong or an error untyped."""
+    """Judge, summarise, and write the page. The exit status is 1 where a text was wrong, an error untyped, or a model changed."""
     wanted = {name.strip() for name in only.split(",") if name.strip()}
     cases = all_cases()
     unknown = wanted - {case.entry for case in cases.values()} - set(cases)
@@ -52,13 +52,13 @@ def main(
     if write:
         to.write_text(page(found), encoding="utf-8")
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    for kind in ("cannot be built", "refused", "UNTYPED", "WRONG"):
+    for kind in ("cannot be built", "refused", "LEFT BEHIND", "UNTYPED", "WRONG"):
         for line in lines:
             if line.startswith(f"{kind} |"):
                 console.print(line)
     counts = Counter(verdict.kind for verdict in found.values())
     console.print(", ".join(f"{number} {kind}" for kind, number in counts.most_common()))
-    raise typer.Exit(code=int(bool(counts["WRONG"] or counts["UNTYPED"])))
+    raise typer.Exit(code=int(bool(counts["WRONG"] or counts["UNTYPED"] or counts["LEFT BEHIND"])))
 
 
 if __name__ == "__main__":

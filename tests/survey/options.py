@@ -120,7 +120,7 @@ STAND_IN: Options = {
 """A tower in place of one that needs a package. Text never runs it."""
 
 OPTIONS: Mapping[str, Options] = {
-    "bailing_hybrid": {"n_group": 2},
+    "bailing_hybrid": {"n_group": 2, "linear_head_dim": 8},
     "axk2": {"n_group": None, "topk_group": None},
     "bamba": {**MAMBA_2, "attn_layer_indices": [1], "num_hidden_layers": 3},
     "blt": {
@@ -139,6 +139,7 @@ OPTIONS: Mapping[str, Options] = {
     "deepseek_ocr2": {"text_config": {"mlp_layer_types": ["dense", "sparse"], "n_group": None, "topk_group": None}},
     "deepseek_v4": {"compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8}},
     "diffusion_gemma": {"text_config": {"global_head_dim": share(1, 2)}},
+    "doge": {"keep_window_size": 2048},
     "dots1": {"n_shared_experts": 1},
     "dots3_note": {"text_config": DOTS_3},
     "dots3_note (images)": {"text_config": DOTS_3},
@@ -177,6 +178,7 @@ OPTIONS: Mapping[str, Options] = {
     },
     "granite_docling": {"vision_config": {"deepstack_visual_indexes": [0]}},
     "granitemoehybrid": {**MAMBA_2, "layer_types": [LINEAR, FULL, LINEAR]},
+    "hrm_text": {"initializer_range": 0.1},  # its loops over two stacks multiply rounding
     "hunyuan_vl": {"text_config": {"rope_parameters": per_head()}},
     "idefics": {"use_resampler": False},
     "inkling_mm_model": {

@@ -64,7 +64,9 @@ def _table(entries: Sequence[Sequence[Case]], verdicts: Mapping[str, Verdict]) -
             other = verdicts[variant.name]
             label = variant.name.partition(": ")[2]
             reasons.append(f"{label}: {other.kind}" + (f" ({reason(other)})" if other.kind != "exact" else ""))
-        word = "not a decoder" if entry.outside and verdict.kind != "exact" else verdict.kind
+        word: str = verdict.kind
+        if word != "exact":
+            word = "not a decoder" if entry.outside else "needs a package" if "ImportError" in verdict.detail else word
         lines.append(f"| `{entry.entry}` | {entry.class_name} | {word} | {'; '.join(reasons)} |")
     return lines
 

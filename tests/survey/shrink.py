@@ -21,6 +21,8 @@ WIDTHS = (
     "hidden_size d_model n_embd embed_dim dim emb_dim word_embed_proj_dim lru_width embedding_dim projection_dim proj_dim "
     "out_hidden_size text_hidden_size output_proj_dims adapter_in_dim adapter_out_dim adapter_input_size "
     "moe_intermediate_size shared_expert_intermediate_size shared_experts_intermediate_size "
+    "moe_hidden_size vision_output_dim projector_hidden_size projector_input_dim projector_output_dim "
+    "shape_embed_dim pronunciation_embed_dim downsample_hidden_size "
     "moe_shared_expert_intermediate_size expert_ffn_hidden_size share_expert_dim"
 )
 DOUBLE_WIDTHS = (
@@ -55,6 +57,9 @@ TWOS = "n_group num_expert_group n_groups mamba_n_groups mamba_ngroups index_top
 OTHERS: Mapping[str, object] = {
     "vocab_size": VOCAB_SIZE,
     "vocab_size_per_layer_input": VOCAB_SIZE,
+    "shape_vocab_size": VOCAB_SIZE,
+    "pronunciation_vocab_size": VOCAB_SIZE,
+    "base_channels": 32,
     "initializer_range": 0.3,
     "init_std": 0.3,
     "mlp_only_layers": [1],

@@ -9,31 +9,36 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as IMAGES
 
 from tests.survey.cases import all_cases
-from tests.survey.judge import PROMPTS, JudgedText, Verdict, difference, judge
+from tests.survey.judge import PROMPTS, JudgedText, Verdict, difference, judge, looks_ahead
 from tests.survey.outside import OUTSIDE
 from tests.survey.page import page
 from tests.survey.shrink import WINDOW, kinds_of_layers
 from tests.survey.tiny import tiny_config, tiny_model
+from tests.toy import VOCAB_SIZE
 
 pytestmark = pytest.mark.only_torch
 
 FAMILIES = {
     "afmoe": "windows and full attention, gated output, experts",
+    "bamba": "Mamba-2 layers, attention layers with partial rotary embeddings",
     "bloom": "alibi, positions of the cache's making",
     "deepseek_v3": "latent keys and values, grouped experts",
     "doge: windows": "a window that only the mask knows, beside a dynamic mask",
-    "falcon: alibi": "alibi, one key head for all",
+    "falcon: alibi": "alibi that attention adds itself",
     "falcon_h1": "Mamba-2 and attention in every layer",
     "gemma4": "shared keys and values, heads of two sizes, towers for images and sound",
+    "gemma4_text: experts": "keys that are values too, experts beside a dense part",
     "gpt_neo": "local attention of its own making",
     "gpt_oss": "sinks",
     "gptj": "rotary embeddings of its own making",
     "granitemoehybrid": "Mamba-2 layers, attention layers without positions, experts",
+    "internvl": "a wrapper",
     "jamba": "Mamba layers",
     "kimi_linear": "delta attention with gates per channel, latent attention",
     "lfm2": "short convolutions",
     "llama": "grouped full attention",
     "llama4_text": "chunks, and queries that grow with their position",
+    "mimo_v2_flash": "sinks, other head counts in windows",
     "ministral3: tempered": "queries that grow with their position",
     "mistral3": "a wrapper, windows",
     "mpt": "alibi, a cache's length inside of attention",
@@ -41,14 +46,18 @@ FAMILIES = {
     "nemotron_h": "layers of one part each",
     "olmo_hybrid": "gated delta nets with negative eigenvalues",
     "opt": "learnt positions with an offset",
+    "persimmon": "normed queries, keywords that layers do not pass on",
     "phi3: long rope": "rotary factors that depend on the text's length",
+    "phi4_multimodal: long rope": "the same in a wrapper with towers",
     "phimoe: windows": "a window that only the mask knows",
     "qwen2_5_vl": "a wrapper, rotary embeddings of three sections",
     "qwen2_moe: windows": "a window that only the mask knows",
     "qwen3_5_moe (images)": "gated delta nets, a wrapper that makes its own positions",
     "qwen3_next": "gated delta nets, gated attention",
+    "qwen3_vl": "a wrapper, interleaved rotary embeddings of three sections",
     "recurrent_gemma": "RG-LRU whose state its modules keep",
     "stablelm: 2": "normed queries, keywords that layers do not pass on",
+    "zamba": "Mamba layers with several heads, one attention for several layers",
     "zamba2": "Mamba-2 layers, one attention for several layers",
 }
 """Name of the case and what is there to see in it."""
@@ -69,6 +78,13 @@ def test_every_entry_of_the_mappings_is_a_case() -> None:
 
 def test_every_entry_outside_is_an_entry() -> None:
     assert set(OUTSIDE) <= {case.entry for case in all_cases().values()}
+
+
+def test_every_case_that_writes_text_has_a_tiny_configuration() -> None:
+    for case in all_cases().values():
+        if case.outside is None:
+            text = tiny_config(case.name).get_text_config()
+            assert text.vocab_size == VOCAB_SIZE, case.name
 
 
 def test_prompts_are_longer_than_windows_and_chunks_of_prefill() -> None:
@@ -130,6 +146,12 @@ def test_long_rope_changes_at_its_length() -> None:
     with torch.inference_mode():
         short, long = (model(input_ids=torch.arange(length)[None]).logits[0, :20] for length in (20, 30))
     assert (short - long).abs().max() > 0.05 * short.std()
+
+
+def test_a_model_that_looks_ahead_is_told() -> None:
+    token_ids = list(range(40))
+    assert looks_ahead(tiny_model("paligemma", seed=1), token_ids)
+    assert not looks_ahead(tiny_model("gemma", seed=1), token_ids)
 
 
 def test_a_difference_is_told() -> None:

@@ -8,6 +8,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from tests.survey.cases import case_of
 from tests.survey.shrink import shrunk
+from tests.toy import END_ID
 
 
 def tiny_config(name: str, *, hidden_size: int = 32) -> PreTrainedConfig:
@@ -22,6 +23,9 @@ def tiny_model(name: str, *, seed: int, hidden_size: int = 32) -> PreTrainedMode
     torch.manual_seed(seed)
     auto = AutoModelForImageTextToText if case_of(name).images else AutoModelForCausalLM
     model = auto.from_config(config, dtype=torch.float32).eval()
+    generation = getattr(model, "generation_config", None)
+    if generation is not None:
+        generation.eos_token_id = END_ID  # as checkpoints have it beside configurations that know no end
     _vary(model, seed=seed)
     return model
 

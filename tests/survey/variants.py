@@ -40,7 +40,11 @@ TEMPERED = rope(
 VARIANTS: Mapping[str, Mapping[str, Options]] = {
     "cohere": {"normed queries": {"use_qk_norm": True}},
     "deepseek_v3": {"yarn": YARN},
-    "doge": {"windows": ONLY_WINDOW, "experts": {"is_moe": True, "num_experts": 16}},
+    "doge": {
+        "windows": {**ONLY_WINDOW, "keep_window_size": 2048},
+        "few keys": {"keep_window_size": WINDOW},
+        "experts": {"is_moe": True, "num_experts": 16},
+    },
     "dots1": {"windows": {**LAYERED, "n_shared_experts": 1, "max_window_layers": 2}},
     "falcon": {
         "alibi": {"alibi": True, "multi_query": False, "num_kv_heads": NUM_HEADS, "parallel_attn": False, "bias": True},

@@ -60,7 +60,6 @@ class LlamaCppNetwork(Network):
         self.device = torch.device("cpu")
         self.logits_width = weights.num_tokens
         self.context_len = weights.context_len
-        self.has_state = weights.has_state
         self.num_threads, _ = threads_of(options)
         self.weight_bytes = weights.file.tensor_bytes
         self._weights = weights
@@ -86,6 +85,11 @@ class LlamaCppNetwork(Network):
         except BaseException:
             self.release()
             raise
+
+    @property
+    def has_state(self) -> bool:
+        """See `Network`."""
+        return self._weights.has_state
 
     @property
     def eos_token_ids(self) -> frozenset[int]:

@@ -1,0 +1,77 @@
+"""A model of transformers while the engine holds it: everything of it that is changed, and how it is given back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from transformers import PreTrainedModel
+
+from eft_engine.models.attention_backends import HeldAttention
+from eft_engine.models.causal_tables import CausalTables
+from eft_engine.models.griffin import GriffinBlocks
+from eft_engine.models.layout import current_scans
+from eft_engine.models.linear import pack_linear, restore_linear
+from eft_engine.models.long_rope import LongRope
+from eft_engine.models.scans import redirect_scans
+from eft_engine.models.temperature import Temperatures
+
+
+class HeldModel:
+    """A model whose attention, masks, recurrences and positions go by the rows of a pass, until `give_back`.
+
+    Args:
+        model: changed in place; where that fails it is given back as it came.
+        name: of the network, for errors.
+        attention: which of `ATTENTION_BACKENDS` computes its attention.
+        keep_weights: see `linear.pack_linear`.
+
+    Raises:
+        UnsupportedModelError: the attention backend cannot run it.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, name: str, attention: str, keep_weights: bool) -> None:
+        self._model = model
+        self._keep_weights = keep_weights
+        self.long_rope = LongRope(model)
+        self._parts = (
+            HeldAttention(attention, model, name=name),
+            Temperatures(model),
+            CausalTables(model),
+            GriffinBlocks(model),
+            self.long_rope,
+        )
+        redirect_scans(model, current_scans)
+        self._take()
+        pack_linear(model, keep_weights=keep_weights)
+
+    def _take(self) -> None:
+        for part in self._parts:
+            part.take()
+
+    def give_back(self) -> None:
+        """The model as it came."""
+        restore_linear(self._model)
+        self._release_parts()
+
+    def _release_parts(self) -> None:
+        for part in self._parts:
+            part.give_back()
+
+    @contextmanager
+    def own_forward(self) -> Iterator[None]:
+        """Inside the block the model computes as its class says; its linear layers stay packed."""
+        self._release_parts()
+        try:
+            yield
+        finally:
+            self._take()
+
+    @contextmanager
+    def own_layers(self) -> Iterator[None]:
+        """Inside the block the model has the linear layers that it came with, and may get others."""
+        restore_linear(self._model)
+        try:
+            yield
+        finally:
+            pack_linear(self._model, keep_weights=self._keep_weights)

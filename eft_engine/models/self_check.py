@@ -1,0 +1,208 @@
+"""Whether a network says in the engine's hands what it says by itself, tried on the network before anybody relies on it.
+
+A short text is read as engines read: in chunks, beside another of another length, with drafts that are taken back. Windows,
+chunks and the lengths at which rotary factors change are made short while it is read, for both sides, so that the text goes
+beyond all of them. After an adapter was added, rows with it and without it are read side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from eft_engine.errors import UnsupportedAdapterError, UnsupportedModelError
+from eft_engine.models.network import Block
+
+if TYPE_CHECKING:
+    from eft_engine.models.language_model import LanguageModel
+
+TOLERANCES = {torch.float32: 1e-3, torch.float64: 1e-6}
+"""Largest allowed difference of logits, relative to the largest logit; other dtypes: 0.1, as their rounding differs by path."""
+
+TEXT_LEN, MATE_LEN = 29, 11
+
+SPANS = {
+    "sliding_window": 8,
+    "attention_chunk_size": 8,
+    "attention_window_size": 8,
+    "window_size": 8,
+    "keep_window_size": 8,
+    "floor_scale": 8,
+    "original_max_position_embeddings": 18,
+}
+"""What configurations and modules call the lengths at which something changes, and how long these are while a network is
+checked.
+"""
+
+WHAT_TO_DO = (
+    "docs/models.md lists the families that run; llama.cpp may run this one from a .gguf file (runtime='llama.cpp')"
+)
+
+
+@torch.inference_mode()
+def check_network(network: LanguageModel) -> None:
+    """Read two texts over slots, and compare with the model's own forward pass.
+
+    Raises:
+        UnsupportedModelError: it cannot be read that way, or says something else.
+    """
+    limit = min(network.logits_width, 1000)
+    text = [(7 * index + 3) % limit for index in range(TEXT_LEN)]
+    mate = [(11 * index + 5) % limit for index in range(MATE_LEN)]
+    with _short_spans(network):
+        try:
+            ours = _read(network, text, mate)
+        except (TypeError, RuntimeError, AttributeError, IndexError, KeyError, ValueError, AssertionError) as error:
+            raise UnsupportedModelError(
+                f"{network.name}: {type(network.model).__name__} cannot be run over the engine's slots: {error}; {WHAT_TO_DO}",
+                member=network.name,
+            ) from error
+        own = {tuple(token_ids): network.own_logits(token_ids) for token_ids, _ in ours}
+        _check_order(network, own)
+        for token_ids, row in ours:
+            _compare(network, row, own[tuple(token_ids)][-1], len(token_ids))
+
+
+def _read(network: LanguageModel, text: list[int], mate: list[int]) -> list[tuple[list[int], Tensor]]:
+    """Beginnings of the two texts, and what the network says behind each."""
+    cache = network.kv_cache
+    slots = [cache.allocate(), cache.allocate()]
+    first, second = slots
+    first.least_len, second.least_len = 0, len(mate)
+    said: list[tuple[list[int], Tensor]] = []
+    try:
+        network.forward([Block(first, text[:10], 0)])
+        network.forward([Block(second, mate[:4], 0), Block(first, text[10:15], 0)])
+        drafts = [token_id ^ 1 for token_id in text[16:19]]
+        rows = network.forward([Block(first, [text[15], *drafts], 4, num_provisional=3), Block(second, mate[4:5], 1)])
+        said += [(text[:16], rows[0]), (mate[:5], rows[4])]
+        first.truncate(16)
+        rows = network.forward([Block(first, text[16:22], 3, num_provisional=2), Block(second, mate[5:10], 1)])
+        said += [(text[:22], rows[2]), (mate[:10], rows[3])]
+        first.truncate(21)
+        network.forward([Block(first, text[21:28], 0)])
+        rows = network.forward([Block(second, mate[10:], 1), Block(first, text[28:], 1)])
+        said += [(mate, rows[0]), (text, rows[1])]
+    finally:
+        for slot in slots:
+            cache.release(slot)
+    return said
+
+
+def _check_order(network: LanguageModel, own: dict[tuple[int, ...], Tensor]) -> None:
+    """The model's own logits `[tokens, width]` of a text are those of its beginnings, unless it turns long texts otherwise."""
+    if network.turns_long_texts:
+        return
+    for text, logits in own.items():
+        for beginning, alone in own.items():
+            is_beginning = len(beginning) < len(text) and text[: len(beginning)] == beginning
+            if is_beginning and not _difference(logits[: len(beginning)], alone) <= _tolerance(alone):
+                raise UnsupportedModelError(
+                    f"{network.name}: what {type(network.model).__name__} says behind a token changes with tokens that come later, so "
+                    f"that no text can be written token by token; {WHAT_TO_DO}",
+                    member=network.name,
+                )
+
+
+def _compare(network: LanguageModel, row: Tensor, own: Tensor, num_tokens: int) -> None:
+    difference = _difference(row, own)
+    if not difference <= _tolerance(row):
+        raise UnsupportedModelError(
+            f"{network.name}: the logits of {type(network.model).__name__} behind a text of {num_tokens} tokens change by "
+            f"{difference:.2g} of their size (allowed {_tolerance(row):.2g}) when it is run over the engine's slots, so it cannot be "
+            f"composed exactly; {WHAT_TO_DO}",
+            member=network.name,
+        )
+
+
+def _difference(row: Tensor, own: Tensor) -> float:
+    """Largest difference relative to the largest logit; NaN where anything is."""
+    return float((row - own).abs().max() / own.abs().max())
+
+
+def _tolerance(row: Tensor) -> float:
+    return TOLERANCES.get(row.dtype, 0.1)
+
+
+@contextmanager
+def _short_spans(network: LanguageModel) -> Iterator[None]:
+    """Windows and the like of the network's configurations and modules are short inside the block."""
+    changed: list[tuple[Any, str, Any]] = []
+    holders: dict[int, Any] = {id(network.model.config): network.model.config}
+    for module in network.model.modules():
+        holders[id(module)] = module
+        config = getattr(module, "config", None)
+        if isinstance(config, PreTrainedConfig):
+            holders[id(config)] = config
+    try:
+        for holder in holders.values():
+            for owner in (holder, *_rope_parameters(holder)):
+                held = owner if isinstance(owner, dict) else vars(owner)
+                for name, length in SPANS.items():
+                    if isinstance(held.get(name), (int, float)) and held[name] > length:
+                        changed.append((held, name, held[name]))
+                        held[name] = length
+        yield
+    finally:
+        for held, name, value in reversed(changed):
+            held[name] = value
+
+
+def _rope_parameters(holder: Any) -> list[dict[str, Any]]:
+    """The rotary parameters of a configuration with two sets of factors, by kind of layer where there are several."""
+    parameters = getattr(holder, "rope_parameters", None) if isinstance(holder, PreTrainedConfig) else None
+    kinds = [parameters, *parameters.values()] if isinstance(parameters, dict) else []
+    return [kind for kind in kinds if isinstance(kind, dict) and kind.get("rope_type") == "longrope"]
+
+
+@torch.inference_mode()
+def before_adapter(network: LanguageModel) -> Tensor:
+    """What two equal rows say, to be compared with what they say when an adapter was added."""
+    return _two_rows(network, None)
+
+
+def _two_rows(network: LanguageModel, adapter: str | None) -> Tensor:
+    """Logits `[2, width]` behind one text: without an adapter, and with this one."""
+    slots = [network.kv_cache.allocate(), network.kv_cache.allocate()]
+    try:
+        return network.forward(
+            [Block(slot, _adapter_text(network), 1, own) for slot, own in zip(slots, (None, adapter), strict=True)]
+        )
+    finally:
+        for slot in slots:
+            network.kv_cache.release(slot)
+
+
+def _adapter_text(network: LanguageModel) -> list[int]:
+    return [(7 * index + 3) % min(network.logits_width, 1000) for index in range(6)]
+
+
+@torch.inference_mode()
+def check_adapter_rows(network: LanguageModel, adapter: str, *, before: Tensor, member: str, source: str) -> None:
+    """Compare a row with the adapter and one without it with PEFT's own forward pass, and with what was said before it was added.
+
+    Raises:
+        UnsupportedAdapterError: the other row has changed, or the adapter says something else than in PEFT's hands.
+    """
+    after = _two_rows(network, adapter)
+    if not torch.equal(after[0], before[0]):
+        raise UnsupportedAdapterError(
+            f"{member}: with the adapter in {source} beside it, {network.name} itself says something else than before. Merge the "
+            "adapter (PEFT's merge_and_unload), save the merged model, and give that folder instead",
+            member=member,
+            source=source,
+        )
+    own = network.own_logits(_adapter_text(network), adapter=adapter)[-1]
+    difference = _difference(after[1], own)
+    if not difference <= _tolerance(own):
+        raise UnsupportedAdapterError(
+            f"{member}: the adapter in {source} changes logits otherwise in a row of its own than in PEFT's hands, by "
+            f"{difference:.2g} of their size. Merge it (PEFT's merge_and_unload), save the merged model, and give that folder instead",
+            member=member,
+            source=source,
+        )
