@@ -498,7 +498,9 @@ class EngineConfig(Options):
         description="longest wait for another process of a tensor-parallel network before it counts as lost",
     )
     self_check: bool = Field(
-        default=True, description="compare each network with its plain forward pass when it is loaded"
+        default=True,
+        description="try each network when it is loaded, beyond its windows and with drafts taken back, and compare with its own "
+        "forward pass",
     )
     show_progress: bool | None = Field(
         default=None, description="show what is being loaded; None: when stderr is a terminal"

@@ -118,7 +118,7 @@ class TokenizerMissingError(LoadError):
 
 
 class UnsupportedModelError(LoadError):
-    """The architecture cannot be run by the engine (no key/value cache of a supported shape, attention sinks, ...)."""
+    """The architecture cannot be run by the engine; the message says which member, why, and what to do (docs/models.md)."""
 
 
 class UnsupportedAdapterError(LoadError):

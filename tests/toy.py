@@ -113,7 +113,13 @@ def make_model(
     )
     head_dim = {"head_dim": hidden_size // 4}
     windows = {"sliding_window": 8}
-    mamba = {"mamba_d_ssm": hidden_size, "mamba_n_heads": 4, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 8}
+    mamba = {
+        "mamba_d_ssm": hidden_size,
+        "mamba_n_heads": 4,
+        "mamba_d_state": 8,
+        "mamba_n_groups": 1,
+        "mamba_chunk_size": 8,
+    }
     delta_net = {
         "linear_num_value_heads": 4,
         "linear_num_key_heads": 2,
@@ -137,7 +143,9 @@ def make_model(
         "gpt2": lambda: GPT2LMHeadModel(gpt2),
         "phi3": lambda: Phi3ForCausalLM(Phi3Config(**shape)),
         "lfm2": lambda: Lfm2ForCausalLM(
-            Lfm2Config(**shape, layer_types=["conv", "full_attention"] * (num_layers // 2), block_auto_adjust_ff_dim=False)
+            Lfm2Config(
+                **shape, layer_types=["conv", "full_attention"] * (num_layers // 2), block_auto_adjust_ff_dim=False
+            )
         ),
         "falcon_h1": lambda: FalconH1ForCausalLM(FalconH1Config(**shape, **mamba, **head_dim)),
         "qwen3_next": lambda: Qwen3NextForCausalLM(

@@ -41,7 +41,7 @@ def slot_attention(
         scaling: factor on the scores; None: `head_dim ** -0.5`.
         softcap: scores s become `softcap * tanh(s / softcap)` (Gemma 2).
         s_aux: attention sinks `[heads]`: a score per head that takes part in the softmax and has no value (gpt-oss).
-        others: what else models pass along. Switches are for other parts of a model, and positions are in keys and queries
+        others: what else models pass along. Switches are for other parts of a model, and positions are in queries and keys
             already; what could change the result is refused.
 
     Returns:
@@ -94,7 +94,8 @@ def checked_layout(module: torch.nn.Module, others: Mapping[str, Any]) -> BatchL
     unknown = [name for name, value in others.items() if isinstance(value, (Tensor, float)) and name != "position_ids"]
     if unknown or others.get("is_causal") is False:
         raise UnsupportedModelError(
-            f"{type(module).__name__} asks attention for what the engine's does not know ({', '.join(unknown) or 'is_causal=False'})"
+            f"{type(module).__name__} asks attention for what the engine's does not know: "
+            f"{', '.join(unknown) or 'is_causal=False'}"
         )
     layout = current_layout()
     if layout is None:

@@ -1,7 +1,7 @@
 """Recurrent blocks that keep their states on themselves (RecurrentGemma; Griffin, arXiv 2402.19427): over slots instead.
 
-Such a block holds one state for a whole batch, and reads several tokens only from a text's start. While its model belongs to the engine,
-its convolution and its recurrence (RG-LRU) go by the rows of a pass.
+Such a block holds one state for a whole batch, and reads several tokens only from a text's start. While its model belongs to
+the engine, its convolution and its recurrence (RG-LRU) go by the rows of a pass.
 """
 
 from __future__ import annotations

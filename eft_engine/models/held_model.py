@@ -32,6 +32,7 @@ class HeldModel:
 
     def __init__(self, model: PreTrainedModel, *, name: str, attention: str, keep_weights: bool) -> None:
         self._model = model
+        self._was_training = model.training
         self._keep_weights = keep_weights
         self.long_rope = LongRope(model)
         self._parts = (
@@ -42,6 +43,7 @@ class HeldModel:
             self.long_rope,
         )
         redirect_scans(model, current_scans)
+        model.eval()
         self._take()
         pack_linear(model, keep_weights=keep_weights)
 
@@ -53,6 +55,7 @@ class HeldModel:
         """The model as it came."""
         restore_linear(self._model)
         self._release_parts()
+        self._model.train(self._was_training)
 
     def _release_parts(self) -> None:
         for part in self._parts:

@@ -1,4 +1,4 @@
-"""The cache of one network: a slot per stream, with per-row lengths. The only file that touches transformers' cache classes.
+"""The cache of one network: a slot per stream, with per-row lengths.
 
 Each attention layer holds one buffer `[slots, kv_heads, max_len, head_dim]` for keys and one for values. A *slot* belongs to one
 stream of tokens; its `length` says how many of its positions are valid, and for keys and values that integer is the whole

@@ -16,16 +16,14 @@ from eft_engine.errors import UnsupportedModelError
 from eft_engine.models.adapters import AdapterRows, AdapterSwitch
 from eft_engine.models.held_model import HeldModel
 from eft_engine.models.kv_cache import SlotKVCache
+from eft_engine.models.layers import CACHE_ARGUMENTS, cache_argument
 from eft_engine.models.layout import BatchLayout
 from eft_engine.models.network import Block, KVSlot, Network
 from eft_engine.models.recording import RecordedPasses, Recorder
-from eft_engine.models.self_check import before_adapter, check_adapter_rows, check_network
+from eft_engine.models.self_check import WHAT_TO_DO, before_adapter, check_adapter_rows, check_network
 from eft_engine.models.states import STEPWISE_LEN, StateSlot
 from eft_engine.models.support import why_refused
 from eft_engine.transfer import upload
-
-CACHE_ARGUMENTS = ("past_key_values", "cache_params")
-"""What models call their cache; those without attention call it the second."""
 
 
 class LanguageModel(Network):
@@ -62,9 +60,9 @@ class LanguageModel(Network):
     ) -> None:
         reason = why_refused(model)
         if reason is not None:
-            raise UnsupportedModelError(f"{name}: {reason}", member=name)
+            raise UnsupportedModelError(f"{name}: {reason}; {WHAT_TO_DO}", member=name)
         self.name = name
-        self.model = model.eval()
+        self.model = model
         text_config = model.config.get_text_config()
         output_layer = model.get_output_embeddings()
         self.logits_width: int = output_layer.weight.shape[0]
@@ -73,9 +71,8 @@ class LanguageModel(Network):
         self.adapters = AdapterSwitch(model)
         self._adapter_names: dict[Path, str] = {}
         self._wanted: tuple[Tensor, Tensor] | None = None
-        # Models without attention call their cache otherwise, and some have no positions.
+        self._cache_argument = cache_argument(model) or CACHE_ARGUMENTS[0]
         accepted = inspect.signature(model.forward).parameters
-        self._cache_argument = next(name for name in CACHE_ARGUMENTS if name in accepted)
         passes_on = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in accepted.values())
         self._takes_positions = passes_on or "position_ids" in accepted
         self._held = HeldModel(model, name=name, attention=attention, keep_weights=keep_weights)

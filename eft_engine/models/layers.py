@@ -94,8 +94,10 @@ def empty_cache(config: PreTrainedConfig) -> DynamicCache:
 
 
 def cache_argument(model: PreTrainedModel) -> str | None:
-    """What the forward function of a model calls its cache; None: it takes none."""
+    """What the forward function of a model calls its cache; None: it takes none. One that passes on whatever it gets takes one."""
     parameters = inspect.signature(model.forward).parameters
+    if any(each.kind is inspect.Parameter.VAR_POSITIONAL for each in parameters.values()):
+        return CACHE_ARGUMENTS[0]
     return next((name for name in CACHE_ARGUMENTS if name in parameters), None)
 
 

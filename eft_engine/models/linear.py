@@ -9,6 +9,8 @@ measured once per process and dtype; the result differs from `nn.Linear` by roun
 from __future__ import annotations
 
 import functools
+import inspect
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -26,6 +28,9 @@ _PACKED_FOR_ROWS = 16
 
 _OPERATORS = ("_reorder_linear_weight", "_linear_pointwise")
 """Of `torch.ops.mkldnn`; torch's compiler uses them, but they are not public, so a torch without them is served as it is."""
+
+_MULTIPLICATIONS = re.compile(r"self\.(\w+)\.weight\s*@|(?:@\s*|linear\([^()]*)self\.(\w+)\.weight")
+"""A weight of a layer in a product that is written out."""
 
 _MEASURED_ROWS = (1, 2, 8, 64)
 _MEASURED_SHAPE = (16384, 1024)  # larger than caches, as the weights of a model are together
@@ -50,15 +55,22 @@ def pack_linear(model: nn.Module, *, keep_weights: bool) -> None:
     Args:
         model: changed in place, until `restore_linear`.
         keep_weights: hold packed weights beside the others, for a model that somebody else may look at; otherwise in their stead,
-            but for those that another layer uses too (an output layer that is tied to the embedding).
+            but for those that another layer uses too (an output layer that is tied to the embedding), and those that the code
+            around a layer multiplies with itself.
     """
+    around = {
+        id(child)
+        for module in model.modules()
+        for name, child in module.named_children()
+        if name in _multiplied_around(module)
+    }
     uses = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
     for module in model.modules():
         if _is_eligible(module) and packed_is_faster(module.weight.dtype):
             object.__setattr__(module, "__class__", PackedLinear)
             layer = cast(PackedLinear, module)
             layer.packed = pack(layer.weight)
-            layer.holds_weight = keep_weights or uses[id(layer.weight)] > 1
+            layer.holds_weight = keep_weights or uses[id(layer.weight)] > 1 or id(layer) in around
             if not layer.holds_weight:
                 # One number in the shape of all: dtype, shape and device stay, and a use that was overlooked shows.
                 layer.weight.data = layer.weight.detach().new_full((), torch.nan).expand_as(layer.weight)
@@ -84,6 +96,20 @@ def packed_linear(rows: Tensor, packed: Tensor, bias: Tensor | None = None) -> T
     """`rows @ weight.T + bias` with a packed weight: `[..., in]` to `[..., out]`."""
     product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, packed, bias, "none", [], "")
     return product
+
+
+def _multiplied_around(module: nn.Module) -> frozenset[str]:
+    """Children of a module whose weights its own code multiplies with (Mamba's step projection), and not through them."""
+    return _multiplied_in(type(module).forward)
+
+
+@functools.cache
+def _multiplied_in(forward: Callable[..., object]) -> frozenset[str]:
+    try:
+        code = inspect.getsource(forward)
+    except (OSError, TypeError):  # made at run time
+        return frozenset()
+    return frozenset(name for pair in _MULTIPLICATIONS.findall(code) for name in pair if name)
 
 
 def _is_eligible(module: nn.Module) -> bool:

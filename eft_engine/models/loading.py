@@ -172,9 +172,14 @@ def trio_from_models(
         mismatched_tokens=config.mismatched_tokens,
     )
     networks: dict[int, LanguageModel] = {}
-    for name, model in models.items():
-        if id(model) not in networks:
-            networks[id(model)] = _network(model, name, config, keep_weights=True)
+    try:
+        for name, model in models.items():
+            if id(model) not in networks:
+                networks[id(model)] = _network(model, name, config, keep_weights=True)
+    except BaseException:
+        for network in networks.values():  # models that somebody else holds are given back
+            network.release()
+        raise
     members = {name: TrioMember(name, networks[id(model)], None, tokenizers[name]) for name, model in models.items()}
     return Trio(members, vocabulary)
 

@@ -7,6 +7,7 @@ beyond all of them. After an adapter was added, rows with it and without it are 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from eft_engine.errors import UnsupportedAdapterError, UnsupportedModelError
+from eft_engine.errors import CorruptWeightsError, UnsupportedAdapterError, UnsupportedModelError
 from eft_engine.models.network import Block
 
 if TYPE_CHECKING:
     from eft_engine.models.language_model import LanguageModel
+
+logger = logging.getLogger(__name__)
 
 TOLERANCES = {torch.float32: 1e-3, torch.float64: 1e-6}
 """Largest allowed difference of logits, relative to the largest logit; other dtypes: 0.1, as their rounding differs by path."""
@@ -49,6 +52,7 @@ def check_network(network: LanguageModel) -> None:
     """Read two texts over slots, and compare with the model's own forward pass.
 
     Raises:
+        CorruptWeightsError: its logits are not finite.
         UnsupportedModelError: it cannot be read that way, or says something else.
     """
     limit = min(network.logits_width, 1000)
@@ -63,6 +67,12 @@ def check_network(network: LanguageModel) -> None:
                 member=network.name,
             ) from error
         own = {tuple(token_ids): network.own_logits(token_ids) for token_ids, _ in ours}
+        if not all(logits.isfinite().all() for logits in own.values()):
+            raise CorruptWeightsError(
+                f"{network.name}: the logits of {type(network.model).__name__} are not finite, also without the engine; its weights "
+                "are damaged, or too large for their dtype",
+                member=network.name,
+            )
         _check_order(network, own)
         for token_ids, row in ours:
             _compare(network, row, own[tuple(token_ids)][-1], len(token_ids))
@@ -103,8 +113,8 @@ def _check_order(network: LanguageModel, own: dict[tuple[int, ...], Tensor]) -> 
             is_beginning = len(beginning) < len(text) and text[: len(beginning)] == beginning
             if is_beginning and not _difference(logits[: len(beginning)], alone) <= _tolerance(alone):
                 raise UnsupportedModelError(
-                    f"{network.name}: what {type(network.model).__name__} says behind a token changes with tokens that come later, so "
-                    f"that no text can be written token by token; {WHAT_TO_DO}",
+                    f"{network.name}: what {type(network.model).__name__} says behind a token changes with tokens that come "
+                    f"later, so that no text can be written token by token; {WHAT_TO_DO}",
                     member=network.name,
                 )
 
@@ -114,8 +124,8 @@ def _compare(network: LanguageModel, row: Tensor, own: Tensor, num_tokens: int) 
     if not difference <= _tolerance(row):
         raise UnsupportedModelError(
             f"{network.name}: the logits of {type(network.model).__name__} behind a text of {num_tokens} tokens change by "
-            f"{difference:.2g} of their size (allowed {_tolerance(row):.2g}) when it is run over the engine's slots, so it cannot be "
-            f"composed exactly; {WHAT_TO_DO}",
+            f"{difference:.2g} of their size (allowed {_tolerance(row):.2g}) when it is run over the engine's slots, so it cannot "
+            f"be composed exactly; {WHAT_TO_DO}",
             member=network.name,
         )
 
@@ -202,7 +212,10 @@ def check_adapter_rows(network: LanguageModel, adapter: str, *, before: Tensor, 
     if not difference <= _tolerance(own):
         raise UnsupportedAdapterError(
             f"{member}: the adapter in {source} changes logits otherwise in a row of its own than in PEFT's hands, by "
-            f"{difference:.2g} of their size. Merge it (PEFT's merge_and_unload), save the merged model, and give that folder instead",
+            f"{difference:.2g} of their size. Merge it (PEFT's merge_and_unload), save the merged model, and give that folder "
+            "instead",
             member=member,
             source=source,
         )
+    if torch.equal(after[1], after[0]):
+        logger.warning("%s: the adapter in %s changes nothing; was it trained, and for this model?", member, source)

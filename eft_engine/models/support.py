@@ -69,9 +69,7 @@ def _has_no_layers(model: PreTrainedModel) -> str | None:
 
 
 def _takes_no_cache(model: PreTrainedModel) -> str | None:
-    parameters = inspect.signature(model.forward).parameters
-    passes_on = any(each.kind is inspect.Parameter.VAR_POSITIONAL for each in parameters.values())
-    if passes_on or cache_argument(model):
+    if cache_argument(model):
         return None
     return "takes no cache of keys, values and states, so that every token would be computed from the beginning of its text"
 

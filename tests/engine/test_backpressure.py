@@ -104,7 +104,9 @@ def test_warm_prefixes_give_way_to_requests(architecture: str, expected: list[tu
         assert kv_bytes(engine) <= one_request
 
 
-def test_request_that_cannot_fit_fails_and_the_others_do_not(architecture: str, expected: list[tuple[int, ...]]) -> None:
+def test_request_that_cannot_fit_fails_and_the_others_do_not(
+    architecture: str, expected: list[tuple[int, ...]]
+) -> None:
     with make_trio(architecture, context_len=2048).engine() as engine:
         engine.generate("ab", sampling=GREEDY)
         one_request = kv_bytes(engine)

@@ -158,7 +158,7 @@ def test_request_that_cannot_take_its_tokens_fails_alone(
     assert results[:3] + results[4:] == expected[:3] + expected[4:]
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**32), share=st.floats(0.02, 0.3))
 def test_text_is_the_same_whatever_is_preempted(
     engine: Engine, expected: list[tuple[int, ...]], seed: int, share: float

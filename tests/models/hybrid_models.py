@@ -58,10 +58,16 @@ def _jamba() -> PreTrainedModel:
 
 def _kimi_linear() -> PreTrainedModel:
     """Kimi delta attention beside latent attention, and experts."""
-    latent = {"kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8}
+    latent = {
+        "num_key_value_heads": 4,
+        "kv_lora_rank": 8,
+        "qk_rope_head_dim": 4,
+        "qk_nope_head_dim": 4,
+        "v_head_dim": 8,
+    }
     experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
     heads = {"linear_head_dim": 8, "linear_num_heads": 4, "layer_types": LAYERS}
-    return KimiLinearForCausalLM(KimiLinearConfig(**SHAPE, **latent, **experts, **heads))
+    return KimiLinearForCausalLM(KimiLinearConfig(**SHAPE | latent | experts | heads))
 
 
 def _lfm2() -> PreTrainedModel:

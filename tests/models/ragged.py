@@ -15,7 +15,7 @@ from eft_engine.models.network import Block, KVSlot
 
 @dataclass
 class Reader:
-    """A network and its judge, of equal weights; `worst` is the largest difference of logits so far, relative to the largest logit."""
+    """A network and its judge, of equal weights; `worst` is the largest difference so far, relative to the largest logit."""
 
     network: LanguageModel
     plain: PreTrainedModel

@@ -149,7 +149,9 @@ def test_an_engine_writes_the_same_text_with_flash(stand_in: None) -> None:
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("has_sinks", [False, True])
 @pytest.mark.parametrize("by_head", [False, True])
-def test_attention_equals_the_formula(softcap: float | None, window: int | None, has_sinks: bool, by_head: bool) -> None:
+def test_attention_equals_the_formula(
+    softcap: float | None, window: int | None, has_sinks: bool, by_head: bool
+) -> None:
     lengths, counts = [5, 2], [3, 2]
     layout = BatchLayout.of([KVSlot(index, length) for index, length in enumerate(lengths)], counts)
     query = torch.randn(2, 4, max(counts), 8)

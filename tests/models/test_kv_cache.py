@@ -75,7 +75,7 @@ def test_arranging_makes_slots_adjacent_and_keeps_their_contents() -> None:
 
 
 def test_slots_are_reused_and_grow_by_doubling() -> None:
-    cache = SlotKVCache(num_layers=1)
+    cache = SlotKVCache()
     first, second, third = (cache.allocate() for _ in range(3))
     assert ([slot.index for slot in (first, second, third)], cache.num_slots) == ([0, 1, 2], 4)
     cache.release(second)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from transformers import MambaConfig, MambaForCausalLM
 
 from eft_engine.models import linear
 from eft_engine.models.language_model import LanguageModel
@@ -53,6 +54,19 @@ def test_strided_rows_give_the_product() -> None:
     pack_linear(layer, keep_weights=False)
     with torch.inference_mode():
         torch.testing.assert_close(layer(inputs), expected)
+
+
+def test_weights_that_code_around_a_layer_multiplies_with_stay() -> None:
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=8, initializer_range=0.3)
+    model = MambaForCausalLM(config).eval()
+    with torch.inference_mode():
+        expected = model(torch.tensor([[1, 2, 3]]), use_cache=False).logits
+        pack_linear(model, keep_weights=False)
+        torch.testing.assert_close(model(torch.tensor([[1, 2, 3]]), use_cache=False).logits, expected)
+    mixer = model.backbone.layers[0].mixer
+    assert mixer.dt_proj.holds_weight
+    assert not mixer.in_proj.holds_weight
 
 
 @pytest.mark.parametrize("keep_weights", [True, False])

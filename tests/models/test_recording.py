@@ -25,7 +25,7 @@ from eft_engine.models import loading, recording
 from eft_engine.models.language_model import LanguageModel
 from eft_engine.models.network import Block
 from eft_engine.models.recording import RecordedPasses, Recorder, recorder_for
-from tests.toy import make_model, make_trio, naive_greedy, save_adapter
+from tests.toy import WITH_STATES, make_model, make_trio, naive_greedy, save_adapter
 
 PROMPTS = ["A", "Once upon a time there was", "naïve façade – déjà vu"]
 WEIGHTS = [0.5, 1.0, 2.0]
@@ -267,6 +267,37 @@ def test_large_passes_are_not_recorded() -> None:
     network.forward([Block(network.kv_cache.allocate(), list(range(recording.MAX_RECORDED_TOKENS + 1)), 1)])
     assert network.recorded.num_made == made
     network.release()
+
+
+@pytest.mark.parametrize("architecture", WITH_STATES)
+def test_passes_of_networks_with_states_are_run_as_they_are(architecture: str) -> None:
+    trio, judge = make_trio(architecture), make_trio(architecture)
+    drafting = SpeculationOptions(drafter="tuned", adaptive=False, max_draft_tokens=3)
+    with trio.engine(speculation=drafting) as engine:
+        outputs = engine.generate(
+            PROMPTS, sampling=SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS), reward_weights=WEIGHTS
+        )
+        assert [own.num_replayed for own in recordings(engine)] == [0, 0, 0]
+    assert [list(output.token_ids) for output in outputs] == [
+        naive_greedy(judge, judge.tokenizer.encode(prompt), weight=weight, max_tokens=MAX_TOKENS)
+        for prompt, weight in zip(PROMPTS, WEIGHTS, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("architecture", ["mistral", "gemma3"])
+def test_windows_that_begin_to_bind_are_recorded_too(architecture: str) -> None:
+    """One row is shorter than the window, the other longer; both grow from recording to recording."""
+    model = make_model(architecture, seed=3)
+
+    def run(recorder: Recorder | None) -> Tensor:
+        network = LanguageModel(model, name="toy", recorder=recorder)
+        short, long = network.kv_cache.allocate(), network.kv_cache.allocate()
+        network.forward([Block(short, [5], 0), Block(long, list(range(20)), 0)])
+        rows = [network.forward([Block(short, [9], 1), Block(long, [token_id], 1)]) for token_id in range(30)]
+        network.release()
+        return torch.cat(rows)
+
+    torch.testing.assert_close(run(TapeRecorder()), run(None), rtol=1e-4, atol=1e-4)
 
 
 def test_models_on_a_cpu_are_not_recorded() -> None:

@@ -98,7 +98,7 @@ def test_every_family_is_scanned_by_some_model() -> None:
 
 
 def test_limits_of_the_time_step_hold_token_by_token() -> None:
-    """transformers' function for single tokens knows none."""
+    """The function of transformers for single tokens knows none."""
     with torch.inference_mode():
         limited, free = make_hybrid("mamba2"), make_hybrid("mamba2")
         for module in free.modules():
@@ -113,7 +113,7 @@ def test_limits_of_the_time_step_hold_token_by_token() -> None:
 
 @pytest.mark.parametrize("name", WITH_RECURRENCES)
 def test_a_direct_call_is_what_it_was(name: str) -> None:
-    """Files are redirected for good; who calls a model outside of a pass notices nothing, and inside of one the text is the same."""
+    """Files are redirected for good; whoever calls a model outside of a pass notices nothing, and inside the text is the same."""
     model = make_hybrid(name)
     other = copy.deepcopy(model)
     files = {sys.modules[type(module).__module__] for module in model.modules()}
