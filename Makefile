@@ -13,7 +13,7 @@ VLLM := .venv-vllm
 LLAMA_CPP := .venv-llama-cpp
 RUNNERS := httpx pytest pytest-asyncio pytest-timeout
 
-.PHONY: help venv demo test test-clients test-families test-llama-cpp test-vllm lint clean
+.PHONY: help venv demo test survey test-clients test-families test-llama-cpp test-vllm lint clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -56,6 +56,9 @@ test-families: venv  ## chat templates, calls and thoughts of families with real
 	$(BIN)/python -m tests.families.fetch
 	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadgroup \
 		tests/families/test_real_tokenizers.py tests/families/test_cuts_everywhere.py
+
+survey: venv  ## every causal language model of transformers, tiny, judged by the three-model loop; writes docs/models.md (four minutes)
+	$(BIN)/python -m tests.survey --limit 180 --write
 
 $(LLAMA_CPP)/.installed: constraints.txt Makefile $(STAMP)
 	test -x $(LLAMA_CPP)/bin/python || $(PYTHON) -m venv $(LLAMA_CPP)

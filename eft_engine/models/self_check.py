@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 TOLERANCES = {torch.float32: 1e-3, torch.float64: 1e-6}
 """Largest allowed difference of logits, relative to the largest logit; other dtypes: 0.1, as their rounding differs by path."""
 
-TEXT_LEN, MATE_LEN = 29, 11
+TEXT_LEN, FIRST_LEN, MATE_LEN = 36, 16, 11
+"""Tokens of a text, of its part before drafts are taken back, and of the text beside it."""
 
 SPANS = {
     "sliding_window": 8,
@@ -60,74 +61,59 @@ def check_network(network: LanguageModel) -> None:
     mate = [(11 * index + 5) % limit for index in range(MATE_LEN)]
     with _short_spans(network):
         try:
-            ours = _read(network, text, mate)
+            said = _read(network, text, mate)
         except (TypeError, RuntimeError, AttributeError, IndexError, KeyError, ValueError, AssertionError) as error:
             raise UnsupportedModelError(
                 f"{network.name}: {type(network.model).__name__} cannot be run over the engine's slots: {error}; {WHAT_TO_DO}",
                 member=network.name,
             ) from error
-        own = {tuple(token_ids): network.own_logits(token_ids) for token_ids, _ in ours}
-        if not all(logits.isfinite().all() for logits in own.values()):
-            raise CorruptWeightsError(
-                f"{network.name}: the logits of {type(network.model).__name__} are not finite, also without the engine; its weights "
-                "are damaged, or too large for their dtype",
+        whole, beginning, beside = (
+            network.own_logits(text),
+            network.own_logits(text[:FIRST_LEN]),
+            network.own_logits(mate),
+        )
+    if not all(logits.isfinite().all() for logits in (whole, beginning, beside)):
+        raise CorruptWeightsError(
+            f"{network.name}: the logits of {type(network.model).__name__} are not finite, also without the engine; its weights "
+            "are damaged, or too large for their dtype",
+            member=network.name,
+        )
+    if not network.turns_long_texts and not _difference(whole[:FIRST_LEN], beginning) <= _tolerance(beginning):
+        raise UnsupportedModelError(
+            f"{network.name}: what {type(network.model).__name__} says behind a token changes with tokens that come later, so that "
+            f"no text can be written token by token; {WHAT_TO_DO}",
+            member=network.name,
+        )
+    for row, own in zip(said, (beginning[-1], beside[4], beside[9], whole[-1], beside[-1]), strict=True):
+        difference = _difference(row, own)
+        if not difference <= _tolerance(row):
+            raise UnsupportedModelError(
+                f"{network.name}: the logits of {type(network.model).__name__} change by {difference:.2g} of their size (allowed "
+                f"{_tolerance(row):.2g}) when it is run over the engine's slots, so it cannot be composed exactly; {WHAT_TO_DO}",
                 member=network.name,
             )
-        _check_order(network, own)
-        for token_ids, row in ours:
-            _compare(network, row, own[tuple(token_ids)][-1], len(token_ids))
 
 
-def _read(network: LanguageModel, text: list[int], mate: list[int]) -> list[tuple[list[int], Tensor]]:
-    """Beginnings of the two texts, and what the network says behind each."""
+def _read(network: LanguageModel, text: list[int], mate: list[int]) -> list[Tensor]:
+    """Logits behind the first part of the text, behind 5 and 10 tokens of its mate, and behind the whole of both."""
     cache = network.kv_cache
     slots = [cache.allocate(), cache.allocate()]
     first, second = slots
-    first.least_len, second.least_len = 0, len(mate)
-    said: list[tuple[list[int], Tensor]] = []
+    second.least_len = len(mate)
     try:
-        network.forward([Block(first, text[:10], 0)])
-        network.forward([Block(second, mate[:4], 0), Block(first, text[10:15], 0)])
-        drafts = [token_id ^ 1 for token_id in text[16:19]]
-        rows = network.forward([Block(first, [text[15], *drafts], 4, num_provisional=3), Block(second, mate[4:5], 1)])
-        said += [(text[:16], rows[0]), (mate[:5], rows[4])]
-        first.truncate(16)
-        rows = network.forward([Block(first, text[16:22], 3, num_provisional=2), Block(second, mate[5:10], 1)])
-        said += [(text[:22], rows[2]), (mate[:10], rows[3])]
-        first.truncate(21)
-        network.forward([Block(first, text[21:28], 0)])
-        rows = network.forward([Block(second, mate[10:], 1), Block(first, text[28:], 1)])
-        said += [(mate, rows[0]), (text, rows[1])]
+        network.forward([Block(second, mate[:4], 0), Block(first, text[:10], 0)])
+        drafts = [token_id ^ 1 for token_id in text[FIRST_LEN : FIRST_LEN + 3]]
+        rows = network.forward(
+            [Block(first, [*text[10:FIRST_LEN], *drafts], 4, num_provisional=3), Block(second, mate[4:5], 1)]
+        )
+        said = [rows[0], rows[4]]
+        first.truncate(FIRST_LEN)
+        said += network.forward([Block(first, text[FIRST_LEN:-1], 0), Block(second, mate[5:10], 1)])
+        said += network.forward([Block(first, text[-1:], 1), Block(second, mate[10:], 1)])
     finally:
         for slot in slots:
             cache.release(slot)
     return said
-
-
-def _check_order(network: LanguageModel, own: dict[tuple[int, ...], Tensor]) -> None:
-    """The model's own logits `[tokens, width]` of a text are those of its beginnings, unless it turns long texts otherwise."""
-    if network.turns_long_texts:
-        return
-    for text, logits in own.items():
-        for beginning, alone in own.items():
-            is_beginning = len(beginning) < len(text) and text[: len(beginning)] == beginning
-            if is_beginning and not _difference(logits[: len(beginning)], alone) <= _tolerance(alone):
-                raise UnsupportedModelError(
-                    f"{network.name}: what {type(network.model).__name__} says behind a token changes with tokens that come "
-                    f"later, so that no text can be written token by token; {WHAT_TO_DO}",
-                    member=network.name,
-                )
-
-
-def _compare(network: LanguageModel, row: Tensor, own: Tensor, num_tokens: int) -> None:
-    difference = _difference(row, own)
-    if not difference <= _tolerance(row):
-        raise UnsupportedModelError(
-            f"{network.name}: the logits of {type(network.model).__name__} behind a text of {num_tokens} tokens change by "
-            f"{difference:.2g} of their size (allowed {_tolerance(row):.2g}) when it is run over the engine's slots, so it cannot "
-            f"be composed exactly; {WHAT_TO_DO}",
-            member=network.name,
-        )
 
 
 def _difference(row: Tensor, own: Tensor) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import transformers
 
+from eft_engine.models.self_check import WHAT_TO_DO
 from tests.survey.cases import Case, all_cases
 from tests.survey.judge import Verdict
 
@@ -72,8 +73,8 @@ def _table(entries: Sequence[Sequence[Case]], verdicts: Mapping[str, Verdict]) -
 
 
 def reason(verdict: Verdict) -> str:
-    """The message without the name of the error and of the member, cut at a word, safe inside a table."""
-    words = verdict.detail
+    """The message without the name of the error and of the member and without advice, cut at a word, safe inside a table."""
+    words = verdict.detail.partition(f"; {WHAT_TO_DO}")[0]
     for prefix in ("UnsupportedModelError: ", "base: "):
         words = words.removeprefix(prefix)
     if len(words) > MAX_REASON_LEN:
