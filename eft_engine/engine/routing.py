@@ -80,9 +80,12 @@ class Stream:
         return replace(block, num_provisional=num_drafts, unread_ids=unread_ids)
 
     def rewind(self, output_ids: Sequence[int]) -> None:
-        """Forget what was read beyond the committed tokens, and the last of these, which is read when the next is predicted."""
+        """Forget what was read beyond the committed tokens, and the last of these, which is read when the next is predicted; more
+        where layers keep a state and none stands there, which a step that failed may leave behind.
+        """
         assert self.slot is not None, "a stream is rewound while it holds a slot"
-        self.slot.truncate(min(self.slot.length, len(self.prompt_ids) + len(output_ids) - 1))
+        length = min(self.slot.length, len(self.prompt_ids) + len(output_ids) - 1)
+        self.slot.truncate(self.network.kv_cache.resumable_len(self.slot, length))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from eft_engine.errors import UnsupportedModelError
 from eft_engine.models.layout import BatchLayout, computing
 from eft_engine.models.network import KVSlot
 from eft_engine.models.slot_states import SlotStates
-from eft_engine.models.states import StateSlot
+from eft_engine.models.state_rows import StateSlot
 
 LENGTH_STEP = 256
 """Buffers grow to a multiple of this many positions (and at least by half), so that growing stays rare."""
@@ -253,6 +253,10 @@ class SlotKVCache(Cache):  # type: ignore[misc]
     def keepable_len(self, slot: KVSlot, length: int) -> int:
         """All of them where positions are kept apart; else as many as a state was kept of."""
         return self.states.keepable_len(self._own(slot), length) if self.states else length
+
+    def resumable_len(self, slot: KVSlot, length: int) -> int:
+        """All of them where positions are kept apart; else up to where a state stands."""
+        return self.states.resumable_len(self._own(slot), length) if self.states else length
 
     @torch.inference_mode()
     def copy_prefix(self, source: KVSlot, target: KVSlot, length: int) -> None:

@@ -21,7 +21,8 @@ from eft_engine.models.layout import BatchLayout
 from eft_engine.models.network import Block, KVSlot, Network
 from eft_engine.models.recording import RecordedPasses, Recorder
 from eft_engine.models.self_check import WHAT_TO_DO, before_adapter, check_adapter_rows, check_network
-from eft_engine.models.states import STEPWISE_LEN, StateSlot
+from eft_engine.models.state_rows import StateSlot
+from eft_engine.models.states import STEPWISE_LEN
 from eft_engine.models.support import why_refused
 from eft_engine.transfer import upload
 

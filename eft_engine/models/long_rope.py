@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from eft_engine.models.layout import current_layout
 from eft_engine.models.network import Block
-from eft_engine.models.states import StateSlot
+from eft_engine.models.state_rows import StateSlot
 
 REREAD_LEN = 512
 """Tokens of a text that is read again are read in pieces of this many."""

@@ -76,6 +76,9 @@ class KVCache(Protocol):
     def keepable_len(self, slot: KVSlot, length: int) -> int:
         """How many of the first `length` positions the slot can go on from, without reading them again."""
 
+    def resumable_len(self, slot: KVSlot, length: int) -> int:
+        """How many of the first `length` positions the slot itself can go on from, as `length` may be set back to them."""
+
     def copy_prefix(self, source: KVSlot, target: KVSlot, length: int) -> None:
         """Let `target`, which is empty, begin with the first `length` positions of `source`; these are `keepable_len`."""
 

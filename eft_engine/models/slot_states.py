@@ -8,7 +8,11 @@ import torch
 from torch import Tensor
 
 from eft_engine.models.scans import Scan
-from eft_engine.models.states import MAX_KEPT, Convolution, Recurrence, StateKey, StateRows, StateSlot
+from eft_engine.models.state_rows import StateKey, StateRows, StateSlot
+from eft_engine.models.states import Convolution, Recurrence
+
+MAX_KEPT = 3
+"""Copies of states that a slot keeps at a time, the oldest go first."""
 
 
 class SlotStates:
@@ -27,8 +31,9 @@ class SlotStates:
 
     @property
     def bytes_per_slot(self) -> int:
-        """Bytes that a slot takes, without copies that are kept."""
-        return sum(buffer[:1].nbytes for part in self._parts() for buffer in part.buffers)
+        """Bytes that a slot takes, with as many copies as it may keep."""
+        own = sum(buffer[:1].nbytes for part in self._parts() for buffer in part.buffers)
+        return own + MAX_KEPT * sum(part.copy_bytes for part in self._parts())
 
     @property
     def num_bytes(self) -> int:
@@ -124,6 +129,12 @@ class SlotStates:
     def keepable_len(self, slot: StateSlot, length: int) -> int:
         """The longest beginning, up to `length` tokens, that has a state."""
         return max([0, *(kept for kept in (*slot.kept, slot.length) if kept <= min(length, slot.length))])
+
+    def resumable_len(self, slot: StateSlot, length: int) -> int:
+        """The longest beginning, up to `length` tokens, that a slot can go on from itself."""
+        if 0 <= slot.settled_len <= length <= slot.read_len:
+            return length
+        return max([0, *(kept for kept in slot.kept if kept <= length)])
 
     def copy(self, source: StateSlot, target: StateSlot, length: int) -> None:
         """Let `target` begin with the first `length` tokens of `source`, which are `keepable_len`."""

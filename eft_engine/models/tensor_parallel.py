@@ -24,7 +24,7 @@ from eft_engine.models.kv_cache import SlotKVCache
 from eft_engine.models.language_model import LanguageModel
 from eft_engine.models.network import Block, KVSlot
 from eft_engine.models.process_group import Message, RankChannel
-from eft_engine.models.states import StateSlot
+from eft_engine.models.state_rows import StateSlot
 
 SPLITS_HEADS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value")
 """Layers whose output is attention heads, by the names that transformers' plans use."""

@@ -120,7 +120,7 @@ ACTIONS = st.lists(
 
 
 @settings(max_examples=30)
-@given(actions=ACTIONS, preempt=st.lists(st.booleans(), max_size=20))
+@given(actions=ACTIONS, preempt=st.lists(st.booleans(), min_size=8, max_size=20))
 def test_answers_do_not_depend_on_the_schedule(
     engine: Engine,
     asks: list[tuple[Ask, tuple[tuple[int, ...], str]]],

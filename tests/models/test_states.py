@@ -12,7 +12,9 @@ from transformers import PreTrainedModel
 
 from eft_engine.models.language_model import LanguageModel
 from eft_engine.models.network import Block
-from eft_engine.models.states import MAX_KEPT, STEPWISE_LEN, StateSlot
+from eft_engine.models.slot_states import MAX_KEPT
+from eft_engine.models.state_rows import StateSlot
+from eft_engine.models.states import STEPWISE_LEN
 from tests.models.hybrid_models import HYBRIDS, VOCAB_SIZE, make_hybrid
 from tests.toy import make_model
 

@@ -124,6 +124,10 @@ class LlamaCppCache:
             return 0
         return length if self._has_window(own, length) else 0
 
+    def resumable_len(self, slot: KVSlot, length: int) -> int:
+        """See `KVCache`. What is lost is read again by the slot itself."""
+        return length
+
     def _has_window(self, slot: LlamaCppSlot, length: int) -> bool:
         """Whether everything is there that tokens behind the first `length` see."""
         window = self._weights.window
