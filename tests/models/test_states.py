@@ -232,7 +232,7 @@ def test_bytes_are_those_of_the_states_and_of_copies_that_are_kept() -> None:
     slot = texts.start(4)
     # layers x (inner channels x (kernel width + states)) x float32
     one_slot = 2 * 64 * (4 + 8) * 4
-    assert cache.num_bytes == cache.states.bytes_per_slot == one_slot
+    assert (cache.num_bytes, cache.states.bytes_per_slot) == (one_slot, (1 + MAX_KEPT) * one_slot)
     texts.copy(slot, 4)
     texts.read((slot, 1, 0))
     assert (cache.num_bytes, cache.num_slots) == (2 * one_slot + one_slot, 2)
