@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from eft_engine.errors import UnsupportedModelError
 from eft_engine.models.attention import slot_attention
 from eft_engine.models.flash_attention import flash_attention, missing_for_flash
 from eft_engine.models.masks import kernel_mask, redirect_masks, slot_mask
+from eft_engine.models.model_files import files_of
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,7 @@ ATTENTION_BACKENDS: Mapping[str, AttentionBackend] = {
 
 def asks_for_attention(model: PreTrainedModel) -> bool:
     """Whether the model lets transformers choose its attention function."""
-    files = {sys.modules[type(module).__module__] for module in model.modules()}
-    return any(hasattr(file, "ALL_ATTENTION_FUNCTIONS") for file in files)
+    return any(hasattr(file, "ALL_ATTENTION_FUNCTIONS") for file in files_of(model))
 
 
 class HeldAttention:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,16 +31,11 @@ from transformers.cache_utils import (
     LinearAttentionCacheLayerMixin,
 )
 
+from eft_engine.models.model_files import files_of
+from eft_engine.models.scans import FAMILIES
+
 CACHE_ARGUMENTS = ("past_key_values", "cache_params")
 """What forward functions call their cache: with attention, and without."""
-
-RECURRENCES = {
-    "torch_chunk_gated_delta_rule": "gated delta net",
-    "chunk_kimi_delta_attention": "Kimi delta attention",
-    "mamba2_chunk_scan": "Mamba-2",
-    "mamba_selective_scan": "Mamba",
-}
-"""Functions of modelling files (see `scans`), and what people call layers that have them."""
 
 TOKENS = 2
 """How many the run on the meta device reads."""
@@ -214,13 +208,8 @@ def _state_name(layer: LinearAttentionCacheLayerMixin, skeleton: PreTrainedModel
     is_recurrent = any(state is not None for state in layer.recurrent_states.values())
     if not is_recurrent and any(state is not None for state in layer.conv_states.values()):
         return "short convolution"
-    found = [name for file in files_of(skeleton) for function, name in RECURRENCES.items() if hasattr(file, function)]
-    return found[0] if found else "state"
-
-
-def files_of(model: nn.Module) -> list[Any]:
-    """The modelling files that the classes of a model stand in, each once."""
-    return [sys.modules[name] for name in sorted({type(module).__module__ for module in model.modules()})]
+    files = files_of(skeleton)
+    return next((own.title for file in files for own in FAMILIES if hasattr(file, own.chunk_name)), "state")
 
 
 def _experts(skeleton: PreTrainedModel) -> tuple[str, ...]:

@@ -10,14 +10,15 @@ Gated delta rule: arXiv 2412.06464; Kimi delta attention: 2510.26692; Mamba: 231
 from __future__ import annotations
 
 import functools
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from eft_engine.models.model_files import files_of
 
 Kernel = Callable[..., Any]
 
@@ -29,8 +30,9 @@ class Scan:
     Args:
         inputs: what varies from token to token, `[rows, columns, ...]` each.
         step: inputs of one token `[rows, ...]` and a state, which may be changed in place: output `[rows, ...]` and the state
-        behind. chunk: inputs `[rows, columns, ...]` and a state or None (a text's start): outputs `[rows, columns, ...]` and
-        the state behind.
+            behind.
+        chunk: inputs `[rows, columns, ...]` and a state or None (a text's start): outputs `[rows, columns, ...]` and the state
+            behind.
     """
 
     inputs: Sequence[Tensor]
@@ -53,10 +55,11 @@ class ScanRunner(Protocol):
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of recurrence: the names of its two functions, and how a call of the first becomes a `Scan`, and outputs its
-    result.
+    """A kind of recurrence: what people call its layers, the names of its two functions, and how a call of the first becomes a
+    `Scan`, and outputs its result.
     """
 
+    title: str
     chunk_name: str
     step_name: str
     bind: Callable[[Kernel, Kernel, tuple[Any, ...], dict[str, Any]], tuple[Scan, Callable[[Tensor, Tensor], Any]]]
@@ -193,10 +196,10 @@ def _mamba(
 
 
 FAMILIES = (
-    Family("torch_chunk_gated_delta_rule", "torch_recurrent_gated_delta_rule", _delta_rule),
-    Family("chunk_kimi_delta_attention", "recurrent_kimi_delta_attention", _delta_rule),
-    Family("mamba2_chunk_scan", "mamba2_selective_state_update", _mamba2),
-    Family("mamba_selective_scan", "mamba_selective_state_update", _mamba),
+    Family("gated delta net", "torch_chunk_gated_delta_rule", "torch_recurrent_gated_delta_rule", _delta_rule),
+    Family("Kimi delta attention", "chunk_kimi_delta_attention", "recurrent_kimi_delta_attention", _delta_rule),
+    Family("Mamba-2", "mamba2_chunk_scan", "mamba2_selective_state_update", _mamba2),
+    Family("Mamba", "mamba_selective_scan", "mamba_selective_state_update", _mamba),
 )
 
 
@@ -223,9 +226,8 @@ def redirect_scans(model: nn.Module, runner: Callable[[], ScanRunner | None]) ->
 
     Files stay that way: other models of the same class may be held by other engines.
     """
-    for name in {type(module).__module__ for module in model.modules()}:
-        file: Mapping[str, Any] = vars(sys.modules[name])
+    for file in files_of(model):
         for family in FAMILIES:
-            chunk, step = file.get(family.chunk_name), file.get(family.step_name)
+            chunk, step = (getattr(file, name, None) for name in (family.chunk_name, family.step_name))
             if chunk is not None and step is not None and not isinstance(chunk, _Redirected):
-                setattr(sys.modules[name], family.chunk_name, _Redirected(family, chunk, step, runner))
+                setattr(file, family.chunk_name, _Redirected(family, chunk, step, runner))

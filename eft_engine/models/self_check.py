@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 TOLERANCES = {torch.float32: 1e-3, torch.float64: 1e-6}
 """Largest allowed difference of logits, relative to the largest logit; other dtypes: 0.1, as their rounding differs by path."""
 
-TEXT_LEN, FIRST_LEN, MATE_LEN = 36, 16, 11
-"""Tokens of a text, of its part before drafts are taken back, and of the text beside it."""
+TEXT_LEN, FIRST_LEN, MATE_LEN, ADAPTER_TEXT_LEN = 36, 16, 11, 6
+"""Tokens of a text, of its part before drafts are taken back, of the text beside it, and of the one for adapters."""
 
 SPANS = {
     "sliding_window": 8,
@@ -57,7 +57,7 @@ def check_network(network: LanguageModel) -> None:
         UnsupportedModelError: it cannot be read that way, or says something else.
     """
     limit = min(network.logits_width, 1000)
-    text = [(7 * index + 3) % limit for index in range(TEXT_LEN)]
+    text = _text(network, TEXT_LEN)
     mate = [(11 * index + 5) % limit for index in range(MATE_LEN)]
     with _short_spans(network):
         try:
@@ -167,15 +167,18 @@ def _two_rows(network: LanguageModel, adapter: str | None) -> Tensor:
     slots = [network.kv_cache.allocate(), network.kv_cache.allocate()]
     try:
         return network.forward(
-            [Block(slot, _adapter_text(network), 1, own) for slot, own in zip(slots, (None, adapter), strict=True)]
+            [
+                Block(slot, _text(network, ADAPTER_TEXT_LEN), 1, own)
+                for slot, own in zip(slots, (None, adapter), strict=True)
+            ]
         )
     finally:
         for slot in slots:
             network.kv_cache.release(slot)
 
 
-def _adapter_text(network: LanguageModel) -> list[int]:
-    return [(7 * index + 3) % min(network.logits_width, 1000) for index in range(6)]
+def _text(network: LanguageModel, length: int) -> list[int]:
+    return [(7 * index + 3) % min(network.logits_width, 1000) for index in range(length)]
 
 
 @torch.inference_mode()
@@ -193,7 +196,7 @@ def check_adapter_rows(network: LanguageModel, adapter: str, *, before: Tensor, 
             member=member,
             source=source,
         )
-    own = network.own_logits(_adapter_text(network), adapter=adapter)[-1]
+    own = network.own_logits(_text(network, ADAPTER_TEXT_LEN), adapter=adapter)[-1]
     difference = _difference(after[1], own)
     if not difference <= _tolerance(own):
         raise UnsupportedAdapterError(

@@ -70,7 +70,7 @@ class SlotStates:
         self._rows = None
         if self:
             for slot in slots:
-                slot.length = max([0, *(length for length in slot.kept if length <= slot.length)])
+                slot.length = slot.kept_len(slot.length)
                 slot.settled_len = slot.read_len = -1
 
     def _resume(self, slot: StateSlot) -> None:
@@ -128,13 +128,13 @@ class SlotStates:
 
     def keepable_len(self, slot: StateSlot, length: int) -> int:
         """The longest beginning, up to `length` tokens, that has a state."""
-        return max([0, *(kept for kept in (*slot.kept, slot.length) if kept <= min(length, slot.length))])
+        return slot.length if slot.length <= length else slot.kept_len(length)
 
     def resumable_len(self, slot: StateSlot, length: int) -> int:
         """The longest beginning, up to `length` tokens, that a slot can go on from itself."""
         if 0 <= slot.settled_len <= length <= slot.read_len:
             return length
-        return max([0, *(kept for kept in slot.kept if kept <= length)])
+        return slot.kept_len(length)
 
     def copy(self, source: StateSlot, target: StateSlot, length: int) -> None:
         """Let `target` begin with the first `length` tokens of `source`, which are `keepable_len`."""

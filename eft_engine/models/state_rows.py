@@ -34,6 +34,10 @@ class StateSlot(KVSlot):
         """Tokens behind the settled state that count."""
         return self.length - self.settled_len
 
+    def kept_len(self, length: int) -> int:
+        """The longest beginning, up to `length` tokens, of which states are kept."""
+        return max((own for own in self.kept if own <= length), default=0)
+
 
 @dataclass(frozen=True)
 class StateRows:

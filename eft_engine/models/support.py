@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 
 from transformers import PreTrainedModel
 
-from eft_engine.models.layers import cache_argument, calls, files_of, unknown_layer
+from eft_engine.models.layers import cache_argument, calls, unknown_layer
+from eft_engine.models.model_files import files_of
 from eft_engine.models.scans import FAMILIES
 
 BY_TYPE: Mapping[str, str] = {
