@@ -105,7 +105,12 @@ class MemberConfig(Options):
         description="hub id, folder, or .gguf file (on a hub: organisation/model/file.gguf)", min_length=1
     )
     adapter: str | None = Field(
-        default=None, description="folder or hub id of a LoRA adapter to put on top of `source`"
+        default=None, description="folder or hub id of a PEFT adapter to put on top of `source`, or a .gguf adapter"
+    )
+    merge: bool | None = Field(
+        default=None,
+        description="hold a network of its own with the adapter merged into it; None: where it cannot share one with members "
+        "that lack it; False: refuse it then",
     )
     gguf_file: str | None = Field(
         default=None, description="name of the .gguf file inside the folder or hub repository"
@@ -285,9 +290,11 @@ class SamplingParams(Options):
     logit_bias: dict[int, float] = Field(default_factory=dict, description="token id -> value added to its score")
     seed: int | None = Field(default=None, ge=0, lt=2**64, description="same seed, same text, whatever else runs")
     stop: Annotated[tuple[str, ...], BeforeValidator(_as_stop_list)] = Field(
-        default=(), description="strings that end the text; they are not part of it"
+        default=(), description="strings that end the text; they are not part of it; texts of control tokens count too"
     )
-    stop_token_ids: tuple[int, ...] = Field(default=(), description="token ids that end the text")
+    stop_token_ids: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default=(), description="token ids that end the text"
+    )
     ignore_eos: bool = Field(default=False, description="go on after an end-of-sequence token")
     skip_special_tokens: bool = Field(default=True, description="leave control tokens out of the text")
     grammar: Grammar | None = Field(
@@ -465,7 +472,7 @@ class EngineConfig(Options):
     max_warm_prefixes: int = Field(
         default=16,
         ge=0,
-        description="finished prompts kept in the cache, so that a conversation goes on where it ended",
+        description="conversations kept in the cache, each in all networks that it ran, so that it goes on where it ended",
     )
     max_kv_cache_bytes: int | None = Field(
         default=None,
@@ -480,6 +487,11 @@ class EngineConfig(Options):
     mismatched_tokens: Literal["refuse", "mask"] = Field(
         default="refuse",
         description="ids that mean different tokens: refuse the trio, or never generate them (at most 1 %)",
+    )
+    tuned_only_tokens: Literal["refuse", "keep"] = Field(
+        default="refuse",
+        description="tokens that all tuned models have and others lack: never generate them, and refuse the trio if one of them "
+        "ends a turn; or keep the tuned models' own probability of them",
     )
     speculation: SpeculationOptions = Field(
         default_factory=SpeculationOptions, description="drafting, unless a call has its own"

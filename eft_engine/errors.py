@@ -10,12 +10,13 @@
     │   ├── UnsafeWeightsError        only pickled weights are there; they are never opened
     │   ├── TokenizerMissingError     the model came without a tokenizer
     │   ├── UnsupportedModelError     the architecture cannot be run by the engine
-    │   ├── UnsupportedAdapterError   the adapter cannot be switched per row
+    │   ├── UnsupportedAdapterError   the adapter cannot be held, or not in the way that was asked for
     │   └── LoadOutOfMemoryError      the weights do not fit
     ├── RequestError                  one request is wrong; the engine is fine (also a ValueError)
     │   ├── EmptyPromptError
     │   ├── ChatTemplateError
     │   ├── InvalidGrammarError
+    │   ├── UnknownTokenError
     │   ├── ContextOverflowError
     │   ├── UnknownPairError
     │   └── InvalidWeightError
@@ -122,7 +123,7 @@ class UnsupportedModelError(LoadError):
 
 
 class UnsupportedAdapterError(LoadError):
-    """The adapter cannot be switched on and off per row; merge it into a model first."""
+    """The adapter cannot be held by any network, or not in the way that was asked for: the message says why, and what to do."""
 
 
 class LoadOutOfMemoryError(LoadError):
@@ -158,6 +159,15 @@ class ChatTemplateError(RequestError):
 
 class InvalidGrammarError(RequestError):
     """A schema, expression or grammar is malformed, or asks for something that cannot be enforced."""
+
+
+class UnknownTokenError(RequestError):
+    """A token id that a model cannot read, or that is never generated. `token_id` is the id, `member` who does not know it."""
+
+    def __init__(self, message: str, *, token_id: int, member: str) -> None:
+        super().__init__(message)
+        self.token_id = token_id
+        self.member = member
 
 
 class ContextOverflowError(RequestError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -89,6 +90,7 @@ class EngineStats:
     num_running: int
     num_waiting: int
     num_warm_prefixes: int
+    """Conversations of which the cache keeps what at least one network has read."""
     num_finished: int
     num_failed: int
     num_cancelled: int
@@ -177,8 +179,11 @@ class PairScore:
 
     @property
     def delta(self) -> float:
-        """The implicit reward of the token (Rafailov et al. 2023; equation 3 of Mitchell et al. 2023, without its scale)."""
-        return self.tuned - self.reference
+        """The implicit reward of the token (Rafailov et al. 2023; equation 3 of Mitchell et al. 2023, without its scale).
+
+        0 for a token that the reference cannot write: it says nothing about it, as in the composition.
+        """
+        return 0.0 if self.reference == -math.inf else self.tuned - self.reference
 
 
 @dataclass(frozen=True)
@@ -233,7 +238,7 @@ class MemberReport:
     logits_width: int
     context_len: int
     dtype: str
-    """Type of the weights as they are held: of torch, or of a quantised file (Q4_K_M)."""
+    """Type of the weights as they are held: a dtype, how they are packed (`4-bit (gptq)`), or that of a .gguf file (Q4_K_M)."""
     runtime: str = "torch"
     """Who computes: torch or llama.cpp."""
     is_mapped: bool = False
@@ -242,6 +247,10 @@ class MemberReport:
     """Bytes of parts of a multimodal checkpoint that text never uses, as of its images: not read, and not in `parameter_bytes`."""
     notes: tuple[str, ...] = ()
     """Why it runs as it does."""
+    adapter_notes: tuple[str, ...] = ()
+    """Those of `notes` that are about its adapter."""
+    why_merged: str | None = None
+    """Why its adapter is inside a network of its own; None: it is switched on per row, or there is none."""
     layers: tuple[str, ...] = ()
     """Kinds of layers and how many there are of each (`"16 x sliding attention (1,024)"`); empty where a file does not tell."""
     kv_bytes_per_token: int = 0
@@ -254,22 +263,42 @@ class MemberReport:
 
 @dataclass(frozen=True)
 class VocabularyReport:
-    """How far the members' vocabularies agree."""
+    """How far the members' vocabularies agree. `kept` are tokens that only the tuned members have, by id."""
 
     shared_vocab_size: int
     masked_ids: tuple[int, ...]
     differences: tuple[str, ...] = ()
     widths: Mapping[str, int] = field(default_factory=dict)
+    kept: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TurnEnd:
+    """A token that ends a turn, as members name it.
+
+    `token` is its text, empty where no member has one there. `named_by` says by member what of it names the token
+    (`generation_config.json`, `config.json`, `tokenizer`, ...).
+    """
+
+    token_id: int
+    token: str
+    named_by: Mapping[str, tuple[str, ...]]
+    unused: str | None = None
+    """Why texts do not end there although it is named; None: they do."""
 
 
 @dataclass(frozen=True)
 class TrioReport:
-    """All members, what they share, and the vocabulary."""
+    """All members, what they share, the vocabulary, and what ends a turn."""
 
     members: tuple[MemberReport, ...]
     vocabulary: VocabularyReport
     total_bytes: int
     """Bytes of all distinct weights and adapters together."""
+    ends: tuple[TurnEnd, ...] = ()
+    """Every token that a member names as an end of its texts."""
+    warnings: tuple[str, ...] = ()
+    """What loading warns about: why texts may not end where they should."""
 
     @property
     def mapped_bytes(self) -> int:

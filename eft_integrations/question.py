@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from eft_integrations.backends.protocol import ChatBackend, last_result
 from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
+from eft_integrations.pieces import Pieces
 
 Form = TypeVar("Form")
 
@@ -38,18 +39,16 @@ class Question:
     def stream(self, form: Callable[[ChatDelta], Form]) -> Generator[Form]:
         """The answer in pieces, in a host's form; the request is submitted now, and closing the iterator cancels it."""
         deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
-        return self._until(deadline, self.backend.stream(self.request), form)
+        deltas = self.backend.stream(self.request)
+        return Pieces(self._until(deadline, deltas, form), deltas.close)  # type: ignore[attr-defined]
 
     def _until(
         self, deadline: float | None, deltas: Iterator[ChatDelta], form: Callable[[ChatDelta], Form]
     ) -> Generator[Form]:
-        try:
-            for delta in deltas:
-                yield form(delta)
-                if deadline is not None and time.monotonic() > deadline and delta.result is None:
-                    raise self._late()
-        finally:
-            deltas.close()  # type: ignore[attr-defined]
+        for delta in deltas:
+            yield form(delta)
+            if deadline is not None and time.monotonic() > deadline and delta.result is None:
+                raise self._late()
 
     async def astream(self, form: Callable[[ChatDelta], Form]) -> AsyncGenerator[Form]:
         """`stream` without blocking the event loop; the clock runs from the first time that a piece is asked for."""

@@ -88,6 +88,7 @@ RANGES: dict[type[Options], dict[str, Range]] = {
         "max_kv_cache_bytes": ([None, 1, 2**40], [0, -1]),
         "max_queued_requests": ([None, 1], [0]),
         "mismatched_tokens": (["refuse", "mask"], ["ignore"]),
+        "tuned_only_tokens": (["refuse", "keep"], ["mask"]),
         "speculation": ([SpeculationOptions(), {"drafter": "none"}], [{"drafter": "oracle"}, None, "fast"]),
         "cuda_graphs": ([True, False], ["perhaps", None]),
         "attention": (["sdpa", "flash"], ["eager", None, True]),
@@ -98,6 +99,7 @@ RANGES: dict[type[Options], dict[str, Range]] = {
     MemberConfig: {
         "source": (["folder"], ["", None, 3]),
         "adapter": ([None, "folder"], [3]),
+        "merge": ([None, True, False], [3, "always"]),
         "gguf_file": ([None, "model.gguf"], [3]),
         "tokenizer": ([None, "folder"], [3]),
         "revision": ([None, "main"], [3]),

@@ -57,7 +57,7 @@ def test_acceptance_is_counted_per_draft_and_per_step(
 
 
 @pytest.mark.parametrize(
-    ("tuned", "reference", "delta"), [(-1.0, -3.0, 2.0), (-3.0, -1.0, -2.0), (-1.0, -math.inf, math.inf)]
+    ("tuned", "reference", "delta"), [(-1.0, -3.0, 2.0), (-3.0, -1.0, -2.0), (-1.0, -math.inf, 0.0)]
 )
 def test_delta_is_tuned_minus_reference(tuned: float, reference: float, delta: float) -> None:
     assert PairScore(tuned, reference).delta == delta

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,13 +68,14 @@ class ChatSession:
         pieces: list[str] = []
         delta = GenerationDelta("")
         try:
-            stream = self.engine.stream([*system, *self.messages], sampling=self.sampling, reward_weights=self.weights)
-            for delta in stream:
-                pieces.append(delta.text_delta)
-                sys.stdout.write(delta.text_delta)
-                sys.stdout.flush()
+            asked = [*system, *self.messages]
+            with closing(self.engine.stream(asked, sampling=self.sampling, reward_weights=self.weights)) as stream:
+                for delta in stream:
+                    pieces.append(delta.text_delta)
+                    sys.stdout.write(delta.text_delta)
+                    sys.stdout.flush()
         except KeyboardInterrupt:
-            stream.close()
+            pass  # the answer ends here
         except EFTError:
             self.messages.pop()
             raise

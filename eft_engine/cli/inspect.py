@@ -8,10 +8,14 @@ import typer
 from rich.table import Table
 
 from eft_engine.cli import trio_options as options
-from eft_engine.outputs import MemberReport, TrioReport
+from eft_engine.outputs import MemberReport, TrioReport, TurnEnd
 
 if TYPE_CHECKING:
     from eft_engine.models.planning import TrioPlan
+
+
+NUM_SHOWN = 8
+"""Tokens that are named; of more than these it is said how many there are."""
 
 
 @options.takes_trio
@@ -52,15 +56,37 @@ def _show(report: TrioReport) -> None:
         if member.network == member.name:
             out.print(f"{member.name}: {member.source} ({member.architecture})", soft_wrap=True)
             for line in (*_layers(member), *member.notes):
-                out.print(f"  {line}", soft_wrap=True)
+                out.print(f"  {line}", soft_wrap=True, markup=False)
+        elif member.adapter_notes:
+            out.print(f"{member.name}: {member.adapter}", soft_wrap=True)
+            for line in member.adapter_notes:
+                out.print(f"  {line}", soft_wrap=True, markup=False)
     vocabulary = report.vocabulary
     out.print(f"shared vocabulary: {vocabulary.shared_vocab_size} ids, {len(vocabulary.masked_ids)} masked")
+    if vocabulary.kept:
+        tokens = ", ".join(map(repr, list(vocabulary.kept.values())[:NUM_SHOWN]))
+        more = f" and {len(vocabulary.kept) - NUM_SHOWN} more" if len(vocabulary.kept) > NUM_SHOWN else ""
+        out.print(f"  kept, with the tuned models' own probability: {tokens}{more}", soft_wrap=True, markup=False)
     for difference in vocabulary.differences:
-        out.print(f"  masked: {difference}")
+        out.print(f"  masked: {difference}", soft_wrap=True, markup=False)
+    out.print("ends of a turn:" if report.ends else "ends of a turn: none")
+    for end in report.ends:
+        out.print(f"  {_end(end)}", soft_wrap=True, markup=False)
+    for warning in report.warnings:
+        out.print(f"warning: {warning}", soft_wrap=True, markup=False)
     mapped = report.mapped_bytes
     out.print(f"weights in memory: {_mib(report.total_bytes - mapped)} (shared weights counted once)")
     if mapped:
         out.print(f"mapped from files, in memory as far as the system keeps them there: {_mib(mapped)}")
+
+
+def _end(end: TurnEnd) -> str:
+    """A token and who names it, members that name it in the same places together."""
+    together: dict[tuple[str, ...], list[str]] = {}
+    for member, places in end.named_by.items():
+        together.setdefault(places, []).append(member)
+    by = "; ".join(f"{', '.join(places)} of {', '.join(members)}" for places, members in together.items())
+    return f"{end.token!r} ({end.token_id}), named by {by}" + (f" - not used: {end.unused}" if end.unused else "")
 
 
 def _layers(member: MemberReport) -> list[str]:
@@ -94,7 +120,7 @@ def _members(report: TrioReport) -> Table:
             member.runtime,
             f"{member.num_parameters / 1e6:,.1f} M",
             (_mib(member.parameter_bytes) + (" mapped" if member.is_mapped else "")) if own else "shared",
-            _mib(member.adapter_bytes) if member.adapter else "-",
+            ("merged" if member.why_merged else _mib(member.adapter_bytes)) if member.adapter else "-",
             member.dtype,
         )
     return table

@@ -53,6 +53,15 @@ GPULayers = Annotated[
     int | None,
     typer.Option("--gpu-layers", help="With llama.cpp built for a GPU: layers of each network held there; -1: all."),
 ]
+TunedOnlyTokens = Annotated[
+    str,
+    typer.Option(
+        "--tuned-only-tokens",
+        help="Tokens that only the tuned models have, as those of a chat format: refuse the trio if one ends a turn, or keep their "
+        "probability.",
+        metavar="refuse|keep",
+    ),
+]
 Weight = Annotated[
     list[str] | None,
     typer.Option(
@@ -103,17 +112,20 @@ def choose_trio(
     runtime: Runtime = "auto",
     threads: Threads = None,
     gpu_layers: GPULayers = None,
+    tuned_only_tokens: TunedOnlyTokens = "refuse",
 ) -> TrioChoice:
     """What the options mean.
 
     Raises:
         InvalidOptionError: they contradict each other or are incomplete.
     """
-    named_runtime: Any = runtime  # checked there
+    named_runtime: Any = runtime  # checked there, as the next one
+    named_way: Any = tuned_only_tokens
     config = EngineConfig(
         dtype=dtype,
         device=device,
         runtime=named_runtime,
+        tuned_only_tokens=named_way,
         llama_cpp=LlamaCppOptions(n_threads=threads, n_gpu_layers=gpu_layers),
     )
     named = any((base, tuned, reference, pair))

@@ -37,12 +37,14 @@ def member_coefficients(weights: Sequence[float], *, amplification: float = 1.0)
 
 
 @fused
-def member_logprobs(logits: Tensor, masked_ids: Tensor) -> tuple[Tensor, Tensor]:
+def member_logprobs(logits: Tensor, masked_ids: Tensor, kept_ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Log-probabilities over the shared vocabulary.
 
     Args:
         logits: `[rows, width]`, any float dtype, already cut to the shared width.
-        masked_ids: ids that not all members have; they get -inf.
+        masked_ids: ids that are never generated; they get -inf.
+        kept_ids: ids that not all members have; theirs are relative to all shared tokens together (see `add_kept`). None: there
+            are none.
 
     Returns:
         float32 log-probabilities `[rows, width]`, and the normaliser `logits - logprobs` per row `[rows]`.
@@ -50,7 +52,8 @@ def member_logprobs(logits: Tensor, masked_ids: Tensor) -> tuple[Tensor, Tensor]
     scores = logits.float()
     if len(masked_ids):
         scores = scores.index_fill(-1, masked_ids, -torch.inf)
-    normalisers = torch.logsumexp(scores, dim=-1)
+    shared = scores.index_fill(-1, kept_ids, -torch.inf) if kept_ids is not None else scores
+    normalisers = torch.logsumexp(shared, dim=-1)
     return scores - normalisers[:, None], normalisers
 
 
@@ -96,6 +99,37 @@ def _compose_member_by_member(logprobs: Tensor, coefficients: Tensor) -> Tensor:
             weighted.masked_fill_(torch.isneginf(values) & (weights <= 0), 0.0)
         scores += weighted
     return scores
+
+
+def add_kept(scores: Tensor, kept: Tensor, shares: Tensor, kept_ids: Tensor) -> None:
+    """Give tokens that only tuned models have the probability that these give them, in place.
+
+    Base and reference say nothing about such a token, so there is no ratio to compose; the tuned model's own word is kept, as in
+    conservative mode outside the nucleus. With P(kept) the tuned model's probability of all of these tokens together:
+
+        composed'(token) = tuned(token)                            a kept token
+        composed'(token) = (1 - P(kept)) * composed(token)         a shared one
+
+    where `composed` is equation 4 over the shared tokens, of members that are normalised over these: what is composed is the
+    choice among the tokens that all members know. Of several pairs it is the mean of their tuned models, weighted by `shares`.
+
+    The scores of shared tokens stay as they are. As the scale of a row is free, kept tokens get
+    `log(tuned(token) / (1 - P(kept))) + logsumexp(shared scores)`.
+
+    Args:
+        scores: composed scores `[rows, width]`, not normalised.
+        kept: by tuned model the values of `kept_ids` in `member_logprobs`, `log(tuned(token) / (1 - P(kept)))`,
+            `[rows, models, kept]`.
+        shares: of each model, summing to 1, `[models]`.
+        kept_ids: `[kept]`.
+    """
+    shared = scores.index_fill(-1, kept_ids, -torch.inf).logsumexp(dim=-1)
+    log_shares = shares.log()[:, None]
+    log_shared = -torch.nn.functional.softplus(kept.logsumexp(dim=-1))[
+        :, :, None
+    ]  # log(1 - P(kept)), [rows, models, 1]
+    own = (kept + log_shared + log_shares).logsumexp(dim=1) - (log_shared + log_shares).logsumexp(dim=1)  # [rows, kept]
+    scores.index_copy_(-1, kept_ids, own + shared[:, None])
 
 
 def keep_tuned_outside_nucleus(scores: Tensor, tuned: Tensor, top_p: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ times of a step's parts: first per sequence, then for the step as a whole, since
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
@@ -146,7 +147,7 @@ class Drafter:
         """Tokens that the grammar leaves no choice about."""
         if sequence.grammar is None or sequence.speculation.drafter == "none":
             return None
-        sequence.drafts = sequence.grammar.forced()[: max(sequence.draft_limit, 0)]
+        sequence.drafts = sequence.draftable(sequence.grammar.forced()[: max(sequence.draft_limit, 0)])
         sequence.drafted_by = sequence.forced_acceptance
         if not sequence.drafts:
             return None
@@ -156,7 +157,7 @@ class Drafter:
         """Tokens that followed the last ones before."""
         if sequence.lookup is None:
             return None
-        found = sequence.lookup.propose(sequence.draft_limit)
+        found = sequence.draftable(sequence.lookup.propose(sequence.draft_limit))
         if sequence.grammar is not None:
             found = sequence.grammar.valid_prefix(found)
         if not found:
@@ -230,8 +231,15 @@ class Drafter:
         token_ids: Seq[int],
         confidences: Seq[float],
     ) -> None:
-        """Take a draft per sequence; one that its drafter is unsure of, or that ends a grammar's text, is the last one."""
+        """Take a draft per sequence; one that its drafter is unsure of, or that ends a grammar's text, is the last one. None where
+        nothing may come but tokens that are not drafted.
+        """
         for sequence, token_id, confidence in zip(active, token_ids, confidences, strict=True):
+            if math.isnan(confidence):
+                wanted[sequence] = len(sequence.drafts)
+                for stream, _ in sequence.drafting_streams:
+                    sequence.drop_row(stream)
+                continue
             sequence.drafts.append(token_id)
             unsure = sequence.speculation.adaptive and confidence < sequence.speculation.min_confidence
             if unsure or (sequence.grammar is not None and sequence.grammar.ends(token_id)):
@@ -260,4 +268,6 @@ class Drafter:
                 row, sequence, stream, coefficient = owners[block.slot]
                 scores[row] += coefficient * values[index]
                 sequence.keep_row(stream, values[index], normalisers[index])
+        if self._runner.kept_ids is not None:  # others would read them in several tokens, see `draftable`
+            scores.index_fill_(-1, self._runner.kept_ids, -torch.inf)
         return scores

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from types import TracebackType
@@ -22,8 +22,8 @@ from eft_engine.config import (
     TunedPair,
     resolve_weights,
 )
-from eft_engine.engine.events import AsyncEvents, BlockingEvents
-from eft_engine.engine.metrics import EngineTotals
+from eft_engine.engine.events import AsyncDeltas, AsyncEvents, BlockingEvents, Deltas
+from eft_engine.engine.metrics import EngineTotals, ForwardTotals
 from eft_engine.engine.prefix_cache import PrefixCache
 from eft_engine.engine.requests import RequestMaker, check_single, is_batch
 from eft_engine.engine.scheduler import Scheduler
@@ -66,7 +66,13 @@ class Engine:
         self._is_closed = False
         self._totals = EngineTotals()
         self._requests = RequestMaker(trio, self._weights, config, self._totals)
-        stepper = Stepper(trio.vocabulary, self.tokenizer, device=trio.networks[0].device, totals=self._totals)
+        stepper = Stepper(
+            trio.vocabulary,
+            self.tokenizer,
+            device=trio.networks[0].device,
+            totals=self._totals,
+            unknown_ids=trio.unknown_ids,
+        )
         drafts_adaptively = config.speculation.drafter != "none" and config.speculation.adaptive
         if drafts_adaptively or config.max_kv_cache_bytes is not None:  # a first pass also shows what a position takes
             stepper.calibrate(trio.networks)
@@ -209,8 +215,8 @@ class Engine:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The base's tokenizer."""
-        return self._requests.tokenizers.base
+        """What reads generated tokens: the base's tokenizer, or the tuned model's where it keeps tokens that only it has."""
+        return self._requests.tokenizers.output
 
     @property
     def chat_template(self) -> str | None:
@@ -247,8 +253,7 @@ class Engine:
         Raises:
             RequestError: the prompt is empty or malformed.
         """
-        rendered = self._requests.render(prompt, prompt_options or PromptOptions())
-        return max(len(rendered.base), len(rendered.tuned), len(rendered.reference))
+        return self._requests.render(prompt, prompt_options or PromptOptions()).max_len
 
     def report(self) -> TrioReport:
         """Members, what they share, bytes and vocabulary.
@@ -265,7 +270,7 @@ class Engine:
         tokens, requests = self._totals.tokens, self._totals.requests
         networks = []
         for network in self._trio.networks:
-            forwards = self._totals.forwards[network]
+            forwards = self._totals.forwards.get(network, ForwardTotals())
             networks.append(
                 NetworkStats(
                     members=tuple(name for name, member in self._trio.members.items() if member.network is network),
@@ -275,10 +280,11 @@ class Engine:
                     kv_cache_bytes=network.kv_cache.num_bytes,
                 )
             )
+        load = self._worker.load
         return EngineStats(
-            num_running=self._worker.num_running,
-            num_waiting=self._worker.num_waiting,
-            num_warm_prefixes=self._worker.num_warm_prefixes,
+            num_running=load.num_running,
+            num_waiting=load.num_waiting,
+            num_warm_prefixes=load.num_warm_prefixes,
             num_finished=requests["finished"],
             num_failed=requests["failed"],
             num_cancelled=requests["cancelled"],
@@ -345,14 +351,13 @@ class Engine:
         prepared = self._requests.generations(
             prompt if batch else [prompt], sampling, reward_weights, composition, speculation, prompt_options, batch
         )
-        streams = [BlockingEvents(self._worker) for _ in prepared]
-        sequences = [make(events.put) for make, events in zip(prepared, streams, strict=True)]
-        self._worker.submit(sequences)
+        asked = [BlockingEvents(make) for make in prepared]
         try:
-            outputs = [events.output(sequence) for events, sequence in zip(streams, sequences, strict=True)]
+            self._worker.submit([events.sequence for events in asked])
+            outputs = [events.output() for events in asked]
         finally:
-            for sequence in sequences:
-                self._worker.cancel(sequence)
+            for events in asked:
+                events.leave()
         return outputs if batch else outputs[0]
 
     def stream(
@@ -364,19 +369,19 @@ class Engine:
         composition: CompositionOptions | None = None,
         speculation: SpeculationOptions | None = None,
         prompt_options: PromptOptions | None = None,
-    ) -> Iterator[GenerationDelta]:
+    ) -> Generator[GenerationDelta]:
         """Answer one prompt piece by piece; arguments and errors as for `generate`.
 
-        The request is checked and submitted at once; closing the iterator cancels it.
+        The request is checked and submitted at once. Closing the iterator cancels it, and so does dropping it, before the first
+        piece as well; an iterator that is part of a reference cycle is dropped when Python collects the cycle.
         """
         check_single(prompt)
         (make,) = self._requests.generations(
             [prompt], sampling, reward_weights, composition, speculation, prompt_options, False
         )
-        events = BlockingEvents(self._worker)
-        sequence = make(events.put)
-        self._worker.submit([sequence])
-        return events.deltas(sequence)
+        answer = Deltas(events := BlockingEvents(make))
+        self._worker.submit([events.sequence])
+        return answer
 
     async def agenerate(
         self,
@@ -400,17 +405,16 @@ class Engine:
             prompt_options,
             batch,
         )
-        streams = [AsyncEvents(self._worker) for _ in prepared]
-        sequences = [make(events.put) for make, events in zip(prepared, streams, strict=True)]
-        self._worker.submit(sequences)
+        asked = [AsyncEvents(make) for make in prepared]
         try:
-            outputs = [await events.output(sequence) for events, sequence in zip(streams, sequences, strict=True)]
+            self._worker.submit([events.sequence for events in asked])
+            outputs = [await events.output() for events in asked]
         finally:
-            for sequence in sequences:
-                self._worker.cancel(sequence)
+            for events in asked:
+                events.leave()
         return outputs if batch else outputs[0]
 
-    async def astream(
+    def astream(
         self,
         prompt: Prompt,
         *,
@@ -419,24 +423,29 @@ class Engine:
         composition: CompositionOptions | None = None,
         speculation: SpeculationOptions | None = None,
         prompt_options: PromptOptions | None = None,
-    ) -> AsyncIterator[GenerationDelta]:
-        """`stream` for an event loop. Closing the iterator or cancelling the task cancels the request."""
-        check_single(prompt)
-        (make,) = await asyncio.to_thread(
-            self._requests.generations,
-            [prompt],
-            sampling,
-            reward_weights,
-            composition,
-            speculation,
-            prompt_options,
-            False,
-        )
-        events = AsyncEvents(self._worker)
-        sequence = make(events.put)
-        self._worker.submit([sequence])
-        async for delta in events.deltas(sequence):
-            yield delta
+    ) -> AsyncGenerator[GenerationDelta]:
+        """`stream` for an event loop, but that the request is checked and submitted when the first piece is asked for.
+
+        Closing the iterator, dropping it, cancelling the task and closing the event loop cancel the request.
+        """
+
+        async def ask() -> AsyncEvents:
+            check_single(prompt)
+            (make,) = await asyncio.to_thread(
+                self._requests.generations,
+                [prompt],
+                sampling,
+                reward_weights,
+                composition,
+                speculation,
+                prompt_options,
+                False,
+            )
+            events = AsyncEvents(make)
+            self._worker.submit([events.sequence])
+            return events
+
+        return AsyncDeltas(ask)
 
     # ---- scoring -------------------------------------------------------------------------------------------------------
 
@@ -456,10 +465,12 @@ class Engine:
         Raises:
             RequestError: as for `generate`; also for a completion without tokens or one that does not fit the context.
         """
-        events = BlockingEvents(self._worker)
-        sequence = self._requests.scoring(prompt, completion, reward_weights, composition, prompt_options, events.put)
-        self._worker.submit([sequence])
-        return cast(ScoreOutput, events.take())
+        events = BlockingEvents(self._requests.scoring(prompt, completion, reward_weights, composition, prompt_options))
+        try:
+            self._worker.submit([events.sequence])
+            return cast(ScoreOutput, events.take())
+        finally:
+            events.leave()
 
     async def ascore(
         self,
@@ -470,13 +481,16 @@ class Engine:
         composition: CompositionOptions | None = None,
         prompt_options: PromptOptions | None = None,
     ) -> ScoreOutput:
-        """`score` for an event loop."""
-        events = AsyncEvents(self._worker)
-        sequence = await asyncio.to_thread(
-            self._requests.scoring, prompt, completion, reward_weights, composition, prompt_options, events.put
+        """`score` for an event loop. Cancelling the task, as a time limit does, cancels the request."""
+        make = await asyncio.to_thread(
+            self._requests.scoring, prompt, completion, reward_weights, composition, prompt_options
         )
-        self._worker.submit([sequence])
-        return cast(ScoreOutput, await events.take())
+        events = AsyncEvents(make)
+        try:
+            self._worker.submit([events.sequence])
+            return cast(ScoreOutput, await events.take())
+        finally:
+            events.leave()
 
     # ---- the end -------------------------------------------------------------------------------------------------------
 

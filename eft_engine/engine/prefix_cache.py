@@ -55,20 +55,27 @@ class ReadPrefix:
         return common_prefix_len(self.token_ids, stream.prompt_ids[:-1])
 
 
+Conversation = list[ReadPrefix]
+"""Warm slots of one finished request: one for each of its streams, but for those that a later request has taken over."""
+
+
 class PrefixCache:
-    """The warm slots of one engine, least recently used first. Belongs to the engine's thread.
+    """The warm slots of one engine, by conversation. Belongs to the engine's thread.
+
+    The slots of a request are kept, counted and given back together. A later request may take over some of them and leave others
+    (at weight 0 it runs the base alone); what is left counts as one conversation until its last slot is gone.
 
     Args:
-        max_warm: most slots kept warm over all networks; 0 keeps none, and copying between running requests stays.
+        max_warm: most conversations kept warm; 0 keeps none, and copying between running requests stays.
     """
 
     def __init__(self, *, max_warm: int) -> None:
         self._max_warm = max_warm
-        self._warm: list[ReadPrefix] = []
+        self._warm: list[Conversation] = []  # in the order in which they ended
 
     @property
     def num_warm(self) -> int:
-        """Slots kept warm now."""
+        """Conversations of which at least one slot is kept warm now."""
         return len(self._warm)
 
     def attach(self, stream: Stream, running: Iterable[tuple[Stream, Sequence[int]]]) -> None:
@@ -83,14 +90,14 @@ class PrefixCache:
             for other, output_ids in running
             if other.slot is not None
         ]
-        known = [*self._warm, *in_use]
+        known = [*(prefix for conversation in self._warm for prefix in conversation), *in_use]
         best = max(known, key=lambda prefix: prefix.shared_len(stream), default=None)
         shared_len = best.shared_len(stream) if best else 0
         cache = stream.network.kv_cache
         if best is None or shared_len < MIN_SHARED_LEN:
             stream.slot = cache.allocate()
         elif best.warm and 2 * shared_len >= len(best.token_ids):
-            self._warm.remove(best)
+            self._take_over(best)
             stream.slot = best.slot
             stream.slot.truncate(shared_len)
         else:
@@ -105,27 +112,42 @@ class PrefixCache:
                 len(stream.prompt_ids) - 1
             }
 
-    def retire(self, stream: Stream, output_ids: Sequence[int]) -> None:
-        """Keep the slot of a stream that is done, if what it holds is worth keeping; the oldest one makes room."""
-        assert stream.slot is not None, "a stream is retired once"
-        held = ReadPrefix(stream.network, stream.adapter, stream.read_ids(output_ids), stream.slot, warm=True)
-        held.slot.reserved_len = held.slot.length
-        stream.slot = None
-        if self._max_warm == 0 or len(held.token_ids) < MIN_SHARED_LEN:
-            held.network.kv_cache.release(held.slot)
-            return
-        self._warm.append(held)
+    def _take_over(self, prefix: ReadPrefix) -> None:
+        for conversation in self._warm:
+            if prefix in conversation:
+                conversation.remove(prefix)
+        self._warm = [conversation for conversation in self._warm if conversation]
+
+    def retire(self, streams: Iterable[Stream], output_ids: Sequence[int]) -> None:
+        """Keep the slots of a request that is done, those that are worth keeping; the oldest conversation makes room."""
+        ended: Conversation = []
+        for stream in streams:
+            assert stream.slot is not None, "a stream is retired once"
+            held = ReadPrefix(stream.network, stream.adapter, stream.read_ids(output_ids), stream.slot, warm=True)
+            held.slot.reserved_len = held.slot.length
+            stream.slot = None
+            if len(held.token_ids) < MIN_SHARED_LEN:
+                _release(held)
+            else:
+                ended.append(held)
+        if ended:
+            self._warm.append(ended)
         while len(self._warm) > self._max_warm:
-            oldest = self._warm.pop(0)
-            oldest.network.kv_cache.release(oldest.slot)
+            for prefix in self._warm.pop(0):
+                _release(prefix)
 
     def clear(self) -> bool:
         """Give all warm slots back. False when there were none."""
         had_any = bool(self._warm)
-        for prefix in self._warm:
-            prefix.network.kv_cache.release(prefix.slot)
+        for conversation in self._warm:
+            for prefix in conversation:
+                _release(prefix)
         self._warm.clear()
         return had_any
+
+
+def _release(prefix: ReadPrefix) -> None:
+    prefix.network.kv_cache.release(prefix.slot)
 
 
 def worth_waiting(stream: Stream, running: Iterable[Stream]) -> bool:

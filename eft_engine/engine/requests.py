@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Seq
 from typing import Any
 
@@ -22,12 +22,13 @@ from eft_engine.config import (
 from eft_engine.engine.metrics import EngineTotals
 from eft_engine.engine.routing import Route, plan_route
 from eft_engine.engine.sequence import Event, GenerationSequence, Request, ScoringSequence, Sequence
-from eft_engine.errors import ContextOverflowError, EmptyPromptError, InvalidOptionError
+from eft_engine.errors import ContextOverflowError, EmptyPromptError, InvalidOptionError, UnknownTokenError
 from eft_engine.models.loading import Trio
 from eft_engine.models.planning import member_names
 from eft_engine.text.closing import Closing
 from eft_engine.text.grammar import GrammarCompiler
 from eft_engine.text.prompt import PromptTokenizers, RenderedPrompt, render_prompt
+from eft_engine.text.tokenizer import skipped_tokens
 
 MakeSequence = Callable[[Callable[[Event], None]], Sequence]
 """A checked request; it becomes a sequence once it is known who is told about its events."""
@@ -42,24 +43,28 @@ class RequestMaker:
             base=members[0].tokenizer,
             tuned=members[1 if len(members) > 1 else 0].tokenizer,
             reference=members[2 if len(members) > 1 else 0].tokenizer,
+            own={own.name: own.tokenizer for own in members if trio.vocabulary.unknown_ids.get(own.name)},
+            keeps_tuned=bool(trio.vocabulary.kept_ids),
         )
+        self._output_member = members[1].name if trio.vocabulary.kept_ids else "base"
         self._trio = trio
         self._weights = weights
         self._config = config
         self._totals = totals
         self._tokenizer_lock = threading.Lock()
-        self._eos_token_ids = frozenset().union(*(network.eos_token_ids for network in trio.networks))
+        self._eos_token_ids = trio.ends.ids
+        self._skipped = skipped_tokens(self.tokenizers.output)
         self._grammars = GrammarCompiler(
-            self.tokenizers.base,
+            self.tokenizers.output,
             width=trio.vocabulary.width,
             eos_token_ids=self._eos_token_ids,
             masked_ids=trio.vocabulary.masked_ids,
         )
 
     def token_ids(self, text: str) -> list[int]:
-        """A text as tokens of the base's tokenizer, without special ones."""
+        """A text as tokens that may be generated, without special ones at its ends."""
         with self._tokenizer_lock:
-            return list(self.tokenizers.base.encode(text, add_special_tokens=False))
+            return list(self.tokenizers.output.encode(text, add_special_tokens=False))
 
     def render(self, prompt: Prompt, options: PromptOptions) -> RenderedPrompt:
         """A prompt as tokens, for every member.
@@ -102,26 +107,40 @@ class RequestMaker:
         prompt_options: PromptOptions,
     ) -> MakeSequence:
         weights = resolve_weights(reward_weights, self._weights)
+        self._check_token_ids("stop_token_ids", sampling.stop_token_ids)
+        self._check_token_ids("logit_bias", sampling.logit_bias)
         rendered = self.render(prompt, prompt_options)
-        route = plan_route(self._trio, rendered, weights, composition)
-        max_new_tokens = min(sampling.max_tokens, self._room(route))
+        route = self._route(rendered, weights, composition)
+        room = self._room(route)
         grammar = self._grammars.compile(sampling.grammar) if sampling.grammar is not None else None
-        closing = self._closing(sampling, max_new_tokens)
+        closing = self._closing(sampling, min(sampling.max_tokens, room))
 
         def make(emit: Callable[[Event], None]) -> Sequence:
             return GenerationSequence(
                 self._request(route, weights, composition, emit),
                 sampling=sampling,
                 speculation=speculation,
-                prompt_ids=rendered.base,
-                max_new_tokens=max_new_tokens,
+                prompt_ids=rendered.of(self._output_member),
+                room=room,
                 eos_token_ids=self._eos_token_ids,
-                tokenizer=self.tokenizers.base,
+                tokenizer=self.tokenizers.output,
+                skipped=self._skipped,
                 grammar=grammar,
                 closing=closing,
             )
 
         return make
+
+    def _check_token_ids(self, option: str, token_ids: Iterable[int]) -> None:
+        vocabulary = self._trio.vocabulary
+        for token_id in token_ids:
+            if not vocabulary.generates(token_id):
+                why = f"the vocabulary has the ids 0 to {vocabulary.width - 1}"
+                if 0 <= token_id < vocabulary.width:
+                    why = "that token is never generated: not every member has it (`eft inspect` and `Engine.report` list such ids)"
+                raise InvalidOptionError(
+                    f"{option} has the token id {token_id}, and {why}; leave it out", option=option, value=token_id
+                )
 
     def _closing(self, sampling: SamplingParams, max_new_tokens: int) -> Closing | None:
         """What ends the sentence of a grammar in time, where that is asked for: with no token that is forbidden or a stop token."""
@@ -139,16 +158,16 @@ class RequestMaker:
         reward_weights: RewardWeights,
         composition: CompositionOptions | None,
         prompt_options: PromptOptions | None,
-        emit: Callable[[Event], None],
-    ) -> Sequence:
-        """The sequence that scores `completion`; arguments and errors as for `Engine.score`."""
+    ) -> MakeSequence:
+        """Check a request to score `completion`; arguments and errors as for `Engine.score`."""
         composition = composition or CompositionOptions()
         weights = resolve_weights(reward_weights, self._weights)
         rendered = self.render(prompt, prompt_options or PromptOptions())
         completion_ids = tuple(self.token_ids(completion))
         if not completion_ids:
             raise EmptyPromptError(f"the completion {completion!r} has no tokens, so there is nothing to score")
-        route = plan_route(self._trio, rendered, weights, composition, run_all=True)
+        self._check_completion(completion_ids)
+        route = self._route(rendered, weights, composition, run_all=True)
         room = self._room(route)
         if len(completion_ids) > room:
             longest = max(len(stream.prompt_ids) for stream in route.streams)
@@ -158,7 +177,48 @@ class RequestMaker:
                 prompt_len=longest + len(completion_ids),
                 context_len=longest + room,
             )
-        return ScoringSequence(self._request(route, weights, composition, emit), completion_ids=completion_ids)
+        return lambda emit: ScoringSequence(
+            self._request(route, weights, composition, emit), completion_ids=completion_ids
+        )
+
+    def _route(
+        self,
+        rendered: RenderedPrompt,
+        weights: Mapping[str, float],
+        composition: CompositionOptions,
+        *,
+        run_all: bool = False,
+    ) -> Route:
+        """Streams that can read their prompts."""
+        route = plan_route(self._trio, rendered, weights, composition, run_all=run_all)
+        for stream in route.streams:
+            last = max(stream.prompt_ids)
+            if last >= stream.network.vocab_size:
+                member = member_names(self._weights)[stream.members[0]]
+                raise UnknownTokenError(
+                    f"the prompt has the token {self._text_of(last)!r} (id {last}), and {member} reads ids below "
+                    f"{stream.network.vocab_size} only: its tokenizer has more tokens than the model; give it the "
+                    "tokenizer that it was trained with, or resize its embeddings",
+                    token_id=last,
+                    member=member,
+                )
+        return route
+
+    def _text_of(self, token_id: int) -> str:
+        with self._tokenizer_lock:
+            return str(self.tokenizers.output.decode([token_id], skip_special_tokens=False))
+
+    def _check_completion(self, completion_ids: Seq[int]) -> None:
+        vocabulary = self._trio.vocabulary
+        for token_id in completion_ids:
+            if not vocabulary.generates(token_id):
+                lacking = next((name for name, own in vocabulary.unknown_ids.items() if token_id in own), "base")
+                raise UnknownTokenError(
+                    f"the completion has the token {self._text_of(token_id)!r} (id {token_id}), which {lacking} does not know, so "
+                    "that there is nothing to compose",
+                    token_id=token_id,
+                    member=lacking,
+                )
 
     def _room(self, route: Route) -> int:
         """Tokens that can follow the prompt; the tightest stream decides."""

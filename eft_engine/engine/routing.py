@@ -8,9 +8,10 @@ weight 1 (only the tuned model runs), and shared references.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -28,6 +29,7 @@ class Stream:
 
     `members` are the indices of the members it stands for, in the order of `member_names`; the first of them carries the
     sum of their coefficients. `slot` is held while the sequence runs; `num_cached` of its tokens were there from the start.
+    `spelling` has kept tokens that the network does not know, each as tokens of its own, in which it reads them.
     """
 
     network: Network
@@ -36,6 +38,7 @@ class Stream:
     members: tuple[int, ...]
     slot: KVSlot | None = None
     num_cached: int = 0
+    spelling: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def cache_len(self) -> int:
@@ -46,13 +49,19 @@ class Stream:
         """Positions that its slot may need. Padding of a step may pass them by less than a step's length."""
         return len(self.prompt_ids) + max_output_len
 
+    def spelled(self, output_ids: Sequence[int]) -> Sequence[int]:
+        """The tokens that it reads for these."""
+        if not self.spelling or self.spelling.keys().isdisjoint(output_ids):
+            return output_ids
+        return [piece for token_id in output_ids for piece in self.spelling.get(token_id, (token_id,))]
+
     def read_ids(self, output_ids: Sequence[int]) -> tuple[int, ...]:
         """The tokens that its slot holds."""
-        return (*self.prompt_ids, *output_ids)[: self.cache_len]
+        return (*self.prompt_ids, *self.spelled(output_ids))[: self.cache_len]
 
     def num_pending(self, output_ids: Sequence[int]) -> int:
         """Tokens still to be read before the next one can be predicted."""
-        return len(self.prompt_ids) + len(output_ids) - self.cache_len
+        return len(self.prompt_ids) + len(self.spelled(output_ids)) - self.cache_len
 
     def block(self, output_ids: Sequence[int], *, num_tokens: int, num_logits: int) -> Block:
         """Feed the next `num_tokens` of prompt and output."""
@@ -61,7 +70,7 @@ class Stream:
         stop = start + num_tokens
         token_ids = [
             *self.prompt_ids[start:stop],
-            *output_ids[max(0, start - num_prompt) : max(0, stop - num_prompt)],
+            *self.spelled(output_ids)[max(0, start - num_prompt) : max(0, stop - num_prompt)],
         ]
         return Block(self.slot, token_ids, num_logits, self.adapter)
 
@@ -70,7 +79,7 @@ class Stream:
     ) -> Block:
         """Feed everything that was not read yet, lookahead included; logits for its last tokens, at most `max_logits`.
 
-        `unread` holds the lookahead where only the device knows it.
+        `unread` holds the lookahead where only the device knows it. No token of the lookahead has a spelling of its own.
         """
         fed = [*output_ids, *lookahead]
         num_tokens = self.num_pending(fed)
@@ -84,16 +93,27 @@ class Stream:
         where layers keep a state and none stands there, which a step that failed may leave behind.
         """
         assert self.slot is not None, "a stream is rewound while it holds a slot"
-        length = min(self.slot.length, len(self.prompt_ids) + len(output_ids) - 1)
+        before_last = len(self.spelled(output_ids[:-1])) if output_ids else -1
+        length = min(self.slot.length, len(self.prompt_ids) + before_last)
         self.slot.truncate(self.network.kv_cache.resumable_len(self.slot, length))
 
 
 @dataclass(frozen=True)
 class Route:
-    """A request's streams and the coefficient of every member (0 for one that is not run or that another stands for)."""
+    """A request's streams and the coefficient of every member (0 for one that is not run or that another stands for).
+
+    `kept_shares` says by member whose word on kept tokens counts how much (see `composition.add_kept`); the shares sum to 1, or
+    there are none.
+    """
 
     streams: tuple[Stream, ...]
     coefficients: tuple[float, ...]
+    kept_shares: Mapping[int, float] = field(default_factory=dict)
+
+    @functools.cached_property
+    def carrier(self) -> dict[int, int]:
+        """For every member that is run the one that has its log-probabilities: the first of its stream."""
+        return {member: stream.members[0] for stream in self.streams for member in stream.members}
 
 
 def plan_route(
@@ -117,25 +137,40 @@ def plan_route(
         InvalidOptionError: conservative mode with more than one active pair.
     """
     coefficients = member_coefficients(list(weights.values()), amplification=composition.amplification)
+    members = list(trio.members.values())
     grouped: dict[tuple[Network, str | None, tuple[int, ...]], list[int]] = {}
-    for index, member in enumerate(trio.members.values()):
-        prompt_ids = getattr(prompt, member.name.rpartition(".")[2])
+    for index, member in enumerate(members):
+        prompt_ids = prompt.of(member.name)
         grouped.setdefault((member.network, member.adapter, prompt_ids), []).append(index)
-    needed = set(range(len(coefficients))) if run_all else _needed_anyway(weights, composition)
+    shares, spellings = _shares(weights) if trio.vocabulary.kept_ids else {}, trio.vocabulary.spellings
+    needed = set(range(len(coefficients))) if run_all else _needed_anyway(weights, composition).union(shares)
     streams: list[Stream] = []
     merged = [0.0] * len(coefficients)
     for (network, adapter, prompt_ids), indices in grouped.items():
         total = math.fsum(coefficients[index] for index in indices)
         if total != 0.0 or needed.intersection(indices):
-            streams.append(Stream(network, adapter, prompt_ids, tuple(indices)))
+            spelling = spellings.get(members[indices[0]].name, {})
+            streams.append(Stream(network, adapter, prompt_ids, tuple(indices), spelling=spelling))
             merged[indices[0]] = total
     if (
         not streams
     ):  # every coefficient cancelled out, which leaves the uniform distribution; the base carries it with weight 0
-        index = 0
-        base = next(iter(trio.members.values()))
-        streams.append(Stream(base.network, base.adapter, prompt.base, (index,)))
-    return Route(tuple(streams), tuple(merged))
+        base = members[0]
+        streams.append(
+            Stream(base.network, base.adapter, prompt.of(base.name), (0,), spelling=spellings.get(base.name, {}))
+        )
+    route = Route(tuple(streams), tuple(merged))
+    kept_shares: dict[int, float] = {}
+    for index, share in shares.items():
+        carrier = route.carrier[index]
+        kept_shares[carrier] = kept_shares.get(carrier, 0.0) + share
+    return replace(route, kept_shares=kept_shares)
+
+
+def _shares(weights: Mapping[str, float]) -> dict[int, float]:
+    """Of the tuned members of all active pairs: how much of the weights is theirs."""
+    total = math.fsum(abs(weight) for weight in weights.values())
+    return {2 * index + 1: abs(weight) / total for index, weight in enumerate(weights.values()) if weight != 0.0}
 
 
 def _needed_anyway(weights: Mapping[str, float], composition: CompositionOptions) -> set[int]:

@@ -18,6 +18,7 @@ from eft_engine.engine.metrics import EngineTotals
 from eft_engine.engine.side_by_side import threads_side_by_side
 from eft_engine.models.network import Block, Network
 from eft_engine.text.vocabulary import SharedVocabulary
+from eft_engine.transfer import upload
 
 PADDING_FREE_LEN = 16
 """Blocks up to this long share a forward pass whatever their lengths: reading the weights costs more than padding."""
@@ -93,13 +94,31 @@ class StepCosts:
 
 
 class StreamRunner:
-    """Runs blocks of any networks. Belongs to the engine's thread."""
+    """Runs blocks of any networks. Belongs to the engine's thread.
 
-    def __init__(self, vocabulary: SharedVocabulary, *, device: torch.device, totals: EngineTotals) -> None:
+    Args:
+        vocabulary: the ids that can be generated.
+        device: where distributions are composed.
+        totals: what passes are counted in.
+        unknown_ids: by network and adapter the kept ids that it cannot read; it gives them no probability.
+    """
+
+    def __init__(
+        self,
+        vocabulary: SharedVocabulary,
+        *,
+        device: torch.device,
+        totals: EngineTotals,
+        unknown_ids: Mapping[tuple[Network, str | None], frozenset[int]] | None = None,
+    ) -> None:
         self.width = vocabulary.width
         self.device = device
         self._totals = totals
         self.masked_ids = torch.tensor(vocabulary.masked_ids, dtype=torch.long, device=device)
+        self.kept_ids = torch.tensor(vocabulary.kept_ids, device=device) if vocabulary.kept_ids else None
+        self._unknown_ids = {
+            reader: torch.tensor(sorted(own), device=device) for reader, own in (unknown_ids or {}).items() if own
+        }
         self.costs = StepCosts()
         self._streams: dict[Network, torch.cuda.Stream] = {}
         self._threads = ThreadPoolExecutor(MAX_SIDE_BY_SIDE, thread_name_prefix="eft-network")
@@ -147,10 +166,26 @@ class StreamRunner:
         """Feed blocks; yields, group by group, the blocks, their log-probabilities over the shared vocabulary
         `[sum of num_logits, width]` in float32, and the normalisers `[sum of num_logits]`.
         """
-        for group, logits in self._run(list(_grouped(blocks))):
-            yield group, *member_logprobs(logits[:, : self.width].to(self.device), self.masked_ids)
+        for network, group, logits in self._run(list(_grouped(blocks))):
+            if self.kept_ids is None:
+                yield group, *member_logprobs(logits[:, : self.width].to(self.device), self.masked_ids)
+            else:
+                scores = self._of_known_ids(network, group, logits)
+                yield group, *member_logprobs(scores, self.masked_ids, self.kept_ids)
 
-    def _run(self, groups: list[tuple[Network, list[Block]]]) -> Iterator[tuple[list[Block], Tensor]]:
+    def _of_known_ids(self, network: Network, group: Sequence[Block], logits: Tensor) -> Tensor:
+        """Logits `[rows, width]` in float32, -inf where a network has no such id or an id of its own stands there."""
+        known = logits[:, : self.width].to(self.device, torch.float32, copy=True)
+        scores = torch.nn.functional.pad(known, (0, self.width - known.shape[1]), value=-torch.inf)
+        for adapter in {block.adapter for block in group}:
+            unknown = self._unknown_ids.get((network, adapter))
+            if unknown is not None:
+                readers = [block.adapter for block in group for _ in range(block.num_logits)]
+                rows = upload([row for row, own in enumerate(readers) if own == adapter], self.device, dtype=torch.long)
+                scores[rows[:, None], unknown] = -torch.inf
+        return scores
+
+    def _run(self, groups: list[tuple[Network, list[Block]]]) -> Iterator[tuple[Network, list[Block], Tensor]]:
         """Groups and their logits. Networks may run side by side: on a GPU in streams, in llama.cpp in threads of their own."""
         threads = threads_side_by_side(_tokens(groups))
         on_gpu = self.device.type == "cuda" and all(network.device.type == "cuda" for network, _ in groups)
@@ -158,11 +193,11 @@ class StreamRunner:
             blocks = dict(groups)
             for network, (logits, seconds) in self._compute_side_by_side(blocks, threads).items():
                 self._totals.count_forward(network, 1, seconds)
-                yield blocks[network], logits
+                yield network, blocks[network], logits
         elif on_gpu and len({network for network, _ in groups}) > 1:
             yield from self._run_in_streams(groups)
         else:
-            yield from ((group, self._forward(network, group)) for network, group in groups)
+            yield from ((network, group, self._forward(network, group)) for network, group in groups)
 
     def _compute_side_by_side(
         self, blocks: Mapping[Network, list[Block]], threads: Mapping[Network, int]
@@ -183,7 +218,9 @@ class StreamRunner:
         self._overlap_s += sum(own for _, own in done.values()) - seconds
         return done
 
-    def _run_in_streams(self, groups: list[tuple[Network, list[Block]]]) -> Iterator[tuple[list[Block], Tensor]]:
+    def _run_in_streams(
+        self, groups: list[tuple[Network, list[Block]]]
+    ) -> Iterator[tuple[Network, list[Block], Tensor]]:
         here = torch.cuda.current_stream(self.device)
         done = []
         for network, group in groups:
@@ -194,7 +231,7 @@ class StreamRunner:
             with torch.cuda.stream(stream):
                 logits = self._forward(network, group)
             logits.record_stream(here)
-            done.append((group, logits))
+            done.append((network, group, logits))
         for stream in {self._streams[network] for network, _ in groups}:
             here.wait_stream(stream)
         yield from done

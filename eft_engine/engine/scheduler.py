@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from eft_engine.engine.prefix_cache import PrefixCache, worth_waiting
 from eft_engine.engine.routing import Stream
 from eft_engine.engine.sequence import Sequence
 from eft_engine.errors import KVCacheBudgetError
+from eft_engine.models.network import Network
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,16 @@ class StepPlan:
         )
 
 
+class Load(NamedTuple):
+    """What an engine has in hand at one moment."""
+
+    num_running: int
+    num_waiting: int
+    """Requests that no step has worked on yet, or that were preempted."""
+    num_warm_prefixes: int
+    """Conversations that are kept for what may come."""
+
+
 class Scheduler:
     """Waiting and running sequences of one engine. Belongs to the engine's thread."""
 
@@ -57,6 +69,7 @@ class Scheduler:
         self._max_num_seqs = max_num_seqs
         self._limit = max_num_seqs  # lower for a while after memory ran out
         self._prefill_chunk_len = prefill_chunk_len
+        self._networks: dict[Network, None] = {}  # whose caches may hold something, in the order in which they were met
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
 
@@ -66,26 +79,34 @@ class Scheduler:
         return bool(self.waiting or self.running)
 
     @property
-    def num_warm_prefixes(self) -> int:
-        """Slots that are kept for what may come."""
-        return self._prefixes.num_warm
+    def load(self) -> Load:
+        """What it holds now."""
+        return Load(len(self.running), len(self.waiting), self._prefixes.num_warm)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
         self.waiting.append(sequence)
+        self._networks.update(dict.fromkeys(stream.network for stream in sequence.streams))
 
     def drop_finished(self) -> None:
         """Let go of finished and cancelled sequences and of their slots."""
-        for sequence in (*self.running, *self.waiting):
-            if sequence.cancelled and not sequence.finished:
+        over = self._over()
+        for sequence in over:
+            if not sequence.finished:
                 sequence.count("cancelled")
-        for sequence in self.running:
-            if sequence.finished or sequence.cancelled:
-                self._let_go(sequence)
         num_before = len(self.running)
-        self.running = [s for s in self.running if not (s.finished or s.cancelled)]
+        for sequence in self.running:
+            if sequence in over:
+                self._let_go(sequence)
+        self.running = [sequence for sequence in self.running if sequence not in over]
         self._limit = min(self._max_num_seqs, self._limit + num_before - len(self.running))
-        self.waiting = deque(s for s in self.waiting if not (s.finished or s.cancelled))
+        self.waiting = deque(sequence for sequence in self.waiting if sequence not in over)
+
+    def _over(self) -> set[Sequence]:
+        """Sequences that are finished, or whose callers have left. Callers leave at any moment, so each is looked at once: who
+        counts as gone here is counted, loses its slots and is removed; who leaves a moment later does so the next time.
+        """
+        return {sequence for sequence in (*self.running, *self.waiting) if sequence.finished or sequence.is_left}
 
     def plan(self) -> StepPlan:
         """Admit what fits and divide the step's prompt budget in order of arrival.
@@ -145,7 +166,7 @@ class Scheduler:
     def _num_bytes_with(self, sequence: Sequence) -> int:
         """Bytes of all caches, should this sequence run too. Its streams on one network are counted as one slot."""
         own = {stream.network: stream.reserved_len(sequence.max_output_len) for stream in sequence.streams}
-        others = {stream.network for running in self.running for stream in running.streams} - own.keys()
+        others = self._networks.keys() - own.keys()
         return sum(network.kv_cache.num_bytes_with(length) for network, length in own.items()) + sum(
             network.kv_cache.num_bytes for network in others
         )
@@ -196,7 +217,7 @@ class Scheduler:
         return had_warm or num_running > 1
 
     def _trim(self) -> None:
-        for network in {stream.network for sequence in (*self.running, *self.waiting) for stream in sequence.streams}:
+        for network in self._networks:
             network.kv_cache.trim()
 
     def _let_go(self, sequence: Sequence) -> None:
@@ -204,8 +225,7 @@ class Scheduler:
         if sequence.failed:
             self._erase(sequence)
             return
-        for stream in sequence.streams:
-            self._prefixes.retire(stream, sequence.output_ids)
+        self._prefixes.retire(sequence.streams, sequence.output_ids)
 
     def _erase(self, sequence: Sequence) -> None:
         for stream in sequence.streams:
@@ -214,11 +234,14 @@ class Scheduler:
                 stream.network.kv_cache.release(slot, erase=True)
 
     def clear(self) -> list[Sequence]:
-        """Forget every sequence and give all slots back; returns those that were not finished."""
-        left = [s for s in (*self.running, *self.waiting) if not (s.finished or s.cancelled)]
+        """Forget every sequence and give all slots back; returns those that somebody waits for."""
+        over, left = self._over(), [*self.running, *self.waiting]
+        for sequence in over:
+            if not sequence.finished:
+                sequence.count("cancelled")
         for sequence in self.running:
             self._erase(sequence)
         self._prefixes.clear()
         self.running.clear()
         self.waiting.clear()
-        return left
+        return [sequence for sequence in left if sequence not in over]

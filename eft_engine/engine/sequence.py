@@ -33,7 +33,7 @@ from eft_engine.outputs import (
     Usage,
 )
 from eft_engine.text.closing import Closing
-from eft_engine.text.detokenizer import IncrementalDetokenizer, StopStringFilter
+from eft_engine.text.detokenizer import AnswerText
 from eft_engine.text.grammar import GrammarState
 from eft_engine.text.tokenizer import Tokenizer
 
@@ -62,7 +62,7 @@ class Request:
 
 @dataclass(eq=False)
 class Sequence:
-    """A request in flight. `cancelled` may be set from any thread; everything else belongs to the engine's thread."""
+    """A request in flight. `cancel` may be called from any thread; everything else belongs to the engine's thread."""
 
     request: Request
     output_ids: list[int] = field(default_factory=list)
@@ -74,6 +74,10 @@ class Sequence:
     cancelled: bool = False
     finished: bool = False
     failed: bool = False
+    outcome: Outcome | None = None
+    """What it was counted as."""
+    is_caller_gone: Callable[[], bool] = lambda: False
+    """Whether its caller has left without a word."""
 
     @property
     def streams(self) -> tuple[Stream, ...]:
@@ -117,6 +121,12 @@ class Sequence:
         """Forget an evaluation that was broken off."""
         self.rewind()
 
+    def draftable(self, token_ids: list[int]) -> list[int]:
+        """The first of these, up to one that a stream spells: an evaluation has no logits both before and behind it."""
+        spelled = {token_id for stream in self.streams for token_id in stream.spelling}
+        count = next((index for index, token_id in enumerate(token_ids) if token_id in spelled), len(token_ids))
+        return token_ids[:count]
+
     @property
     def usage(self) -> Usage:
         """Tokens so far."""
@@ -128,7 +138,10 @@ class Sequence:
         self.num_forwards[self.request.member_names[stream.members[0]]] += 1
 
     def count(self, outcome: Outcome) -> None:
-        """Add it to the engine's totals, once, before its caller knows that it is over."""
+        """Add it to the engine's totals, before its caller knows that it is over. Once: what comes later does not count."""
+        if self.outcome is not None:
+            return
+        self.outcome = outcome
         self.request.totals.count_request(
             outcome,
             self.usage,
@@ -136,6 +149,18 @@ class Sequence:
             num_accepted=self.num_accepted,
             num_steps=self.num_steps,
         )
+
+    @property
+    def is_left(self) -> bool:
+        """Whether nobody waits for it any more. That changes at any moment, so ask once and act on the answer."""
+        return self.cancelled or self.is_caller_gone()
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more: it is dropped before the next step. Harmless when it is over.
+
+        Takes no lock, so that finalizers may call it, which run at any moment in any thread.
+        """
+        self.cancelled = True
 
     def fail(self, error: EFTError) -> None:
         """End with an error."""
@@ -154,7 +179,8 @@ class Sequence:
 class GenerationSequence(Sequence):
     """Generates text from a prompt.
 
-    `drafts` are guesses of the next tokens, made by `drafting` and judged by the next evaluation.
+    `drafts` are guesses of the next tokens, made by `drafting` and judged by the next evaluation. `skipped` are the tokenizer's
+    tokens that `skip_special_tokens` leaves out of the text, by id their texts.
     """
 
     def __init__(
@@ -164,9 +190,10 @@ class GenerationSequence(Sequence):
         sampling: SamplingParams,
         speculation: SpeculationOptions,
         prompt_ids: tuple[int, ...],
-        max_new_tokens: int,
+        room: int,
         eos_token_ids: frozenset[int],
         tokenizer: Tokenizer,
+        skipped: Mapping[int, str],
         grammar: GrammarState | None,
         closing: Closing | None = None,
     ) -> None:
@@ -176,15 +203,16 @@ class GenerationSequence(Sequence):
         self._seed = sampling.seed if sampling.seed is not None else secrets.randbits(64)
         self._prompt_ids = prompt_ids
         self._counts: Counter[int] = Counter()
-        self._max_new_tokens = max_new_tokens
+        self._room = room
         self.grammar = grammar
         self._closing = closing
         ends = (
             grammar is not None or not sampling.ignore_eos
         )  # behind a complete sentence of a grammar nothing can follow
         self._stop_ids = frozenset(sampling.stop_token_ids) | (eos_token_ids if ends else frozenset())
-        self._detokenizer = IncrementalDetokenizer(tokenizer, skip_special_tokens=sampling.skip_special_tokens)
-        self._stops = StopStringFilter(sampling.stop)
+        self._answer = AnswerText(
+            tokenizer, stop=sampling.stop, skip_special_tokens=sampling.skip_special_tokens, skipped=skipped
+        )
         self._text: list[str] = []
         self._logprobs: list[TokenLogprobs] = []
 
@@ -211,12 +239,12 @@ class GenerationSequence(Sequence):
     @property
     def draft_limit(self) -> int:
         """Most tokens that may be drafted now: the evaluation itself adds one more."""
-        return min(self.speculation.max_draft_tokens, self._max_new_tokens - len(self.output_ids) - 1)
+        return min(self.speculation.max_draft_tokens, self.max_output_len - len(self.output_ids) - 1)
 
     @property
     def max_output_len(self) -> int:
         """`max_tokens`, or what the context leaves."""
-        return self._max_new_tokens
+        return min(self.sampling.max_tokens, self._room)
 
     def undo_step(self) -> None:
         """Drafts go with the evaluation that they were made for."""
@@ -257,6 +285,11 @@ class GenerationSequence(Sequence):
         """Keep what `stream` predicted while drafting; it is a member's part of the target at that position."""
         self._kept.setdefault(stream, []).append((logprobs, normaliser))
 
+    def drop_row(self, stream: Stream) -> None:
+        """Forget the newest kept row, behind which nothing was drafted."""
+        self._kept[stream].pop()
+        stream.rewind([*self.output_ids, *self.drafts])
+
     def kept_rows(self, stream: Stream) -> list[tuple[Tensor, Tensor]]:
         """See `keep_row`."""
         return self._kept.get(stream, [])
@@ -278,7 +311,7 @@ class GenerationSequence(Sequence):
         """
         if self._closing is None:
             return token_ids
-        left = self._max_new_tokens - len(self.output_ids)
+        left = self.max_output_len - len(self.output_ids)
         chosen: list[int] = []
         for offset, token_id in enumerate(token_ids):
             chosen.append(self._closing.choose(token_id, remaining=left - offset))
@@ -333,34 +366,29 @@ class GenerationSequence(Sequence):
     def _append(self, token_id: int, logprobs: TokenLogprobs | None) -> None:
         self.output_ids.append(token_id)
         self._counts[token_id] += 1
+        self._room -= max(len(stream.spelling.get(token_id, (token_id,))) for stream in self.streams) - 1
         self.clock.token()
         if logprobs is not None:
             self._logprobs.append(logprobs)
-        full = len(self.output_ids) == self._max_new_tokens
+        full = len(self.output_ids) >= self.max_output_len
         ended = token_id in self._stop_ids
         complete = False
         if self.grammar is not None and not ended:
             self.grammar.commit(token_id)
             complete = self.grammar.is_complete or (full and self.grammar.is_accepting)
-        text = "" if ended else self._detokenizer.add([token_id])
-        if ended or full or complete:
-            text += self._detokenizer.flush()
-        piece = self._stops.add(text)
+        piece = self._answer.add(token_id, is_end=ended, is_last=full or complete)
         stop_reason: str | int | None = piece.stop
         if stop_reason is None and ended:
             stop_reason = token_id
         stopped = complete or stop_reason is not None
         finish_reason: FinishReason | None = "stop" if stopped else "length" if full else None
-        text = piece.text
-        if finish_reason is not None and piece.stop is None:
-            text += self._stops.flush()
-        self._text.append(text)
+        self._text.append(piece.text)
         self.finished = finish_reason is not None
         if self.finished:
             self.count("finished")
         self.request.emit(
             GenerationDelta(
-                text_delta=text,
+                text_delta=piece.text,
                 token_ids=(token_id,),
                 logprobs=(logprobs,) if logprobs else (),
                 finish_reason=finish_reason,
@@ -405,12 +433,14 @@ class ScoringSequence(Sequence):
     def lookahead(self) -> list[int]:
         """The next tokens of the completion. Its last token is predicted and never fed."""
         done = len(self.output_ids)
-        return list(self.completion_ids[done : min(done + SCORE_BLOCK_LEN, len(self.completion_ids)) - 1])
+        return self.draftable(
+            list(self.completion_ids[done : min(done + SCORE_BLOCK_LEN, len(self.completion_ids)) - 1])
+        )
 
     def next_ids(self) -> list[int]:
         """The tokens that the next evaluation scores, one more than `lookahead`."""
         done = len(self.output_ids)
-        return list(self.completion_ids[done : done + SCORE_BLOCK_LEN])
+        return list(self.completion_ids[done : done + 1 + len(self.lookahead())])
 
     def extend(self, scores: list[TokenScore]) -> None:
         """Take the scores of `next_ids`; emit all of them at the end."""

@@ -13,13 +13,15 @@ sequences that ask for log-probabilities, and for drafts under a grammar or pena
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
+from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from eft_engine.decoding.composition import compose, keep_tuned_outside_nucleus
+from eft_engine.decoding.composition import add_kept, compose, keep_tuned_outside_nucleus
 from eft_engine.decoding.sampling import choose, forbid, needs_penalties, penalise
 from eft_engine.engine.drafting import Drafter
 from eft_engine.engine.metrics import EngineTotals
@@ -44,26 +46,55 @@ class Evaluation:
     """Log-probabilities of the evaluated sequences.
 
     `rows` says which rows belong to which sequence, in order. `logprobs` and `normalisers` are `[rows, members, width]` and
-    `[rows, members]` (zeros for members that were not run), `coefficients` `[rows, members]`.
+    `[rows, members]` (zeros for members that were not run), `coefficients` `[rows, members]`. `kept_ids` are tokens that only tuned
+    members have, `[kept]`; None: there are none.
     """
 
     rows: tuple[tuple[Sequence, range], ...]
     logprobs: Tensor
     normalisers: Tensor
     coefficients: Tensor
+    kept_ids: Tensor | None = None
 
     def composed(self) -> Tensor:
-        """Composed scores `[rows, width]`, not normalised, conservative mode applied where asked."""
+        """Composed scores `[rows, width]`, not normalised; conservative mode applied where asked, and kept tokens added."""
         scores = compose(self.logprobs, self.coefficients)
         for sequence, rows in self.rows:
             member = sequence.conservative_member
             if member is not None:
                 span = slice(rows.start, rows.stop)
                 top_p = torch.full((len(rows),), sequence.request.composition.conservative_top_p or 1.0)
-                scores[span] = keep_tuned_outside_nucleus(
-                    scores[span], self.logprobs[span, member], upload(top_p, scores.device)
-                )
+                tuned = self.logprobs[span, sequence.request.route.carrier[member]]
+                if self.kept_ids is not None:
+                    tuned = tuned.index_fill(-1, self.kept_ids, -torch.inf)
+                scores[span] = keep_tuned_outside_nucleus(scores[span], tuned, upload(top_p, scores.device))
+        if self.kept_ids is not None:
+            self._add_kept(scores, self.kept_ids)
         return scores
+
+    def _add_kept(self, scores: Tensor, kept_ids: Tensor) -> None:
+        """For all sequences together whose shares are the same."""
+        alike: dict[tuple[tuple[int, float], ...], list[int]] = defaultdict(list)
+        for sequence, own in self.rows:
+            alike[tuple(sequence.request.route.kept_shares.items())] += own
+        for shares, places in alike.items():
+            if shares:
+                rows = upload(places, scores.device)
+                members = upload([member for member, _ in shares], scores.device)
+                kept = self.logprobs[rows[:, None, None], members[:, None], kept_ids]  # [rows, models, kept]
+                with_kept = scores[rows]
+                by_member = upload([share for _, share in shares], scores.device, dtype=torch.float32)
+                add_kept(with_kept, kept, by_member, kept_ids)
+                scores[rows] = with_kept
+
+    def own_logprobs(self, rows: slice, token_ids: Tensor) -> Tensor:
+        """What members give one token per row, of all tokens that they have: log-probabilities `[rows, members]`."""
+        own = self.logprobs[rows]
+        wanted = token_ids[:, None, None].expand(-1, own.shape[1], 1)
+        values = own.gather(-1, wanted)[:, :, 0]
+        if self.kept_ids is None:
+            return values
+        return values - torch.nn.functional.softplus(own[:, :, self.kept_ids].logsumexp(dim=-1))
 
 
 @dataclass(frozen=True)
@@ -81,9 +112,15 @@ class Stepper:
     """Runs steps over the networks of one trio. Belongs to the engine's thread."""
 
     def __init__(
-        self, vocabulary: SharedVocabulary, tokenizer: Tokenizer, *, device: torch.device, totals: EngineTotals
+        self,
+        vocabulary: SharedVocabulary,
+        tokenizer: Tokenizer,
+        *,
+        device: torch.device,
+        totals: EngineTotals,
+        unknown_ids: Mapping[tuple[Network, str | None], frozenset[int]] | None = None,
     ) -> None:
-        self._runner = StreamRunner(vocabulary, device=device, totals=totals)
+        self._runner = StreamRunner(vocabulary, device=device, totals=totals, unknown_ids=unknown_ids)
         self._drafter = Drafter(self._runner)
         self._tokenizer = tokenizer
 
@@ -150,7 +187,7 @@ class Stepper:
         for row, member, known_values, known_norm in kept:
             logprobs[row, member] = known_values
             normalisers[row, member] = known_norm
-        return Evaluation(tuple(rows), logprobs, normalisers, coefficients)
+        return Evaluation(tuple(rows), logprobs, normalisers, coefficients, self._runner.kept_ids)
 
     def _verify(self, evaluation: Evaluation, scores: Tensor) -> Verdict:
         """Draw the target's token at every row that generates, and read the draws, together with drafts that are still unread."""
@@ -260,8 +297,8 @@ class Stepper:
             return None
         composed = scores[row].log_softmax(dim=-1)
         values, ids = composed.topk(min(num_top, self._runner.width))
-        ran = [member for stream in sequence.streams for member in stream.members]
-        owner = {member: stream.members[0] for stream in sequence.streams for member in stream.members}
+        carrier = sequence.request.route.carrier
+        own = evaluation.own_logprobs(slice(row, row + 1), upload([token_id], scores.device))[0].tolist()
         return TokenLogprobs(
             token_id=token_id,
             token=self._token_text(token_id),
@@ -270,10 +307,7 @@ class Stepper:
                 TopToken(top_id, self._token_text(top_id), value)
                 for top_id, value in zip(ids.tolist(), values.tolist(), strict=True)
             ),
-            members={
-                sequence.request.member_names[member]: float(evaluation.logprobs[row, owner[member], token_id])
-                for member in sorted(ran)
-            },
+            members={sequence.request.member_names[member]: own[carrier[member]] for member in sorted(carrier)},
         )
 
     def _token_text(self, token_id: int) -> str:
@@ -283,11 +317,13 @@ class Stepper:
         """Read off the log-probabilities of the given tokens."""
         token_ids = sequence.next_ids()
         span = slice(rows.start, rows.stop)
-        wanted = upload(token_ids, scores.device)[:, None]  # [rows, 1]
-        composed = scores[span].log_softmax(dim=-1).gather(-1, wanted)[:, 0].tolist()
-        by_member = evaluation.logprobs[span].gather(-1, wanted[:, None].expand(-1, evaluation.logprobs.shape[1], -1))
-        owner = {member: stream.members[0] for stream in sequence.streams for member in stream.members}
-        values = [[row[owner[member]] for member in sorted(owner)] for row in by_member[:, :, 0].tolist()]
+        wanted = upload(token_ids, scores.device)
+        composed = scores[span].log_softmax(dim=-1).gather(-1, wanted[:, None])[:, 0].tolist()
+        carrier = sequence.request.route.carrier
+        values = [
+            [row[carrier[member]] for member in sorted(carrier)]
+            for row in evaluation.own_logprobs(span, wanted).tolist()
+        ]
         pairs = list(sequence.request.weights)
         sequence.extend(
             [

@@ -8,7 +8,7 @@ import threading
 from weakref import WeakSet
 
 from eft_engine.engine.openmp import compute_alone, release_workers
-from eft_engine.engine.scheduler import Scheduler, StepPlan
+from eft_engine.engine.scheduler import Load, Scheduler, StepPlan
 from eft_engine.engine.sequence import Sequence
 from eft_engine.engine.step import Stepper
 from eft_engine.errors import EFTError, EngineClosedError, EngineStepError, KVCacheBudgetError, QueueFullError
@@ -27,7 +27,7 @@ def _close_all() -> None:
 
 
 class EngineWorker:
-    """Owns the scheduler and the stepper. `submit`, `cancel` and `close` may be called from any thread.
+    """Owns the scheduler and the stepper. `submit`, `load` and `close` may be used from any thread.
 
     Args:
         computes_alone: what torch computes here, it computes in this thread alone.
@@ -41,6 +41,7 @@ class EngineWorker:
         self._scheduler = scheduler
         self._stepper = stepper
         self._inbox: list[Sequence] = []
+        self._load = scheduler.load  # as the engine's thread has told it last
         self._wake = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="eft-engine", daemon=True)
@@ -48,16 +49,25 @@ class EngineWorker:
         _OPEN.add(self)
 
     def submit(self, sequences: list[Sequence]) -> None:
-        """Queue sequences, all of them before the next step. The calling thread's idle OpenMP workers end.
+        """Queue sequences, all of them before the next step. The calling thread's idle OpenMP workers end. Where an exception comes
+        out of it, an interrupt among them, none of them runs on.
 
         Raises:
             EngineClosedError: the engine was closed.
             QueueFullError: too many requests wait.
         """
+        try:
+            self._queue(sequences)
+        except BaseException:
+            for sequence in sequences:
+                sequence.cancel()
+            raise
+
+    def _queue(self, sequences: list[Sequence]) -> None:
         with self._wake:
             if self._closed:
                 raise EngineClosedError("the engine is closed; load a new one")
-            num_queued, limit = self.num_waiting, self._max_queued_requests
+            num_queued, limit = self.load.num_waiting, self._max_queued_requests
             if limit is not None and num_queued + len(sequences) > limit:
                 raise QueueFullError(
                     f"{num_queued} requests wait and {len(sequences)} more came; max_queued_requests is {limit}",
@@ -69,25 +79,12 @@ class EngineWorker:
             self._wake.notify()
 
     @property
-    def num_waiting(self) -> int:
-        """Requests that no step has worked on yet, or that were preempted."""
-        return len(self._inbox) + len(self._scheduler.waiting)
-
-    @property
-    def num_running(self) -> int:
-        """Requests in flight."""
-        return len(self._scheduler.running)
-
-    @property
-    def num_warm_prefixes(self) -> int:
-        """Slots that are kept for what may come."""
-        return self._scheduler.num_warm_prefixes
-
-    def cancel(self, sequence: Sequence) -> None:
-        """Drop a sequence before the next step; it tells its caller nothing more. Harmless when it is finished."""
+    def load(self) -> Load:
+        """What is in hand, every request counted once: the engine's thread tells what it holds when it has taken in what arrived,
+        let go of what is over, or planned its step.
+        """
         with self._wake:
-            sequence.cancelled = True
-            self._wake.notify()
+            return self._load._replace(num_waiting=self._load.num_waiting + len(self._inbox))
 
     def close(self) -> None:
         """Stop after the current step; whatever is in flight fails with `EngineClosedError`. May be repeated."""
@@ -111,12 +108,16 @@ class EngineWorker:
         self._fail_everything(EngineClosedError, "the engine was closed while the request was in flight")
 
     def _work(self) -> None:
-        self._scheduler.drop_finished()
+        with self._wake:  # so that who is counted as gone is in hand no more
+            self._scheduler.drop_finished()
+            self._load = self._scheduler.load
         try:
             plan = self._scheduler.plan()
         except Exception as error:
             self._recover_admission(error)
         else:
+            with self._wake:
+                self._load = self._scheduler.load
             self._step(plan)
 
     def _step(self, plan: StepPlan) -> None:
@@ -159,17 +160,22 @@ class EngineWorker:
             while not (self._closed or self._inbox or self._scheduler.has_work):
                 release_workers()
                 self._wake.wait()
-            for sequence in self._inbox:
-                self._scheduler.add(sequence)
-            self._inbox.clear()
+            self._take_in()
             return not self._closed
+
+    def _take_in(self) -> None:
+        """With the lock held."""
+        for sequence in self._inbox:
+            self._scheduler.add(sequence)
+        self._inbox.clear()
+        self._load = self._scheduler.load
 
     def _fail_everything(self, kind: type[EFTError], message: str, cause: Exception | None = None) -> None:
         with self._wake:
-            for sequence in self._inbox:
-                self._scheduler.add(sequence)
-            self._inbox.clear()
-        for sequence in self._scheduler.clear():
+            self._take_in()
+            left = self._scheduler.clear()
+            self._load = self._scheduler.load
+        for sequence in left:
             error = kind(message)
             error.__cause__ = cause
             sequence.fail(error)

@@ -116,16 +116,26 @@ def tokenizer_from_gguf(file: GGUFFile, *, member: str) -> PreTrainedTokenizerFa
 
 
 def end_token_ids(file: GGUFFile) -> frozenset[int]:
-    """Ids that end a text or a turn: those that the file names, and those that are known by their texts.
+    """Ids that end a text or a turn."""
+    return frozenset(named_end_tokens(file))
+
+
+def named_end_tokens(file: GGUFFile) -> dict[int, str]:
+    """Ids that end a text or a turn, and what says so: those that the file names, and those that are known by their texts.
 
     A GGUF file has no generation configuration; it names one end of a text, and perhaps one of a turn.
     """
     tokens = file.metadata.get("tokenizer.ggml.tokens", [])
-    named = [file.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
     known = {token_id for token_id, token in enumerate(tokens) if token in ENDS}
     if any(tokens[token_id] in CALLS for token_id in known):
         known = {token_id for token_id in known if tokens[token_id] != "<|end|>"}
-    return frozenset(known.union(own for own in named if isinstance(own, int) and 0 <= own < len(tokens)))
+    named = dict.fromkeys(sorted(known), "known by its text")
+    defaults = SENTENCEPIECE_IDS if file.metadata.get("tokenizer.ggml.model") == "llama" else {}
+    for key in ("eos_token_id", "eot_token_id", "eom_token_id"):
+        token_id = file.metadata.get(f"tokenizer.ggml.{key}", defaults.get(key))
+        if isinstance(token_id, int) and 0 <= token_id < len(tokens):
+            named[token_id] = f"tokenizer.ggml.{key}"
+    return named
 
 
 def _byte_level(lists: _Lists) -> Tokenizer:

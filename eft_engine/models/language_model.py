@@ -67,6 +67,7 @@ class LanguageModel(Network):
         text_config = model.config.get_text_config()
         output_layer = model.get_output_embeddings()
         self.logits_width: int = output_layer.weight.shape[0]
+        self.vocab_size: int = _num_embeddings(model)
         self.context_len: int = getattr(text_config, "max_position_embeddings", None) or 2**20
         self.device = model.get_input_embeddings().weight.device
         self.adapters = AdapterSwitch(model)
@@ -90,16 +91,6 @@ class LanguageModel(Network):
             except BaseException:
                 self.release()
                 raise
-
-    @property
-    def eos_token_ids(self) -> frozenset[int]:
-        """End-of-sequence ids of the model's generation configuration (or of its configuration)."""
-        config = self.model.config
-        for holder in (getattr(self.model, "generation_config", None), config.get_text_config(), config):
-            ids = getattr(holder, "eos_token_id", None)
-            if ids is not None:
-                return frozenset([ids] if isinstance(ids, int) else ids)
-        return frozenset()
 
     @property
     def num_parameters(self) -> int:
@@ -245,6 +236,11 @@ class LanguageModel(Network):
         self._held.give_back()
         self.recorded = None
         self.kv_cache = self.kv_cache_type()
+
+
+def _num_embeddings(model: PreTrainedModel) -> int:
+    embeddings: Any = model.get_input_embeddings()
+    return int(getattr(embeddings, "num_embeddings", len(embeddings.weight)))
 
 
 def _advance(slots: Sequence[StateSlot], counts: Sequence[int]) -> None:

@@ -119,7 +119,8 @@ def _is_eligible(module: nn.Module) -> bool:
         return False
     weight = module.weight
     return (
-        weight.device.type == "cpu"
+        type(weight) is nn.Parameter  # others are tensors that pack themselves, as torchao's
+        and weight.device.type == "cpu"
         and weight.dtype in (torch.float32, torch.bfloat16)
         and weight.numel() >= MIN_WEIGHT_SIZE
     )

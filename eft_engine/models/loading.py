@@ -2,43 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
-from safetensors import SafetensorError
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from eft_engine.config import EngineConfig
 from eft_engine.errors import (
-    CorruptWeightsError,
-    LoadOutOfMemoryError,
-    ModelNotFoundError,
     UnsupportedModelError,
 )
+from eft_engine.models.adapter_folder import read_adapter
 from eft_engine.models.gguf_weights import load_gguf_model
 from eft_engine.models.language_model import LanguageModel
 from eft_engine.models.llama_cpp.network import LlamaCppNetwork
 from eft_engine.models.llama_cpp.weights import LlamaCppWeights
-from eft_engine.models.memory import is_out_of_memory
+from eft_engine.models.load_errors import check_loaded, loading_error
+from eft_engine.models.memory_check import check_memory, gib
+from eft_engine.models.merged import with_adapter_inside
 from eft_engine.models.network import Network
 from eft_engine.models.network_plans import PlannedNetwork
-from eft_engine.models.planning import TrioPlan
-from eft_engine.models.process_group import RankChannel, num_ranks
+from eft_engine.models.peft_models import unwrap
+from eft_engine.models.planning import TrioPlan, chat_member
+from eft_engine.models.process_group import RankChannel
 from eft_engine.models.recording import recorder_for
 from eft_engine.models.self_check import WHAT_TO_DO
-from eft_engine.models.skeleton import cannot_build, needs_package
 from eft_engine.models.support import why_refused
 from eft_engine.models.tensor_parallel import ShardedLanguageModel, follow, loading_arguments
+from eft_engine.models.turn_ends import loaded_ends
+from eft_engine.text.ends import TrioEnds, trio_ends
 from eft_engine.text.tokenizer import Tokenizer
 from eft_engine.text.vocabulary import MemberVocabulary, SharedVocabulary, prove_vocabulary
+
+logger = logging.getLogger(__name__)
 
 MAX_LLAMA_CPP_SLOTS = 256
 """Sequences that llama.cpp can tell apart in one context; who comes beyond them waits."""
@@ -59,10 +61,20 @@ class TrioMember:
 
 @dataclass(frozen=True)
 class Trio:
-    """All members in the order of `member_names`, and the vocabulary they share."""
+    """All members in the order of `member_names`, the vocabulary they share, and what ends their texts."""
 
     members: Mapping[str, TrioMember]
     vocabulary: SharedVocabulary
+    ends: TrioEnds
+
+    @property
+    def unknown_ids(self) -> dict[tuple[Network, str | None], frozenset[int]]:
+        """By network and adapter the kept ids that it does not know."""
+        kept = frozenset(self.vocabulary.kept_ids)
+        return {
+            (member.network, member.adapter): kept & self.vocabulary.unknown_ids.get(member.name, frozenset())
+            for member in self.members.values()
+        }
 
     @property
     def networks(self) -> list[Network]:
@@ -77,7 +89,7 @@ def load_trio(plan: TrioPlan, config: EngineConfig) -> Trio:
         LoadOutOfMemoryError: the weights do not fit; nothing stays in memory.
         CorruptWeightsError: a file cannot be read, or tensors are missing or have other shapes than the architecture's.
         UnsupportedModelError: a network cannot be run; told from class and configuration before any weight is read, or else
-            found by `LanguageModel`.
+            found by transformers or by `LanguageModel`.
         TensorParallelError: another rank could not load its part of a network.
     """
     plan.check_supported()
@@ -91,15 +103,15 @@ def load_trio(plan: TrioPlan, config: EngineConfig) -> Trio:
                 leading.lead(channel)
             networks |= sharded
         else:
-            _check_memory(plan.networks.values())
+            check_memory(plan.networks.values(), plan.adapter_bytes)
         try:
             for planned in plan.networks.values():
                 if planned.name not in networks:
                     networks[planned.name] = _load_network(planned, plan, config, display.start(planned))
             for member in plan.members.values():
                 network, adapter = networks[member.network], None
-                if member.resolved.adapter is not None:
-                    network, adapter = network.with_adapter(member.resolved.adapter, member=member.name)
+                if member.adapter is not None:
+                    network, adapter = network.with_adapter(member.adapter, member=member.name)
                 members[member.name] = TrioMember(member.name, network, adapter, member.tokenizer)
         except BaseException:
             # Those with adapters too; and ranks that follow must not wait.
@@ -111,7 +123,13 @@ def load_trio(plan: TrioPlan, config: EngineConfig) -> Trio:
     ]
     for network in unused:  # only with adapters, which are networks of their own
         network.release()
-    return Trio(members, plan.vocabulary)
+    _warn(plan.ends)
+    return Trio(members, plan.vocabulary, plan.ends)
+
+
+def _warn(ends: TrioEnds) -> None:
+    for warning in ends.warnings:
+        logger.warning("%s", warning)
 
 
 def follow_trio(plan: TrioPlan, config: EngineConfig) -> None:
@@ -134,7 +152,7 @@ def _load_sharded(
     channel = RankChannel(timeout_s=config.tensor_parallel_timeout_s)
     networks: dict[str, ShardedLanguageModel] = {}
     with channel.agreement():
-        _check_memory(plan.networks.values() if channel.rank == 0 else plan.sharded)
+        check_memory(plan.networks.values() if channel.rank == 0 else plan.sharded, plan.adapter_bytes)
     for planned in plan.sharded:
         progress = display.start(planned)
         with channel.agreement():
@@ -153,7 +171,9 @@ def trio_from_models(
 
     Raises:
         VocabularyMismatchError, UnsupportedModelError: as when loading.
+        UnsupportedAdapterError: see `unwrap`.
     """
+    models = unwrap(models)
     for name, model in models.items():
         if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
             raise UnsupportedModelError(
@@ -164,13 +184,16 @@ def trio_from_models(
         reason = why_refused(model)
         if reason is not None:
             raise UnsupportedModelError(f"{name}: {reason}; {WHAT_TO_DO}", member=name)
+    named = {name: loaded_ends(name, model, tokenizers[name]) for name, model in models.items()}
     vocabulary = prove_vocabulary(
         {
-            name: MemberVocabulary(tokenizers[name], model.get_output_embeddings().weight.shape[0])
+            name: MemberVocabulary(tokenizers[name], model.get_output_embeddings().weight.shape[0], named[name].used)
             for name, model in models.items()
         },
         mismatched_tokens=config.mismatched_tokens,
+        tuned_only_tokens=config.tuned_only_tokens,
     )
+    ends = trio_ends(named, vocabulary, chat=tokenizers[chat_member(list(models))])
     networks: dict[int, LanguageModel] = {}
     try:
         for name, model in models.items():
@@ -181,14 +204,16 @@ def trio_from_models(
             network.release()
         raise
     members = {name: TrioMember(name, networks[id(model)], None, tokenizers[name]) for name, model in models.items()}
-    return Trio(members, vocabulary)
+    _warn(ends)
+    return Trio(members, vocabulary, ends)
 
 
 def _load_network(
     planned: PlannedNetwork, plan: TrioPlan, config: EngineConfig, progress: Callable[[int], None]
 ) -> Network:
     if planned.runtime == "torch":
-        return _network(_load_model(planned, progress), planned.name, config, keep_weights=False)
+        model, keep_weights = _load_tuned_model(planned, progress)
+        return _network(model, planned.name, config, keep_weights=keep_weights)
     assert planned.gguf is not None, "llama.cpp computes .gguf files alone"
     assert planned.llama_cpp is not None, "a network in llama.cpp has options for it"
     weights = LlamaCppWeights(
@@ -198,9 +223,9 @@ def _load_network(
         original_context_len=planned.original_context_len,
         progress=progress,
     )
-    # A request may have a stream for each member; then there are warm prefixes, and two that only loading uses.
+    # A request, and a conversation that is kept, may have a stream for each member; two more slots only loading uses.
     num_members = sum(member.network == planned.name for member in plan.members.values())
-    num_slots = config.max_num_seqs * num_members + config.max_warm_prefixes + 2
+    num_slots = (config.max_num_seqs + config.max_warm_prefixes) * num_members + 2
     rows_of_request = 1 + config.speculation.max_draft_tokens
     return LlamaCppNetwork(
         weights,
@@ -223,6 +248,18 @@ def _network(model: PreTrainedModel, name: str, config: EngineConfig, *, keep_we
     )
 
 
+def _load_tuned_model(network: PlannedNetwork, progress: Callable[[int], None]) -> tuple[PreTrainedModel, bool]:
+    """A network's model with the adapter that belongs inside, and whether layers of PEFT look at the weights of its own."""
+    if network.adapter is None:
+        return _load_model(network, progress), False
+    adapter = read_adapter(network.adapter, member=network.name)
+    try:
+        tuned = with_adapter_inside(lambda: _load_model(network, progress), adapter, member=network.name)
+    except (RuntimeError, MemoryError) as error:
+        raise loading_error(error, network) from error
+    return tuned.model, not tuned.is_merged
+
+
 def _load_model(network: PlannedNetwork, progress: Callable[[int], None]) -> PreTrainedModel:
     own, source = network.member, network.source
     if network.gguf is not None and own.quantization_config is None:
@@ -239,6 +276,7 @@ def _load_model(network: PlannedNetwork, progress: Callable[[int], None]) -> Pre
     arguments: dict[str, Any] = {
         "dtype": network.dtype,
         "trust_remote_code": own.trust_remote_code,
+        "ignore_mismatched_sizes": True,  # the report names them, and then they are refused
     }
     if own.tensor_parallel:
         arguments |= loading_arguments()
@@ -258,84 +296,10 @@ def _load_model(network: PlannedNetwork, progress: Callable[[int], None]) -> Pre
         arguments["config"] = network.config
     try:
         model, info = loader.from_pretrained(source.location, output_loading_info=True, **arguments)
-    except SafetensorError as error:
-        raise _corrupt(network, str(error)) from error
-    except ImportError as error:
-        raise needs_package(error, member=network.name, source=str(source)) from error
-    except OSError as error:
-        raise ModelNotFoundError(
-            f"{network.name}: no safetensors weights of {source} could be read: {error}",
-            member=network.name,
-            source=str(source),
-        ) from error
-    except (RuntimeError, MemoryError) as error:
-        if is_out_of_memory(error):
-            raise _out_of_memory(network, error) from error
-        if isinstance(error, NotImplementedError):
-            raise cannot_build(error, member=network.name, source=str(source)) from error
-        raise _corrupt(network, str(error)) from error
     except Exception as error:  # code of any model class or quantiser
-        raise cannot_build(error, member=network.name, source=str(source)) from error
-    problems = [
-        f"{kind.replace('_', ' ')}: {', '.join(sorted(map(str, info[kind]))[:3])}"
-        for kind in ("missing_keys", "mismatched_keys", "error_msgs")
-        if info.get(kind)
-    ]
-    if problems:
-        raise _corrupt(network, "; ".join(problems))
+        raise loading_error(error, network) from error
+    check_loaded(info, network)
     return model
-
-
-def _corrupt(network: PlannedNetwork, reason: str) -> CorruptWeightsError:
-    return CorruptWeightsError(
-        f"{network.name}: the weights of {network.source} are damaged or belong to another configuration ({reason}); "
-        "download or save the model again",
-        member=network.name,
-        source=str(network.source),
-    )
-
-
-def _check_memory(networks: Iterable[PlannedNetwork]) -> None:
-    """Refuse before reading, instead of being killed while reading. Spread and quantised networks are left to transformers."""
-    needed: dict[str, int] = {}
-    for network in networks:
-        if network.member.device_map is None and network.member.quantization_config is None:
-            # The ranks of a tensor-parallel network share a machine's memory, and have a GPU each.
-            parts = num_ranks() if network.member.tensor_parallel and network.device != "cpu" else 1
-            needed[network.device] = needed.get(network.device, 0) + network.parameter_bytes // parts
-    for device, needed_bytes in needed.items():
-        available_bytes = available_memory(device)
-        if needed_bytes > available_bytes:
-            raise LoadOutOfMemoryError(
-                f"the weights need {_gib(needed_bytes)} on {device} and {_gib(available_bytes)} are free; use a smaller "
-                "dtype (dtype='bfloat16'), a quantization_config, a device_map, or smaller models",
-                needed_bytes=needed_bytes,
-                available_bytes=available_bytes,
-                device=device,
-            )
-
-
-def available_memory(device: str) -> int:
-    """Free bytes of a device."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
-
-
-def _out_of_memory(network: PlannedNetwork, error: BaseException) -> LoadOutOfMemoryError:
-    return LoadOutOfMemoryError(
-        f"{network.name}: loading {network.source} ran out of memory on {network.device} ({error}); use a smaller dtype, "
-        "a quantization_config, a device_map, or a smaller model",
-        needed_bytes=network.parameter_bytes,
-        available_bytes=None,
-        device=network.device,
-        member=network.name,
-        source=str(network.source),
-    )
-
-
-def _gib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.2f} GiB"
 
 
 class LoadingDisplay:
@@ -352,7 +316,7 @@ class LoadingDisplay:
         """A network is loaded next. Returns what to call with the bytes of it that are there."""
         users = [member.name for member in self._plan.members.values() if member.network == network.name]
         text = (
-            f"loading {network.source} ({_gib(network.parameter_bytes)}, {network.type_name}, {network.runtime}) for "
+            f"loading {network.source} ({gib(network.parameter_bytes)}, {network.type_name}, {network.runtime}) for "
             f"{', '.join(users)}"
         )
         before = self._done

@@ -94,6 +94,8 @@ class Network(ABC):
     device: torch.device
     """Where the logits lie."""
     logits_width: int
+    vocab_size: int
+    """It reads ids below this one."""
     context_len: int
     kv_cache: KVCache
     num_threads: int = 0
@@ -105,11 +107,6 @@ class Network(ABC):
     def has_state(self) -> bool:
         """Whether layers keep a state, so that others can begin from a text only where one was kept."""
         return False
-
-    @property
-    @abstractmethod
-    def eos_token_ids(self) -> frozenset[int]:
-        """Ids that end a text."""
 
     @abstractmethod
     def forward(self, blocks: Sequence[Block]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -11,12 +12,15 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from eft_engine.config import EngineConfig, LlamaCppOptions, MemberConfig
 from eft_engine.errors import InvalidOptionError, ModelNotFoundError, UnsupportedModelError
+from eft_engine.models.adapter_plans import plan_adapter
+from eft_engine.models.devices import check_device_map, resolve_device
 from eft_engine.models.gguf_cache import check_cache_types, gguf_layers, has_state
 from eft_engine.models.gguf_checks import check_gguf_model
 from eft_engine.models.gguf_file import GGUFFile, read_gguf
 from eft_engine.models.gguf_rotary import LONG_FACTORS
 from eft_engine.models.gguf_weights import config_from_gguf, fast_dtype
 from eft_engine.models.layers import LayerSummary, layers_of
+from eft_engine.models.llama_cpp.adapter_file import why_not_held
 from eft_engine.models.llama_cpp.library import INSTALL, computes_on_gpu, threads_of, why_unavailable
 from eft_engine.models.process_group import accelerator_type, num_ranks
 from eft_engine.models.self_check import WHAT_TO_DO
@@ -26,9 +30,13 @@ from eft_engine.models.support import notes_on, why_refused
 from eft_engine.models.tensor_parallel import why_not_split
 from eft_engine.models.text_model import TextModel, plan_text
 from eft_engine.models.towers import describe_left_out, num_parameters
+from eft_engine.models.weight_plans import plan_gguf_weights, plan_weights
 
 TORCH_ONLY = ("device", "device_map", "quantization_config", "tensor_parallel")
 """Options of a member that only torch honours: who gives one wants torch."""
+
+PACKED_ADVICE = "install what is missing, leave quantization_config out, or give a checkpoint that is not quantised"
+"""What to do where packed weights cannot be held."""
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +56,9 @@ class PlannedNetwork:
     architecture: str
     num_parameters: int
     parameter_bytes: int
-    """Bytes of the weights as they are held (a quantisation config makes them fewer)."""
+    """Bytes of the weights as they will be held: packed ones by the headers of their files, or estimated (`notes` say so)."""
     type_name: str
+    """Of the weights as they are held: a dtype, how they are packed (`4-bit (gptq)`), or the type of a GGUF file."""
     device: str
     logits_width: int
     context_len: int
@@ -58,9 +67,14 @@ class PlannedNetwork:
     """Loads the text of a multimodal checkpoint, out of `config`; None: the class that transformers names for the checkpoint."""
     left_out_bytes: int = 0
     """Of the checkpoint, what is not read."""
+    left_out_parameters: int = 0
+    stored_bytes: int = 0
+    """Of all that the checkpoint holds, with what is not read, and packed where it is packed; 0 for networks in llama.cpp."""
     layers: LayerSummary = field(default_factory=LayerSummary)
     unsupported: str | None = None
     """Why it cannot be run; None: nothing is known against it."""
+    what_to_do: str = WHAT_TO_DO
+    """Where it is not supported."""
     dtype: torch.dtype | None = None
     gguf: GGUFFile | None = None
     llama_cpp: LlamaCppOptions | None = None
@@ -69,6 +83,11 @@ class PlannedNetwork:
     than this, and its room grows: so it is told what makes it take the same ones always. None: there is one kind.
     """
     notes: tuple[str, ...] = ()
+    adapter: Path | None = None
+    """What is merged into it; an adapter that is switched per row is its member's, not the network's."""
+    why_merged: str | None = None
+    adapter_notes: tuple[str, ...] = ()
+    """On the adapter that it was planned with, merged or not."""
 
     def check_supported(self) -> None:
         """Before any weight is read.
@@ -78,7 +97,7 @@ class PlannedNetwork:
         """
         if self.unsupported is not None:
             raise UnsupportedModelError(
-                f"{self.name}: {self.source} cannot be run: {self.unsupported}; {WHAT_TO_DO}",
+                f"{self.name}: {self.source} cannot be run: {self.unsupported}; {self.what_to_do}",
                 member=self.name,
                 source=str(self.source),
             )
@@ -147,8 +166,9 @@ def plan_network(role: str, member: ResolvedMember, gguf: GGUFFile | None, confi
 
     Raises:
         LoadError: its configuration cannot be read, or nobody here can compute it.
+        InvalidOptionError: its device is not here.
     """
-    runtime, notes = choose_runtime(role, member, config)
+    runtime, notes = choose_runtime(role, member, gguf, config)
     if runtime == "llama.cpp":
         assert gguf is not None, "llama.cpp computes .gguf files alone"
         return _plan_llama_cpp(role, member, gguf, config, notes)
@@ -158,7 +178,7 @@ def plan_network(role: str, member: ResolvedMember, gguf: GGUFFile | None, confi
 
 
 def choose_runtime(
-    role: str, member: ResolvedMember, config: EngineConfig
+    role: str, member: ResolvedMember, gguf: GGUFFile | None, config: EngineConfig
 ) -> tuple[Literal["torch", "llama.cpp"], tuple[str, ...]]:
     """Who computes a member, and sentences that say why where that is not plain.
 
@@ -177,6 +197,13 @@ def choose_runtime(
                 "the model (llama.cpp's convert_hf_to_gguf.py)",
                 member=role,
                 source=str(member.source),
+            )
+        if own.merge:
+            raise InvalidOptionError(
+                f"{role}: merge=True is for torch, and runtime='llama.cpp' was asked for; leave runtime at 'auto', or merge the "
+                "adapter, convert the merged model to GGUF, and give that file",
+                option="merge",
+                value=True,
             )
         if torch_only:
             raise InvalidOptionError(
@@ -198,10 +225,17 @@ def choose_runtime(
     if torch_only:
         return "torch", (f"in torch, since {', '.join(torch_only)} was asked for",)
     reason = why_unavailable()
-    if reason is None and resolve_device(config.device) != "cpu" and not computes_on_gpu():
-        reason = f"{resolve_device(config.device)} is to compute, and this llama.cpp was built for CPUs alone"
+    device = resolve_device(config.device, member=role)
+    if reason is None and torch.device(device).type != "cpu" and not computes_on_gpu():
+        reason = f"{device} is to compute, and this llama.cpp was built for CPUs alone"
     if reason is not None:
         return "torch", (f"in torch, since {reason}; faster and ready sooner in llama.cpp: {INSTALL}",)
+    if gguf is not None and member.adapter is not None and member.adapter.is_dir():
+        if own.merge:
+            return "torch", ("in torch, since merge=True was asked for",)
+        reason = why_not_held(member.adapter, model=gguf, member=role)
+        if reason is not None:
+            return "torch", (f"in torch, since llama.cpp cannot hold the adapter: {reason}",)
     return "llama.cpp", ()
 
 
@@ -261,43 +295,56 @@ def _plan_torch(
         model_config = config_from_gguf(gguf, member=role)
         text = TextModel(build_skeleton(model_config, member=role, source=str(source)), model_config)
     text_config = text.config.get_text_config()
-    device = resolve_device(own.device or config.device)
+    device = resolve_device(own.device or config.device, member=role)
+    if own.device_map is not None:
+        check_device_map(own.device_map, member=role)
     requested = own.dtype or config.dtype
-    if requested != "auto":
-        dtype = getattr(torch, requested)
-    elif gguf is None:
-        dtype = model_config.dtype or text_config.dtype or torch.float32
+    if gguf is None:
+        weights = plan_weights(
+            text, model_config, location=source.location, member=own, requested=requested, device=device
+        )
     else:
         choice = fast_dtype(device)
-        dtype, notes = choice.dtype, (*notes, f"{str(choice.dtype).removeprefix('torch.')}: {choice.reason}")
+        if requested == "auto":
+            notes = (*notes, f"{str(choice.dtype).removeprefix('torch.')}: {choice.reason}")
+        dtype = choice.dtype if requested == "auto" else getattr(torch, requested)
+        weights = plan_gguf_weights(text, gguf, member=own, dtype=dtype)
     if own.tensor_parallel:
         _check_tensor_parallel(role, source, text.config, device)
     if text.left_out:
-        notes = (*notes, describe_left_out(text.left_out, dtype.itemsize))
-    held = num_parameters(text.skeleton)
-    unsupported = why_refused(text.skeleton)
+        notes = (*notes, describe_left_out(text.left_out, weights.dtype.itemsize))
+    fit = plan_adapter(role, member, text.skeleton)
+    held = fit.skeleton
+    refused = why_refused(held)
+    unsupported = refused or weights.problem
     if unsupported is None:
-        notes = (*notes, *notes_on(text.skeleton))
+        notes = (*notes, *notes_on(held))
     return PlannedNetwork(
         name=role,
         source=source,
         member=own,
         runtime="torch",
         architecture=type(text.skeleton).__name__,
-        num_parameters=held,
-        parameter_bytes=held * dtype.itemsize,
-        type_name=str(dtype).removeprefix("torch."),
+        num_parameters=num_parameters(held),
+        parameter_bytes=weights.held_bytes + fit.num_added * weights.dtype.itemsize,
+        type_name=weights.type_name,
         device=device,
-        logits_width=text.skeleton.get_output_embeddings().weight.shape[0],
+        logits_width=held.get_output_embeddings().weight.shape[0],
         context_len=getattr(text_config, "max_position_embeddings", None) or 0,
         config=text.config,
         model_class=text.model_class,
-        left_out_bytes=sum(text.left_out.values()) * dtype.itemsize,
-        layers=layers_of(text.skeleton, dtype),
+        left_out_bytes=weights.left_out_bytes,
+        left_out_parameters=sum(text.left_out.values()),
+        stored_bytes=weights.stored_bytes,
+        layers=layers_of(held, weights.dtype),
         unsupported=unsupported,
-        dtype=dtype,
+        what_to_do=WHAT_TO_DO if refused else PACKED_ADVICE,
+        dtype=weights.dtype,
         gguf=gguf,
-        notes=(*notes, *text.notes),
+        notes=(*notes, *weights.notes, *text.notes),
+        adapter=member.adapter if fit.why_own is not None else None,
+        why_merged=fit.why_own,
+        adapter_notes=fit.notes,
     )
 
 
@@ -321,8 +368,3 @@ def _check_tensor_parallel(role: str, source: Source, model_config: PreTrainedCo
         raise UnsupportedModelError(
             f"{role}: {source} cannot be tensor-parallel: {reason}", member=role, source=str(source)
         )
-
-
-def resolve_device(device: str) -> str:
-    """A device name, with `auto` decided: the first GPU when there is one."""
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device

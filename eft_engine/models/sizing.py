@@ -39,20 +39,18 @@ class CacheLayers:
 
 @dataclass(frozen=True)
 class MemberSize:
-    """One member: parameters, bytes of each, and what its layers keep."""
+    """One member: parameters, bytes of its weights, and what its layers keep."""
 
     name: str
     num_parameters: int
-    element_bytes: int
+    weight_bytes: int
+    """As they are stored: quantised ones are fewer than the parameters tell."""
+    cache_element_bytes: int
+    """Of a number in keys and values."""
     num_heads: int
     layers: tuple[CacheLayers, ...]
     state_bytes: int = 0
     """What layers without keys and values keep of a text of any length."""
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of the weights."""
-        return self.num_parameters * self.element_bytes
 
     def can_be_split(self, num_gpus: int) -> bool:
         """Whether every GPU gets whole heads."""
@@ -64,7 +62,7 @@ class MemberSize:
     def cache_bytes(self, num_tokens: int, num_gpus: int = 1) -> int:
         """Keys, values and states of a text of `num_tokens` on each GPU."""
         return self.state_bytes // num_gpus + sum(
-            layers.bytes_per_token(self.element_bytes, num_gpus) * min(num_tokens, layers.window or num_tokens)
+            layers.bytes_per_token(self.cache_element_bytes, num_gpus) * min(num_tokens, layers.window or num_tokens)
             for layers in self.layers
         )
 
@@ -82,9 +80,23 @@ class Capacity:
 
 
 def member_size(
-    name: str, config: PreTrainedConfig, *, num_parameters: int, element_bytes: int, state_bytes: int = 0
+    name: str,
+    config: PreTrainedConfig,
+    *,
+    num_parameters: int,
+    element_bytes: int,
+    weight_bytes: int | None = None,
+    state_bytes: int = 0,
 ) -> MemberSize:
-    """The size of a member out of its configuration, and what its layers keep that have a state (see `layers`).
+    """The size of a member out of its configuration.
+
+    Args:
+        name: of the member.
+        config: its configuration.
+        num_parameters: how many it has.
+        element_bytes: of a number in keys and values.
+        weight_bytes: of all weights; None: as many as of keys and values for every parameter.
+        state_bytes: what its layers keep that have a state (see `layers`).
 
     Raises:
         InvalidOptionError: the configuration has no attention heads, so its memory is of another kind.
@@ -97,7 +109,8 @@ def member_size(
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
     windows = _windows(text)
     layers = tuple(CacheLayers(windows.count(window), kv_heads, head_dim, window) for window in dict.fromkeys(windows))
-    return MemberSize(name, num_parameters, element_bytes, heads, layers, state_bytes)
+    weights = num_parameters * element_bytes if weight_bytes is None else weight_bytes
+    return MemberSize(name, num_parameters, weights, element_bytes, heads, layers, state_bytes)
 
 
 def _windows(text: PreTrainedConfig) -> list[int | None]:
@@ -131,13 +144,12 @@ def _member_size(name: str, network: PlannedNetwork) -> MemberSize:
             f"{name}: {network.source} runs in llama.cpp, and this plan is for networks in vLLM or torch; ask with runtime='torch'",
             option="plan",
         )
-    element_bytes = network.dtype.itemsize
-    left_out = network.left_out_bytes // element_bytes  # by our engine, and not by vLLM
     return member_size(
         name,
         network.config,
-        num_parameters=network.num_parameters + left_out,
-        element_bytes=element_bytes,
+        num_parameters=network.num_parameters + network.left_out_parameters,  # by our engine, and not by vLLM
+        element_bytes=network.dtype.itemsize,
+        weight_bytes=network.stored_bytes,
         state_bytes=network.layers.state_bytes,
     )
 

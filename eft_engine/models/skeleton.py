@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def load_config(
 
     Raises:
         ModelNotFoundError: there is none.
-        CorruptWeightsError: the file of a folder is damaged.
+        CorruptWeightsError: the file of a folder is damaged, or a file that it names is missing.
         UnsupportedModelError: transformers makes nothing of it.
     """
     arguments: dict[str, Any] = {"revision": revision} if revision else {}
@@ -36,9 +37,11 @@ def load_config(
     except ImportError as error:
         raise needs_package(error, member=member, source=source) from error
     except OSError as error:
-        if (Path(location) / "config.json").is_file():
+        file = Path(location) / "config.json"
+        if file.is_file():
+            what = "cannot be used" if _is_json(file) else "is damaged"
             raise CorruptWeightsError(
-                f"{member}: the config.json of {source} is damaged ({error}); download or save the model again",
+                f"{member}: the config.json of {source} {what} ({error}); download or save the model again",
                 member=member,
                 source=source,
             ) from error
@@ -50,7 +53,7 @@ def load_config(
     except Exception as error:  # the code of any family checks its own configuration
         raise UnsupportedModelError(
             f"{member}: transformers {transformers.__version__} makes no configuration out of the config.json of {source} "
-            f"({_reason(error)}); the family may be newer than this version (pip install -U transformers), bring its own code "
+            f"({reason(error)}); the family may be newer than this version (pip install -U transformers), bring its own code "
             "(MemberConfig(trust_remote_code=True)), or the file is damaged",
             member=member,
             source=source,
@@ -94,18 +97,29 @@ def cannot_build(error: Exception, *, member: str, source: str) -> UnsupportedMo
         return needs_package(error, member=member, source=source)
     return UnsupportedModelError(
         f"{member}: {source} is not a causal language model that transformers {transformers.__version__} can build "
-        f"({_reason(error)}); give a decoder that generates text by itself, or a newer transformers where the family is newer",
+        f"({reason(error)}); give a decoder that generates text by itself, or a newer transformers where the family is newer",
         member=member,
         source=source,
     )
 
 
 def needs_package(error: ImportError, *, member: str, source: str) -> UnsupportedModelError:
-    """The typed error for a class whose package is missing."""
-    return UnsupportedModelError(
-        f"{member}: {source} needs a package that is not installed: {str(error).strip()}", member=member, source=source
-    )
+    """The typed error for a class whose package is missing, or is there and lacks something: then Python names the package."""
+    found = error.name is not None and not isinstance(error, ModuleNotFoundError)
+    what = f"another version of {error.name}" if found else "a package that is not installed"
+    return UnsupportedModelError(f"{member}: {source} needs {what}: {str(error).strip()}", member=member, source=source)
 
 
-def _reason(error: Exception) -> str:
+def _is_json(file: Path) -> bool:
+    try:
+        json.loads(file.read_text(encoding="utf-8"))
+    except OSError:  # nobody knows
+        return True
+    except ValueError:
+        return False
+    return True
+
+
+def reason(error: Exception) -> str:
+    """An error in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"

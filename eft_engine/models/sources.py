@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +11,12 @@ from transformers.utils import find_adapter_config_file
 from eft_engine.config import MemberConfig, TunedPair
 from eft_engine.errors import (
     CorruptWeightsError,
+    InvalidOptionError,
     ModelNotFoundError,
     UnsafeWeightsError,
     UnsupportedAdapterError,
 )
+from eft_engine.models.adapter_tokenizer import WITH_AN_ADAPTER
 from eft_engine.models.gguf_file import read_gguf, split_paths
 
 PICKLED_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -34,11 +35,16 @@ class Source:
 
 @dataclass(frozen=True)
 class ResolvedMember:
-    """A member's network and, where it has one, its adapter: a PEFT folder, or a .gguf file."""
+    """A member's network and, where it has one, its adapter: a PEFT folder, or a .gguf file.
+
+    `tokenizer` is what the member itself names; without one, that of the adapter's folder goes before `config.tokenizer`, which
+    may be its reference's.
+    """
 
     config: MemberConfig
     source: Source
     adapter: Path | None = None
+    tokenizer: str | None = None
 
 
 def resolve_base(member: MemberConfig) -> ResolvedMember:
@@ -47,7 +53,8 @@ def resolve_base(member: MemberConfig) -> ResolvedMember:
 
 
 def resolve_pair(name: str, pair: TunedPair) -> tuple[ResolvedMember, ResolvedMember]:
-    """The tuned and the reference member of a pair. A tuned source that is an adapter sits on the reference's network.
+    """The tuned and the reference member of a pair. A tuned source that is an adapter sits on the reference's network, held as
+    the reference is but for the options that are given with it.
 
     Raises:
         UnsupportedAdapterError: `tuned` is an adapter and the reference has one of its own already.
@@ -62,7 +69,10 @@ def resolve_pair(name: str, pair: TunedPair) -> tuple[ResolvedMember, ResolvedMe
                 source=pair.tuned.source,
             )
         adapter = resolve_adapter(pair.tuned.source, revision=pair.tuned.revision, role=f"{name}.tuned")
-        return dataclasses.replace(reference, adapter=adapter), reference
+        given = pair.tuned.model_fields_set - {"source", "revision"}
+        config = reference.config.model_copy(update={option: getattr(pair.tuned, option) for option in given})
+        tuned = ResolvedMember(config, reference.source, adapter, pair.tuned.tokenizer)
+        return tuned, reference
     return _resolve_member(pair.tuned, role=f"{name}.tuned"), reference
 
 
@@ -70,7 +80,13 @@ def _resolve_member(member: MemberConfig, *, role: str) -> ResolvedMember:
     adapter = None
     if member.adapter is not None:
         adapter = resolve_adapter(member.adapter, revision=None, role=role)
-    return ResolvedMember(member, resolve_source(member, role=role), adapter)
+    elif member.merge:
+        raise InvalidOptionError(
+            f"{role}: merge=True merges an adapter, and {member.source} has none; name one with adapter=...",
+            option="merge",
+            value=True,
+        )
+    return ResolvedMember(member, resolve_source(member, role=role), adapter, member.tokenizer)
 
 
 def resolve_source(member: MemberConfig, *, role: str) -> Source:
@@ -100,7 +116,8 @@ def resolve_source(member: MemberConfig, *, role: str) -> Source:
         if not (path / member.gguf_file).is_file():
             raise ModelNotFoundError(f"{role}: {path} has no file {member.gguf_file!r}", member=role, source=text)
         return Source(str(path), member.gguf_file)
-    if (path / "config.json").is_file():
+    is_adapter_alone = (path / "adapter_config.json").is_file() and not _has_model(path)
+    if (path / "config.json").is_file() and not is_adapter_alone:
         _check_weight_files(path, role=role)
         return Source(str(path))
     # The parts of a file that is split are one file, called by the first.
@@ -134,8 +151,21 @@ def _looks_like_path(text: str) -> bool:
     return text.startswith((".", "/", "~")) or text.count("/") > 1 or "\\" in text or text.endswith(".gguf")
 
 
+def _has_model(folder: Path) -> bool:
+    """Whether there are weights of a model; trainers leave its configuration beside adapters too."""
+    weights = [file.name for file in folder.glob("*.safetensors") if not file.name.startswith("adapter_")]
+    return (folder / "config.json").is_file() and bool(weights)
+
+
 def _check_weight_files(folder: Path, *, role: str) -> None:
     if any(folder.glob("*.safetensors")):
+        if (folder / "adapter_config.json").is_file():
+            raise UnsupportedAdapterError(
+                f"{role}: {folder} holds a model and an adapter, and transformers would put one into the other unasked; move the "
+                "adapter to a folder of its own, and name it with MemberConfig(adapter=...) where it is meant",
+                member=role,
+                source=str(folder),
+            )
         return
     pickles = [file.name for pattern in PICKLED_WEIGHTS for file in folder.glob(pattern)]
     if pickles:
@@ -180,7 +210,7 @@ def is_adapter(member: MemberConfig) -> bool:
     if path.is_file() and path.suffix == ".gguf":
         return read_gguf(path, member=member.source).kind == "adapter"
     if path.is_dir():
-        return (path / "adapter_config.json").is_file() and not (path / "config.json").is_file()
+        return (path / "adapter_config.json").is_file() and not _has_model(path)
     if path.exists() or _looks_like_path(member.source):
         return False
     try:
@@ -190,7 +220,7 @@ def is_adapter(member: MemberConfig) -> bool:
 
 
 def resolve_adapter(text: str, *, revision: str | None, role: str) -> Path:
-    """Folder or .gguf file of an adapter; one on the hub is downloaded (configuration and safetensors only).
+    """Folder or .gguf file of an adapter; one on the hub is downloaded: configuration, safetensors, and its tokenizer.
 
     Raises:
         ModelNotFoundError: nothing is there.
@@ -205,7 +235,7 @@ def resolve_adapter(text: str, *, revision: str | None, role: str) -> Path:
             source=text,
         )
     try:
-        files = ["adapter_config.json", "adapter_model.safetensors"]
+        files = ["adapter_config.json", "adapter_model.safetensors", *WITH_AN_ADAPTER]
         return Path(snapshot_download(text, revision=revision, allow_patterns=files))
     except (OSError, ValueError) as error:
         raise ModelNotFoundError(

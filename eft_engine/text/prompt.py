@@ -1,15 +1,16 @@
 """Prompts to token ids, for every member that may need its own rendering.
 
 A string is a raw prompt. Messages go through a chat template (by default the tuned model's), once, and every member reads the
-same ids, unless `PromptOptions` gives a member its own rendering.
+same ids, unless `PromptOptions` gives a member its own rendering. A member that has not all tokens of the others reads the same
+text in tokens of its own: `<|im_start|>` is then a few ordinary ones.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from eft_engine.config import ChatTemplate, PlainText, Prompt, PromptOptions, Rendering, Verbatim
 from eft_engine.errors import ChatTemplateError, EmptyPromptError
@@ -19,11 +20,22 @@ from eft_engine.text.tokenizer import Tokenizer, control_tokens
 
 @dataclass(frozen=True)
 class PromptTokenizers:
-    """Whose tokenizer renders and encodes: the base's, and those of the first pair (all of one vocabulary, by proof)."""
+    """Whose tokenizer renders and encodes: the base's, and those of the first pair (all of one vocabulary, by proof).
+
+    `own` has those of members that cannot read every id of the others. `keeps_tuned`: texts may have tokens that only tuned members
+    have, so that theirs is the tokenizer that can read them.
+    """
 
     base: Tokenizer
     tuned: Tokenizer
     reference: Tokenizer
+    own: Mapping[str, Tokenizer] = field(default_factory=dict)
+    keeps_tuned: bool = False
+
+    @property
+    def output(self) -> Tokenizer:
+        """What reads generated tokens."""
+        return self.tuned if self.keeps_tuned else self.base
 
     def of(self, role: str) -> Tokenizer:
         """The tokenizer of base, tuned or reference."""
@@ -32,21 +44,42 @@ class PromptTokenizers:
     @functools.cached_property
     def control_tokens(self) -> list[str]:
         """Texts that any of them reads as a control token, the longest first. Gathered once: some tokenizers add thousands."""
-        texts = set().union(*(control_tokens(own) for own in (self.base, self.tuned, self.reference)))
+        tokenizers = (self.base, self.tuned, self.reference, *self.own.values())
+        texts = set().union(*(control_tokens(own) for own in tokenizers))
         return sorted(texts, key=lambda text: (-len(text), text))
 
 
 @dataclass(frozen=True)
 class RenderedPrompt:
-    """Token ids of one prompt as the base, the tuned and the reference models read it (often one and the same list)."""
+    """Token ids of one prompt as the base, the tuned and the reference models read it (often one and the same list).
+
+    `own` has by name the members that read it otherwise.
+    """
 
     base: tuple[int, ...]
     tuned: tuple[int, ...]
     reference: tuple[int, ...]
+    own: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def of(self, member: str) -> tuple[int, ...]:
+        """What a member reads."""
+        if member in self.own:
+            return self.own[member]
+        return {"base": self.base, "tuned": self.tuned, "reference": self.reference}[_role(member)]
+
+    @property
+    def max_len(self) -> int:
+        """Tokens of the longest."""
+        return max(map(len, (self.base, self.tuned, self.reference, *self.own.values())))
+
+
+def _role(member: str) -> str:
+    """`base`, `tuned` or `reference`, of a member's name."""
+    return member.rpartition(".")[2]
 
 
 def render_prompt(prompt: Prompt, options: PromptOptions, tokenizers: PromptTokenizers) -> RenderedPrompt:
-    """Token ids of `prompt` for each role.
+    """Token ids of `prompt` for each role, and for members with tokens of their own.
 
     Raises:
         EmptyPromptError: no text or no messages.
@@ -57,42 +90,61 @@ def render_prompt(prompt: Prompt, options: PromptOptions, tokenizers: PromptToke
     controls = tokenizers.control_tokens if options.control_tokens == "neutralise" else []
     messages = None if isinstance(prompt, str) else _checked_messages(prompt, controls)
     options = options.model_copy(update={"template_variables": neutralise(options.template_variables, controls)})
-    encoded: dict[str, tuple[int, ...]] = {}
+    texts: dict[str, _Text] = {}
+    encoded: dict[tuple[_Text, int], tuple[int, ...]] = {}
 
-    def encode(role: str) -> tuple[int, ...]:
+    def encode(role: str, own: Tokenizer | None = None) -> tuple[int, ...]:
         rendering: Rendering = getattr(options, role) or options.chat_template
         key = f"{type(rendering).__name__} {rendering.model_dump_json()}"
-        if key not in encoded:
-            encoded[key] = _encode(prompt, messages, rendering, options, tokenizers)
-        return encoded[key]
+        if key not in texts:
+            texts[key] = _render(prompt, messages, rendering, options, tokenizers)
+        text = texts[key]
+        tokenizer = own or tokenizers.of(role if tokenizers.own else text.rendered_by)
+        if (text, id(tokenizer)) not in encoded:
+            encoded[text, id(tokenizer)] = text.encode(tokenizer)
+        return encoded[text, id(tokenizer)]
 
-    return RenderedPrompt(encode("base"), encode("tuned"), encode("reference"))
+    return RenderedPrompt(
+        encode("base"),
+        encode("tuned"),
+        encode("reference"),
+        {name: encode(_role(name), own) for name, own in tokenizers.own.items()},
+    )
 
 
-def _encode(
+@dataclass(frozen=True)
+class _Text:
+    """A prompt as text. `rendered_by`: whose tokenizer it is for."""
+
+    text: str
+    add_special_tokens: bool
+    rendered_by: Literal["base", "tuned", "reference"] = "base"
+
+    def encode(self, tokenizer: Tokenizer) -> tuple[int, ...]:
+        token_ids = tuple(tokenizer.encode(self.text, add_special_tokens=self.add_special_tokens))
+        if not token_ids:
+            raise EmptyPromptError(f"the prompt {self.text!r} has no tokens; give a text with at least one")
+        return token_ids
+
+
+def _render(
     prompt: Prompt,
     messages: list[dict[str, Any]] | None,
     rendering: Rendering,
     options: PromptOptions,
     tokenizers: PromptTokenizers,
-) -> tuple[int, ...]:
-    tokenizer = tokenizers.base
+) -> _Text:
     match rendering:
         case Verbatim(text=text):
-            add_special_tokens = options.add_special_tokens
+            return _Text(text, options.add_special_tokens)
         case _ if messages is None:
             assert isinstance(prompt, str), "a prompt without messages is a string"
-            text, add_special_tokens = prompt, options.add_special_tokens
+            return _Text(prompt, options.add_special_tokens)
         case PlainText():
-            text, add_special_tokens = _plain_text(messages, rendering), True
-        case ChatTemplate():
-            tokenizer = tokenizers.of(rendering.of)
-            text = _apply_template(messages, rendering, tokenizer, options.template_variables)
-            add_special_tokens = False  # the template writes them itself
-    token_ids = tuple(tokenizer.encode(text, add_special_tokens=add_special_tokens))
-    if not token_ids:
-        raise EmptyPromptError(f"the prompt {text!r} has no tokens; give a text with at least one")
-    return token_ids
+            return _Text(_plain_text(messages, rendering), add_special_tokens=True)
+        case ChatTemplate(of=role):
+            text = _apply_template(messages, rendering, tokenizers.of(role), options.template_variables)
+            return _Text(text, add_special_tokens=False, rendered_by=role)  # the template writes them itself
 
 
 def _plain_text(messages: list[dict[str, Any]], rendering: PlainText) -> str:

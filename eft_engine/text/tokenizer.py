@@ -55,3 +55,15 @@ def control_tokens(tokenizer: Tokenizer) -> set[str]:
     template = getattr(tokenizer, "chat_template", None)
     templates = template.values() if isinstance(template, Mapping) else [template]
     return {*tokenizer.all_special_tokens, *control_texts(added, [own for own in templates if isinstance(own, str)])}
+
+
+def skipped_tokens(tokenizer: Tokenizer) -> dict[int, str]:
+    """Texts of the tokens that decoding leaves out with `skip_special_tokens`, by id: those with a name, and all others that are
+    flagged.
+    """
+    skipped = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    try:
+        added = tokenizer.added_tokens_decoder
+    except NotImplementedError:  # mistral-common's tokenizer, which names all of them
+        return skipped
+    return skipped | {token_id: str(token.content) for token_id, token in added.items() if token.special}

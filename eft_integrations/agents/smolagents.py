@@ -29,6 +29,7 @@ from eft_integrations.backends.pool import backend_of, shared_backend
 from eft_integrations.backends.protocol import ChatBackend
 from eft_integrations.call_options import CallOptions
 from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
+from eft_integrations.pieces import Pieces
 from eft_integrations.sampling import SAMPLING_FIELDS
 from eft_integrations.weights import current_weights, first_given
 from eft_integrations.wire.openai import (
@@ -147,7 +148,8 @@ class EFTModel(Model):  # type: ignore[misc]
         options, kwargs = _split(kwargs)
         asked = self._prepare_completion_kwargs(messages, stop_sequences, response_format, tools_to_call_from, **kwargs)
         request = self._request(asked, reward_weights, options)
-        return _pieces(request, self.backend.stream(request))
+        deltas = self.backend.stream(request)
+        return Pieces(_pieces(request, deltas), deltas.close)  # type: ignore[attr-defined]
 
     def _request(
         self, prepared: Mapping[str, Any], reward_weights: RewardWeights, given: Mapping[str, object]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from eft_engine import EngineStats, GenerationDelta, errors
@@ -13,6 +13,7 @@ from eft_integrations.backends.protocol import last_result
 from eft_integrations.chat.answer import AnswerReader
 from eft_integrations.chat.prompt import Asked
 from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
+from eft_integrations.pieces import Pieces
 
 if TYPE_CHECKING:
     from eft_engine import Engine
@@ -110,11 +111,11 @@ class EngineBackend:
         """See `ChatBackend`."""
         return last_result([delta.result for delta in self.stream(request)])
 
-    def stream(self, request: ChatRequest) -> Iterator[ChatDelta]:
+    def stream(self, request: ChatRequest) -> Generator[ChatDelta]:
         """See `ChatBackend`. The request is checked and submitted now, not when the first piece is asked for."""
         asked = Asked.of_engine(request, self.engine)
         deltas = self.engine.stream(asked.prompt, **asked.options)
-        return _read(deltas, AnswerReader(asked))
+        return Pieces(_read(deltas, AnswerReader(asked)), deltas.close)
 
     async def achat(self, request: ChatRequest) -> ChatResult:
         """See `ChatBackend`."""
@@ -132,12 +133,9 @@ class EngineBackend:
                 for piece in reader.feed(delta):
                     yield piece
         finally:
-            await deltas.aclose()  # type: ignore[attr-defined]
+            await deltas.aclose()
 
 
-def _read(deltas: Iterator[GenerationDelta], reader: AnswerReader) -> Iterator[ChatDelta]:
-    try:
-        for delta in deltas:
-            yield from reader.feed(delta)
-    finally:
-        deltas.close()  # type: ignore[attr-defined]
+def _read(deltas: Iterator[GenerationDelta], reader: AnswerReader) -> Generator[ChatDelta]:
+    for delta in deltas:
+        yield from reader.feed(delta)

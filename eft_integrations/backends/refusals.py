@@ -63,6 +63,7 @@ TOO_LARGE = re.compile(r"need ([\d,]+) bytes .*allows ([\d,]+)")
 PLAIN_ERRORS: Mapping[str, type[errors.EFTError]] = {
     "invalid_grammar": errors.InvalidGrammarError,
     "invalid_messages": errors.ChatTemplateError,
+    "unknown_token": errors.RequestError,
     "empty_prompt": errors.EmptyPromptError,
     "out_of_memory": errors.StepOutOfMemoryError,
     "generation_failed": errors.GenerationError,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
 
 import httpx
 
@@ -27,6 +27,7 @@ from eft_integrations.backends.protocol import last_result
 from eft_integrations.backends.refusals import Refusal
 from eft_integrations.backends.vllm_server import VLLMDialect
 from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
+from eft_integrations.pieces import Pieces
 
 DIALECTS: Mapping[str, Callable[[Connection, RemoteModel], Dialect]] = {"eft": EFTDialect, "vllm": VLLMDialect}
 
@@ -133,7 +134,7 @@ class RemoteBackend:
         """See `ChatBackend`."""
         return last_result([delta.result for delta in self.stream(request)])
 
-    def stream(self, request: ChatRequest) -> Iterator[ChatDelta]:
+    def stream(self, request: ChatRequest) -> Generator[ChatDelta]:
         """See `ChatBackend`. The request is checked and sent now, not when the first piece is asked for."""
         dialect = self._dialect
         call = dialect.call(request)
@@ -142,7 +143,7 @@ class RemoteBackend:
             with self._connection.reaching():
                 response.read()
             raise dialect.meaning(Refusal.of(response), request)
-        return _Answer(self._read(response, call, request), response)
+        return Pieces(self._read(response, call, request), response.close)
 
     def _read(self, response: httpx.Response, call: Call, request: ChatRequest) -> Generator[ChatDelta]:
         events = EventReader()
@@ -195,31 +196,6 @@ class RemoteBackend:
     def close(self) -> None:
         """Close the connections of threads; those of an event loop end with it. Nothing more can be asked."""
         self._connection.close()
-
-
-class _Answer(Iterator[ChatDelta]):
-    """Pieces whose request ends when the iterator is closed, even before the first one is asked for: a generator that was
-    never started runs none of its code then.
-    """
-
-    def __init__(self, pieces: Generator[ChatDelta], response: httpx.Response) -> None:
-        self._pieces = pieces
-        self._response = response
-
-    def __next__(self) -> ChatDelta:
-        try:
-            return next(self._pieces)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """End the request, if it is not over."""
-        self._pieces.close()
-        self._response.close()
-
-    def __del__(self) -> None:
-        self.close()
 
 
 # ---- one backend per server ----------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from eft_integrations.class_schema import schema_of_class
 from eft_integrations.json_objects import Model, ObjectReader
+from eft_integrations.pieces import Pieces
 from eft_integrations.wire.openai import schema_format
 
 NOT_STRUCTURED = frozenset({"tools", "tool_required", "tool_choice", "allow_parallel_tool_calls"})
@@ -57,8 +58,11 @@ class Prediction(Generic[Model]):
         dispatcher.event(events.LLMStructuredPredictEndEvent(output=output))
         return output
 
-    def objects(self, chunks: Iterator[ChatResponse]) -> Generator[Model | BaseModel, None, None]:
+    def objects(self, chunks: Generator[ChatResponse, None, None]) -> Generator[Model | BaseModel, None, None]:
         """The object as it grows; the last one is whole."""
+        return Pieces(self._objects(chunks), chunks.close)
+
+    def _objects(self, chunks: Iterator[ChatResponse]) -> Generator[Model | BaseModel, None, None]:
         output = None
         for chunk in chunks:
             if (output := self._feed(chunk)) is not None:

@@ -59,6 +59,13 @@ def serve(
         str | None,
         typer.Option(help="auto, torch or llama.cpp; auto: llama.cpp for .gguf files where it is installed."),
     ] = None,
+    tuned_only_tokens: Annotated[
+        str | None,
+        typer.Option(
+            help="Tokens that only the tuned models have: refuse the trio if one ends a turn, or keep their probability.",
+            metavar="refuse|keep",
+        ),
+    ] = None,
     max_num_seqs: Annotated[int | None, typer.Option(help="Most requests that step together.")] = None,
     max_queued_requests: Annotated[int | None, typer.Option(help="Most requests that wait; more get 429.")] = None,
     request_timeout_s: Annotated[float | None, typer.Option(help="Longest time for one answer.")] = None,
@@ -83,7 +90,7 @@ def serve(
         raise typer.Exit(2) from None
     engine = {
         "dtype": dtype, "device": device, "runtime": runtime, "max_num_seqs": max_num_seqs,
-        "max_queued_requests": max_queued_requests,
+        "max_queued_requests": max_queued_requests, "tuned_only_tokens": tuned_only_tokens,
     }  # fmt: skip
     named = any((base, tuned, reference, pair, preset))
     settings = load_settings(

@@ -31,6 +31,7 @@ KINDS: dict[type[Exception], Kind] = {
     errors.InvalidWeightError: Kind(400, INVALID, "invalid_weight", "eft_reward_weights"),
     errors.InvalidGrammarError: Kind(400, INVALID, "invalid_grammar", "response_format"),
     errors.ChatTemplateError: Kind(400, INVALID, "invalid_messages", "messages"),
+    errors.UnknownTokenError: Kind(400, INVALID, "unknown_token", "messages"),
     errors.EmptyPromptError: Kind(400, INVALID, "empty_prompt", "messages"),
     errors.RequestError: Kind(400, INVALID),
     errors.InvalidOptionError: Kind(400, INVALID, "invalid_value"),

@@ -19,7 +19,7 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 GAUGES = {
     "num_running": ("eft_requests_running", "Requests that step together now: the batch."),
     "num_waiting": ("eft_requests_waiting", "Requests that wait for their turn."),
-    "num_warm_prefixes": ("eft_warm_prefixes", "Finished prompts that are kept in the cache."),
+    "num_warm_prefixes": ("eft_warm_prefixes", "Conversations that are kept in the cache."),
     "kv_cache_bytes": ("eft_kv_cache_bytes", "Bytes of all key/value caches."),
     "acceptance_rate": ("eft_draft_acceptance_ratio", "Drafted tokens that were accepted, of all drafted so far."),
 }

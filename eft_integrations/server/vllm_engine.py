@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 from eft_engine import EngineConfig, MemberConfig, errors
 from eft_engine import inspect_trio as report_on_trio
 from eft_integrations.server.loading import merged_pairs
 from eft_integrations.server.settings import CompositionSettings, ServerSettings
 from eft_integrations.vllm.launch import Command, serve_command
+
+logger = logging.getLogger(__name__)
 
 
 def vllm_command(settings: ServerSettings) -> Command:
@@ -21,6 +25,8 @@ def vllm_command(settings: ServerSettings) -> Command:
     # The server's own bound of the queue is no wish of the user's; vLLM has its own way to wait.
     engine = EngineConfig(**settings.engine.model_dump(exclude_unset=True, exclude={"max_queued_requests"}))
     report = report_on_trio(base, pairs, EngineConfig(mismatched_tokens=engine.mismatched_tokens))
+    for warning in report.warnings:
+        logger.warning("%s", warning)
     return serve_command(
         {own.name: _weights(own, single=len(settings.compositions) == 1) for own in settings.compositions},
         base=MemberConfig(source=base),

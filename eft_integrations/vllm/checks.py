@@ -104,8 +104,9 @@ def _check_members(trio: ModelConfig) -> None:
     sizes = {key: config.get_vocab_size() for key, config in configs.items()}
     if max(sizes.values()) > 1.25 * min(sizes.values()):
         raise ValueError(f"EFTForCausalLM: the members' vocabularies cannot be the same: {sizes}")
+    named = TrioOptions.of(trio.hf_config).end_ids
     trio.hf_config.eft_eos_token_ids = sorted(
-        {token for config in configs.values() for token in _eos_token_ids(config)}
+        named or {token for config in configs.values() for token in _eos_token_ids(config)}
     )
     _limit_length(trio, {key: config.max_model_len for key, config in configs.items()})
 

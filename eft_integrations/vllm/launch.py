@@ -56,7 +56,7 @@ def serve_command(
         compositions: what requests call the trio, with the weights of each name; None: the pairs' own.
         base: the large model.
         pairs: the small ones.
-        report: what was found out about the trio (`inspect_trio`); its masked ids are never generated.
+        report: what was found out about the trio (`inspect_trio`); its masked ids are never generated, and its ends end texts.
         engine: options that were set apply; see `HONOURED`.
         host: address to listen on.
         port: port to listen on.
@@ -127,7 +127,12 @@ def trio_options(
             reference_revision=pair.reference.revision,
         )
     named = {name: dict(weights) for name, weights in compositions.items() if weights is not None}
-    return TrioOptions(pairs=found, masked_ids=tuple(report.vocabulary.masked_ids), compositions=named)
+    return TrioOptions(
+        pairs=found,
+        masked_ids=tuple(report.vocabulary.masked_ids),
+        end_ids=tuple(end.token_id for end in report.ends if end.unused is None),
+        compositions=named,
+    )
 
 
 def _check_plain(role: str, member: MemberConfig) -> None:

@@ -37,6 +37,9 @@ class TrioOptions(BaseModel):
 
     pairs: dict[str, PairOptions] = Field(min_length=1)
     masked_ids: tuple[int, ...] = Field(default=(), description="token ids that are never generated")
+    end_ids: tuple[int, ...] = Field(
+        default=(), description="token ids that end a text; none: those of the members' configurations"
+    )
     compositions: dict[str, dict[str, float]] = Field(
         default_factory=dict, description="weights of a served name, by pair; pairs that it does not name have weight 0"
     )

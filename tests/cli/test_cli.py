@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from eft_engine.cli import main
 from eft_engine.cli.chat import ChatSession
 from eft_engine.config import SamplingParams
 from eft_engine.errors import InvalidOptionError, InvalidWeightError, UnknownPairError
-from tests.toy import ToyTrio, make_model, make_tokenizer, naive_greedy
+from tests.toy import END_ID, ToyTrio, make_model, make_tokenizer, naive_greedy
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,20 @@ def test_inspect_shows_members_and_vocabulary_without_loading(run: Run, folders:
     shown = run("inspect", *shared).out
     assert "that of tuned.tuned" in shown
     assert f"shared vocabulary: {report['vocabulary']['shared_vocab_size']} ids, 0 masked" in shown
+    assert [(end["token_id"], end["token"], end["unused"]) for end in report["ends"]] == [(END_ID, "<|end|>", None)]
+    places = "generation_config.json, config.json, tokenizer"
+    assert f"'<|end|>' ({END_ID}), named by {places} of base, tuned.tuned, tuned.reference" in shown
+    assert report["warnings"] == []
+
+
+def test_inspect_warns_where_the_template_ends_turns_otherwise(
+    run: Run, folders: dict[str, str], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(folders["base"], tmp_path / "base")
+    (folder / "chat_template.jinja").write_text("{{ messages[-1].content }}[/INST]", encoding="utf-8")
+    (warning,) = json.loads(run("inspect", "--json", "--base", str(folder)).out)["warnings"]
+    assert "ends an answer with '[/INST]', which is no token" in warning
+    assert f"warning: {warning}" in run("inspect", "--base", str(folder)).out
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from transformers import TopPLogitsWarper
 from eft_engine.decoding.composition import (
     _compose_at_once,
     _compose_member_by_member,
+    add_kept,
     compose,
     keep_tuned_outside_nucleus,
     member_coefficients,
@@ -269,3 +270,54 @@ def test_members_one_by_one_are_members_at_once() -> None:
     finite = torch.randn(1, 5, 40)
     mixed = _compose_member_by_member(torch.cat([finite, logprobs[:1]]), coefficients[:1].expand(2, -1))
     assert torch.equal(mixed[:1], _compose_member_by_member(finite, coefficients[:1]))
+
+
+# ---- tokens that only tuned models have --------------------------------------------------------------------------------
+
+
+def with_kept(logits: Tensor, weights: Sequence[float], kept: Tensor) -> Tensor:
+    """The engine's way, from raw logits `[members, width]` of which base and reference have none for `kept`."""
+    logits = logits.clone()
+    logits[[0, *range(2, len(logits), 2)], kept[:, None]] = -INF
+    logprobs, _ = member_logprobs(logits, NONE, kept)
+    scores = compose(logprobs[None], torch.tensor([member_coefficients(weights)]))
+    active = [index for index, weight in enumerate(weights) if weight]
+    shares = torch.tensor([abs(weights[index]) for index in active])
+    own = logprobs[[1 + 2 * index for index in active]][:, kept]
+    add_kept(scores, own[None], shares / shares.sum(), kept)
+    return scores[0].log_softmax(dim=-1)
+
+
+@given(
+    st.lists(st.floats(-3, 3).filter(lambda weight: abs(weight) > 0.01), min_size=1, max_size=3),
+    st.floats(-30, 30),
+    st.integers(0, 1000),
+)
+def test_kept_tokens_have_the_tuned_models_probability_and_the_others_the_rest(
+    weights: list[float], liked: float, seed: int
+) -> None:
+    kept, shared = torch.tensor([3, 9, 10]), torch.tensor([0, 1, 2, 4, 5, 6, 7, 8])
+    logits = random_logits(len(weights), seed=seed)
+    logits[1::2, kept] += liked
+    total = sum(map(abs, weights))
+    own = sum(
+        abs(weight) / total * logits[1 + 2 * index].double().softmax(-1)[kept] for index, weight in enumerate(weights)
+    )
+    assert isinstance(own, Tensor)
+    rest = sum(
+        abs(weight) / total * logits[1 + 2 * index].double().softmax(-1)[shared].sum()
+        for index, weight in enumerate(weights)
+    )
+    expected = torch.empty(11, dtype=torch.float64)
+    expected[kept] = own.log()
+    expected[shared] = formula(logits[:, shared], weights) + math.log(rest)
+    torch.testing.assert_close(with_kept(logits, weights, kept).double(), expected, atol=2e-4, rtol=1e-5)
+
+
+def test_kept_tokens_leave_the_scores_of_shared_ones_as_they_are() -> None:
+    kept = torch.tensor([10])
+    scores = torch.randn(4, 11)
+    before = scores.clone()
+    add_kept(scores, torch.randn(4, 1, 1), torch.ones(1), kept)
+    assert torch.equal(scores[:, :10], before[:, :10])
+    assert not torch.equal(scores[:, 10], before[:, 10])

@@ -121,7 +121,7 @@ def test_hundreds_of_queued_requests_take_no_more_cache_than_a_full_batch(
     architecture: str, expected: list[tuple[int, ...]]
 ) -> None:
     drafting = SpeculationOptions(drafter="tuned", adaptive=False, max_draft_tokens=3)
-    number = 256 if architecture == "llama" else 48
+    number = 120 if architecture == "llama" else 36
     with make_trio(architecture).engine(max_num_seqs=4, max_warm_prefixes=0, speculation=drafting) as engine:
         engine.generate(PROMPTS[:4], sampling=GREEDY)
         wait_until_idle(engine)

@@ -69,7 +69,55 @@ def test_a_slot_is_copied_when_another_conversation_needs_the_rest_of_it() -> No
     assert again.usage.cached_prompt_tokens == len(long) - 1
 
 
-def test_no_more_slots_stay_warm_than_allowed() -> None:
+def letters(count: int) -> list[str]:
+    """Prompts that share no beginning."""
+    return [chr(ord("A") + index) * 40 for index in range(count)]
+
+
+def test_sixteen_conversations_of_a_trio_are_kept_and_one_more_takes_the_place_of_the_oldest() -> None:
+    one_token = SamplingParams(temperature=0.0, max_tokens=1, ignore_eos=True)
+    with make_trio("llama").engine() as engine:
+        num_networks = len(engine.stats().networks)
+
+        def cached(prompt: str) -> int:
+            output = engine.generate(prompt, sampling=one_token, reward_weights=0.5)
+            wait_until_idle(engine)
+            return output.usage.cached_prompt_tokens
+
+        first, *others = letters(17)
+        assert [cached(prompt) for prompt in (first, *others)] == [0] * 17
+        assert engine.stats().num_warm_prefixes == 16
+        assert sum(slot is not None for network in engine._trio.networks for slot in network.kv_cache._slots) == (
+            16 * num_networks
+        )
+        assert [cached(prompt) for prompt in others] == [39] * 16
+        assert cached(first) == 0
+        assert cached(others[0]) == 0, "it was the oldest by then"
+
+
+def test_conversation_counts_once_until_its_last_slot_is_taken_over() -> None:
+    """The base alone goes on with it for a turn, then all three do."""
+    with make_trio("llama").engine() as engine:
+        counts, cached = [], []
+        for weight in (0.5, 0.0, 0.5):
+            output = engine.generate(SYSTEM, sampling=GREEDY, reward_weights=weight)
+            wait_until_idle(engine)
+            cached.append(output.usage.cached_prompt_tokens)
+            counts.append(engine.stats().num_warm_prefixes)
+        assert cached == [0, len(SYSTEM) - 1, len(SYSTEM) - 1]
+        assert counts == [1, 2, 1], "the pair's slots, and what the base has read since, are two"
+
+
+def test_slots_of_a_conversation_are_given_back_together() -> None:
+    with make_trio("llama").engine(max_warm_prefixes=1) as engine:
+        engine.generate(SYSTEM, sampling=GREEDY, reward_weights=0.5)
+        engine.generate("a" * 40, sampling=GREEDY, reward_weights=0.0)
+        wait_until_idle(engine)
+        held = [sum(slot is not None for slot in network.kv_cache._slots) for network in engine._trio.networks]
+        assert (engine.stats().num_warm_prefixes, held) == (1, [1, 0, 0])
+
+
+def test_no_more_conversations_stay_warm_than_allowed() -> None:
     trio = make_trio("llama")
     with trio.engine(max_warm_prefixes=2) as engine:
         for letter in "abcdef":

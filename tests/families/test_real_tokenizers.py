@@ -74,3 +74,7 @@ def test_reasoning(desk: Desk, cell: str) -> None:
 
 def test_structure_stays(stand_in: StandIn) -> None:
     assert broken_places(stand_in) == []
+
+
+def test_template_ends_answers_as_the_model_does(stand_in: StandIn) -> None:
+    assert stand_in.engine._trio.ends.warnings == ()

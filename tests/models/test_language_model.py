@@ -113,18 +113,3 @@ def test_release_gives_the_model_back() -> None:
     held.release()
     assert model.config._attn_implementation == before[0]
     assert torch.equal(model(torch.tensor([[1, 2, 3]])).logits, before[1])
-
-
-@pytest.mark.parametrize(("eos", "expected"), [(5, {5}), ([5, 6], {5, 6})])
-def test_end_ids_come_from_the_generation_configuration(eos: object, expected: set[int]) -> None:
-    model = make_model("llama")
-    model.generation_config.eos_token_id = eos
-    assert LanguageModel(model, name="toy", self_check=False).eos_token_ids == expected
-
-
-def test_end_ids_fall_back_to_the_configuration() -> None:
-    model = make_model("llama")
-    model.generation_config.eos_token_id = None
-    assert LanguageModel(model, name="toy", self_check=False).eos_token_ids == {256}
-    model.config.eos_token_id = None
-    assert LanguageModel(model, name="toy", self_check=False).eos_token_ids == frozenset()

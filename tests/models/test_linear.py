@@ -101,6 +101,9 @@ def test_only_large_plain_layers_change(faster: bool, monkeypatch: pytest.Monkey
     class Own(nn.Linear):
         pass
 
+    class Quantised(torch.Tensor):
+        """As torchao's: a tensor that knows how to multiply itself, in a plain layer."""
+
     monkeypatch.undo()
     monkeypatch.setattr(linear, "packed_is_faster", lambda dtype: faster)
     model = nn.ModuleDict(
@@ -110,8 +113,10 @@ def test_only_large_plain_layers_change(faster: bool, monkeypatch: pytest.Monkey
             "small": nn.Linear(8, 8),
             "in_float64": nn.Linear(512, 256, dtype=torch.float64),
             "own": Own(512, 256),
+            "quantised": nn.Linear(512, 256),
         }
     )
+    model["quantised"].weight = nn.Parameter(torch.ones(256, 512).as_subclass(Quantised))
     pack_linear(model, keep_weights=True)
     changed = {name for name, module in model.items() if type(module) is PackedLinear}
     assert changed == ({"large", "large_too"} if faster else set())

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gguf
 import numpy as np
@@ -20,10 +20,19 @@ from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from eft_engine.errors import CorruptWeightsError, ModelNotFoundError, UnsafeWeightsError, UnsupportedAdapterError
+from eft_engine import EngineConfig, MemberConfig, TunedPair
+from eft_engine.errors import (
+    CorruptWeightsError,
+    InvalidOptionError,
+    ModelNotFoundError,
+    UnsafeWeightsError,
+    UnsupportedAdapterError,
+)
+from eft_engine.models import network_plans
 from eft_engine.models.adapters import check_adapter
 from eft_engine.models.gguf_file import GGUFFile, read_gguf
 from eft_engine.models.llama_cpp.adapter_file import check_gguf_adapter, check_peft_adapter, write_gguf_adapter
+from eft_engine.models.planning import TrioPlan, plan_trio
 from tests.gguf_files import GGUF_ARCHITECTURES, GgufContents, StoredTensor, write_gguf
 from tests.toy import VOCAB_SIZE, make_model, make_tokenizer, save_adapter
 
@@ -228,7 +237,7 @@ def test_more_than_lora_is_refused_by_both_runtimes(config: dict[str, Any], phra
     ("architecture", "config", "phrase"),
     [
         ("qwen2", {"lora_bias": True, "target_modules": ["q_proj"]}, "its B has a bias"),
-        ("llama", {"alora_invocation_tokens": [5]}, "it uses alora_invocation_tokens"),
+        ("llama", {"alora_invocation_tokens": [5]}, "it waits for invocation tokens"),
         ("gemma3", {"target_modules": ["embed_tokens"]}, "model.embed_tokens is one matrix for embeddings and output"),
         ("gemma3", {"target_modules": ["lm_head"]}, "lm_head is one matrix for embeddings and output"),
     ],
@@ -272,7 +281,46 @@ def test_many_reasons_are_counted(tmp_path: Path) -> None:
     without = {name: tensor for name, tensor in tuned.file.tensors.items() if "ffn" not in name}
     message = refused(replace(tuned, file=replace(tuned.file, tensors=without)))
     assert message.count("has no place") == 3
-    assert "; and 3 more. Merge it" in message
+    assert "; and 3 more. Leave runtime" in message
+
+
+def test_an_adapter_of_a_shallower_model_is_refused(tmp_path: Path) -> None:
+    tuned = make_tuned(tmp_path, "llama", target_modules=["q_proj", "v_proj"])
+
+    def leave_out(weights: dict[str, torch.Tensor]) -> None:
+        for key in [key for key in weights if ".layers.1." in key]:
+            del weights[key]
+
+    edit_weights(tuned.folder, leave_out)
+    with pytest.raises(CorruptWeightsError, match=r"has nothing \(blk\.1\.attn_q\.weight, blk\.1\.attn_v\.weight\)"):
+        tuned.write()
+
+
+def test_what_llama_cpp_cannot_hold_runs_in_torch_unless_llama_cpp_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network_plans, "why_unavailable", lambda: None)
+    monkeypatch.setattr(network_plans, "computes_on_gpu", lambda: False)
+    folder = make_tuned(tmp_path, "llama", use_dora=True, target_modules=["q_proj"]).folder
+    model = str(tmp_path / "model.gguf")
+
+    def planned(runtime: Literal["auto", "llama.cpp"], **tuned: Any) -> TrioPlan:
+        pairs = {"chat": TunedPair(MemberConfig(source=model, adapter=str(folder), **tuned), model)}
+        return plan_trio(model, pairs, EngineConfig(device="cpu", runtime=runtime))
+
+    plan = planned("auto")
+    networks = [plan.networks[member.network] for member in plan.members.values()]
+    assert [network.runtime for network in networks] == ["llama.cpp", "torch", "llama.cpp"]
+    assert networks[1].why_merged == "it uses DoRA"
+    assert "in torch, since llama.cpp cannot hold the adapter: it uses DoRA" in plan.report().members[1].notes
+    with pytest.raises(UnsupportedAdapterError, match="cannot be held by llama.cpp: it uses DoRA"):
+        planned("llama.cpp")
+    with pytest.raises(InvalidOptionError, match="merge=True is for torch"):
+        planned("llama.cpp", merge=True)
+    plain = make_tuned(tmp_path, "llama").folder
+    folder = plain
+    assert {network.runtime for network in planned("auto").networks.values()} == {"llama.cpp"}
+    assert [network.runtime for network in planned("auto", merge=True).networks.values()] == ["llama.cpp", "torch"]
 
 
 def test_fused_rows_of_a_llama_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,7 +406,7 @@ def _config(**changes: Any) -> Callable[[Path], None]:
     [
         (_only_pickle, UnsafeWeightsError, "a pickle, which is never opened"),
         (_truncated, CorruptWeightsError, "cannot be read"),
-        (_other_method, CorruptWeightsError, "not an adapter configuration"),
+        (_other_method, UnsupportedAdapterError, "it is of type IA3, not LORA"),
         (
             _weight("layers.1.mlp.up_proj.lora_A.weight", 3, float("nan")),
             CorruptWeightsError,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, logging
+from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
 from eft_engine import Engine, EngineConfig, LoadedPair, MemberConfig, SamplingParams, SpeculationOptions, TunedPair
 from eft_engine.errors import (
@@ -29,7 +32,10 @@ from eft_engine.errors import (
     UnsupportedModelError,
     VocabularyMismatchError,
 )
-from eft_engine.models import loading
+from eft_engine.models import memory_check
+from eft_engine.models.load_errors import loading_error
+from eft_engine.models.planning import plan_trio
+from eft_engine.models.sources import Source
 from tests.gguf_files import write_gguf
 from tests.toy import ToyTrio, make_model, make_tokenizer, naive_greedy, save_adapter
 
@@ -207,7 +213,7 @@ def _two_ggufs(folder: Path) -> None:
         (_truncate, CorruptWeightsError, "damaged"),
         (_garbage, CorruptWeightsError, "damaged"),
         (_lose_a_tensor, CorruptWeightsError, "missing keys: model.layers.0.mlp.up_proj.weight"),
-        (_reshape_a_tensor, CorruptWeightsError, "damaged"),
+        (_reshape_a_tensor, CorruptWeightsError, r"mismatched keys: model.norm.weight has shape \[3\], not \[64\]"),
         (_only_pickle, UnsafeWeightsError, "pytorch_model.bin"),
         (_no_weights, CorruptWeightsError, r"no \*.safetensors"),
         (_broken_config, CorruptWeightsError, r"the config\.json of .* is damaged"),
@@ -225,6 +231,13 @@ def test_damaged_folder_is_refused_by_name(damage: Any, kind: type[LoadError], p
         Engine.load(str(broken))
     assert caught.value.member == "base"
     assert str(broken) in str(caught.value)
+
+
+def test_configuration_whose_code_is_missing_is_not_called_damaged(broken: Path) -> None:
+    (broken / "config.json").write_text('{"auto_map": {"AutoConfig": "lost.Config"}}', encoding="utf-8")
+    with pytest.raises(CorruptWeightsError, match=r"config\.json of .* cannot be used \(.*lost\.py") as caught:
+        Engine.load(MemberConfig(source=str(broken), trust_remote_code=True))
+    assert "damaged" not in str(caught.value)
 
 
 def test_tokenizer_may_lie_elsewhere(folders: dict[str, str], broken: Path) -> None:
@@ -272,11 +285,22 @@ def test_other_vocabulary_is_refused_before_weights_are_read(folders: dict[str, 
 def test_weights_that_do_not_fit_are_refused_with_numbers(
     folders: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "available_memory", lambda device: 1000)
+    monkeypatch.setattr(memory_check, "available_memory", lambda device: 1000)
     with pytest.raises(LoadOutOfMemoryError, match="use a smaller dtype") as caught:
         Engine.load(folders["base"], config=EngineConfig(device="cpu"))
     expected = sum(parameter.nbytes for parameter in make_model("llama", hidden_size=64).parameters())
     assert (caught.value.needed_bytes, caught.value.available_bytes, caught.value.device) == (expected, 1000, "cpu")
+
+
+def test_adapters_are_counted_with_the_weights(folders: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = {"chat": TunedPair(tuned=folders["adapter"], reference=folders["reference"])}
+    total = plan_trio(folders["base"], pairs, EngineConfig(device="cpu")).report().total_bytes
+    monkeypatch.setattr(memory_check, "available_memory", lambda device: total)
+    Engine.load(folders["base"], pairs=pairs, config=EngineConfig(device="cpu")).close()
+    monkeypatch.setattr(memory_check, "available_memory", lambda device: total - 1)
+    with pytest.raises(LoadOutOfMemoryError) as caught:
+        Engine.load(folders["base"], pairs=pairs, config=EngineConfig(device="cpu"))
+    assert caught.value.needed_bytes == total
 
 
 @pytest.mark.parametrize(
@@ -285,8 +309,9 @@ def test_weights_that_do_not_fit_are_refused_with_numbers(
         torch.OutOfMemoryError("out of memory"),
         MemoryError(),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        OSError(errno.ENOMEM, "the file cannot be mapped"),
     ],
-    ids=["cuda", "python", "cpu"],
+    ids=["cuda", "python", "cpu", "mapped file"],
 )
 def test_running_out_of_memory_while_loading_is_typed(
     raised: BaseException, folders: dict[str, str], monkeypatch: pytest.MonkeyPatch
@@ -311,6 +336,7 @@ def test_running_out_of_memory_while_loading_is_typed(
         IndexError("list index out of range"),
         KeyError("full_attention"),
         NotImplementedError("not on this device"),
+        RuntimeError("Failed to find a kernel"),
         TypeError("'NoneType' object is not subscriptable"),
         ValueError("does not support an attention implementation"),
         ZeroDivisionError("division by zero"),
@@ -328,6 +354,41 @@ def test_whatever_a_model_class_raises_is_typed(
         Engine.load(folders["base"])
     assert (caught.value.member, caught.value.source, caught.value.__cause__) == ("base", folders["base"], raised)
     assert str(raised.args[0]) in str(caught.value)
+    assert "damaged" not in str(caught.value)
+    if method == "from_pretrained":  # the class was built before, out of the same configuration
+        assert "is not a causal language model" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("raised", "words"),
+    [
+        (ImportError("needs timm"), "needs a package that is not installed: needs timm"),
+        (ModuleNotFoundError("No module named 'kernels'", name="kernels"), "needs a package that is not installed"),
+        (ImportError("cannot import name 'f' from 'kernels'", name="kernels"), "needs another version of kernels"),
+    ],
+)
+def test_missing_package_and_wrong_version_are_told_apart(
+    raised: ImportError, words: str, folders: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", fail)
+    with pytest.raises(UnsupportedModelError, match=words):
+        Engine.load(folders["base"])
+
+
+@pytest.mark.parametrize(("on_hub", "kind"), [(False, CorruptWeightsError), (True, ModelNotFoundError)])
+def test_files_that_cannot_be_read_are_not_called_damaged(
+    on_hub: bool, kind: type[LoadError], folders: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = plan_trio(folders["base"], {}, EngineConfig()).networks["base"]
+    if on_hub:
+        network = replace(network, source=Source("organisation/model"))
+    error = loading_error(PermissionError("model.safetensors"), network)
+    assert type(error) is kind
+    assert "model.safetensors" in str(error)
+    assert "damaged" not in str(error)
 
 
 def test_loading_works_again_after_every_failure(folders: dict[str, str]) -> None:
@@ -345,6 +406,7 @@ def test_quantisation_config_is_passed_through(folders: dict[str, str], monkeypa
         raise ImportError("bitsandbytes is not installed")
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", capture)
+    monkeypatch.setattr(Bnb4BitHfQuantizer, "validate_environment", lambda *_, **__: None)
     quantisation = BitsAndBytesConfig(load_in_4bit=True)
     member = MemberConfig(source=folders["base"], quantization_config=quantisation, device_map="auto")
     with pytest.raises(UnsupportedModelError, match="bitsandbytes is not installed"):

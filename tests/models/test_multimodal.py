@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedModel,
     modeling_utils,
 )
+from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
 from eft_engine import Engine, EngineConfig, MemberConfig, SamplingParams, TunedPair
 from eft_engine.cli import main
@@ -216,7 +217,7 @@ def test_texts_end_as_the_folder_says(tmp_path: Path) -> None:
     folder = save_multimodal(make_multimodal("qwen2_vl"), tmp_path)
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 256]}), encoding="utf-8")
     with Engine.load(folder, config=CPU) as engine:
-        assert engine._trio.networks[0].eos_token_ids == {7, 256}
+        assert [end.token_id for end in engine.report().ends if end.unused is None] == [7, 256]
 
 
 def test_an_adapter_of_the_whole_model_changes_its_text(tmp_path: Path) -> None:
@@ -247,6 +248,7 @@ def test_options_of_loading_go_the_same_way(tmp_path: Path, monkeypatch: pytest.
         raise ImportError("bitsandbytes is not installed")
 
     monkeypatch.setattr(LlavaForConditionalGeneration, "from_pretrained", capture)
+    monkeypatch.setattr(Bnb4BitHfQuantizer, "validate_environment", lambda *_, **__: None)
     quantisation = BitsAndBytesConfig(load_in_4bit=True)
     with pytest.raises(UnsupportedModelError, match="bitsandbytes is not installed"):
         Engine.load(MemberConfig(source=folder, quantization_config=quantisation))

@@ -59,6 +59,16 @@ def test_weights_are_those_of_the_model() -> None:
     assert sized("llama").weight_bytes == sum(parameter.nbytes for parameter in model.parameters())
 
 
+def test_packed_weights_do_not_make_a_cache_smaller() -> None:
+    model = make_model("llama", hidden_size=64)
+    packed = member_size("base", model.config, num_parameters=10**6, element_bytes=4, weight_bytes=10**5)
+    assert (packed.weight_bytes, packed.num_parameters) == (10**5, 10**6)
+    assert packed.cache_bytes(20) == sized("llama").cache_bytes(20)
+    group = capacity([packed], num_gpus=2, gpu_bytes=10**6, context_len=32)
+    assert group.weight_bytes == 10**5 // 2
+    assert group.cache_bytes == int(10**6 * 0.9) - 10**5 // 2
+
+
 def test_split_needs_whole_heads_in_every_member() -> None:
     members = [sized("llama"), sized("qwen2")]  # 4 heads, 2 key/value heads
     assert splits(members) == [1, 2, 4]

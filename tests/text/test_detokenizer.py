@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -15,9 +15,11 @@ from eft_engine.text.detokenizer import (
     MAX_HELD_TOKENS,
     MAX_UNFINISHED_TOKENS,
     REPLACEMENT,
+    AnswerText,
     IncrementalDetokenizer,
     StopStringFilter,
 )
+from eft_engine.text.tokenizer import skipped_tokens
 from tests.toy import END_ID, SPECIAL_TOKENS, make_tokenizer
 
 TOKENIZER = make_tokenizer()
@@ -136,6 +138,45 @@ def test_pieces_of_sentencepiece_tokenizers_join_to_the_text(kind: str, text: st
     assert not any(piece.endswith(REPLACEMENT) for piece in pieces)
 
 
+def with_long_tokens(*tokens: bytes) -> tuple[PreTrainedTokenizerFast, list[int]]:
+    """A tokenizer with these tokens, which need not be whole characters, beside single bytes, and their ids."""
+    letters = bytes_to_unicode()
+    vocab = {letter: byte for byte, letter in letters.items()}
+    ids = [vocab.setdefault("".join(letters[byte] for byte in token), len(vocab)) for token in tokens]
+    backend = Tokenizer(models.BPE(vocab, []))
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>")
+    tokenizer.add_tokens([AddedToken("<|flag|>", special=True)], special_tokens=True)
+    tokenizer.add_tokens([AddedToken("<|user|>", special=True)], special_tokens=False)
+    return tokenizer, ids
+
+
+LONG_TOKENS = (b"END\xe2", b"\x82\xac", b"\x82\xacEND", b"\x82", b"\xacx\xf0\x9f", b"\x98\x80", b"a", b"\x80", b"\xf0")
+LONG, LONG_IDS = with_long_tokens(*LONG_TOKENS)
+CONTROLS = skipped_tokens(LONG)
+
+
+@given(st.lists(st.sampled_from(LONG_IDS), max_size=40))
+@example([LONG_IDS[0], *[LONG_IDS[7]] * 7, LONG_IDS[0], *[LONG_IDS[7]] * 12])
+@example([LONG_IDS[7]] * 6 + [LONG_IDS[0]] + [LONG_IDS[7]] * 6)
+def test_whole_characters_in_front_of_an_unfinished_one_are_released(token_ids: list[int]) -> None:
+    detokenizer, released = IncrementalDetokenizer(LONG), ""
+    for count, token_id in enumerate(token_ids, start=1):
+        released += detokenizer.add([token_id])
+        text = decoded(LONG, token_ids[:count])
+        assert text.startswith(released)
+        assert text.rstrip(REPLACEMENT) == released.rstrip(REPLACEMENT)
+        assert len(text) - len(released) <= MAX_HELD_TOKENS + 4
+    assert released + detokenizer.flush() == decoded(LONG, token_ids)
+
+
+def test_character_that_a_token_begins_is_released_with_its_last_byte() -> None:
+    assert streamed(LONG, one_by_one([*LONG_IDS[:1], *LONG_IDS[2:3], LONG_IDS[0]])) == (
+        ["END", "€END", "END"],
+        REPLACEMENT,
+    )
+
+
 def filtered(stops: list[str], pieces: Iterable[str]) -> tuple[str, str | None]:
     """All that a filter releases, and the stop string that ended it."""
     stop_filter, released = StopStringFilter(stops), ""
@@ -200,3 +241,128 @@ def test_text_is_held_back_only_while_it_may_begin_a_stop(stop: str) -> None:
 def test_held_beginning_of_a_stop_is_text_once_nothing_more_comes() -> None:
     stop_filter = StopStringFilter(["END"])
     assert (stop_filter.add("the EN").text, stop_filter.flush(), stop_filter.flush()) == ("the ", "EN", "")
+
+
+def written_out(stops: list[str], parts: list[tuple[str, bool]]) -> tuple[str, str | None]:
+    """By a search in whole texts: stops with a control token in all of it, others in what is visible."""
+    everything = "".join(text for text, _ in parts)
+    places = [place for place, is_visible in enumerate(v for text, v in parts for _ in text) if is_visible]
+    visible = "".join(everything[place] for place in places)
+    found = []
+    for stop in stops:
+        if any(control in stop for control in CONTROLS.values()):
+            start = everything.find(stop)
+            found += (
+                [(start + len(stop), -len(stop), sum(place < start for place in places), stop)] if start >= 0 else []
+            )
+        elif stop in visible:
+            start = visible.find(stop)
+            found.append((places[start + len(stop) - 1] + 1, -len(stop), start, stop))
+    if not found:
+        return visible, None
+    _, _, count, stop = min(found)
+    return visible[:count], stop
+
+
+HIDDEN = st.sampled_from(sorted(CONTROLS.values()))
+PARTS = st.lists(
+    st.tuples(st.text("ab\n", min_size=1, max_size=4), st.just(True)) | st.tuples(HIDDEN, st.just(False)), max_size=12
+)
+CONTROL_STOPS = st.lists(
+    st.text("ab\n", min_size=1, max_size=3)
+    | st.tuples(st.text("ab\n", max_size=2), HIDDEN, st.text("ab\n", max_size=2)).map("".join)
+    | st.tuples(HIDDEN, HIDDEN).map("".join),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(PARTS, CONTROL_STOPS)
+@example([("a", True), ("<|end|>", False), ("b", True)], ["ab"])
+@example([("a", True), ("<|end|>", False), ("b", True)], ["a<|end|>b", "b"])
+@example([("ab", True), ("<|end|>", False), ("a", True)], ["b<|end|>b"])
+def test_stops_with_control_tokens_equal_a_search_in_all_that_is_written(
+    parts: list[tuple[str, bool]], stops: list[str]
+) -> None:
+    stop_filter, released, met = StopStringFilter(stops, controls=CONTROLS.values()), "", None
+    end, _ = written_out(stops, parts)
+    for text, is_visible in parts:
+        out = stop_filter.add(text) if is_visible else stop_filter.add("", hidden=text)
+        released, met = released + out.text, out.stop
+        assert end.startswith(released)
+        if met is not None:
+            break
+    else:
+        released += stop_filter.flush()
+    assert (released, met) == written_out(stops, parts)
+
+
+def test_text_is_not_held_back_behind_a_control_token_of_no_stop() -> None:
+    stop_filter = StopStringFilter(["<|end|>\n"], controls=CONTROLS.values())
+    pieces = [stop_filter.add("a"), stop_filter.add("", hidden="<|user|>"), stop_filter.add("b")]
+    assert [piece.text for piece in pieces] == ["a", "", "b"]
+    assert [stop_filter.add("", hidden="<|end|>").text, stop_filter.add("b").text] == ["", "b"]
+    assert stop_filter.flush() == ""
+
+
+END, FLAG, USER = (LONG.get_vocab()[text] for text in ("<|end|>", "<|flag|>", "<|user|>"))
+
+
+def answer(
+    token_ids: list[int], *, stop: list[str], skip_special_tokens: bool = True, ends: bool = False
+) -> tuple[list[str], str | None]:
+    """Pieces of an answer, up to its stop; `ends`: the last token is an end of the text."""
+    answer_text = AnswerText(LONG, stop=stop, skip_special_tokens=skip_special_tokens, skipped=CONTROLS)
+    pieces: list[str] = []
+    for count, token_id in enumerate(token_ids, start=1):
+        is_last = count == len(token_ids)
+        piece = answer_text.add(token_id, is_end=ends and is_last, is_last=is_last)
+        pieces.append(piece.text)
+        if piece.stop is not None:
+            return pieces, piece.stop
+    return pieces, None
+
+
+def bytes_of(text: str) -> list[int]:
+    return list(text.encode())
+
+
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("token", ["<|end|>", "<|flag|>", "<|user|>"])
+def test_text_of_a_control_token_stops(token: str, skip: bool) -> None:
+    token_ids = [*bytes_of("ab"), LONG.get_vocab()[token], *bytes_of("cd")]
+    assert answer(token_ids, stop=[token], skip_special_tokens=skip) == (["a", "b", ""], token)
+    assert answer(token_ids[:3], stop=[token], skip_special_tokens=skip, ends=True) == (["a", "b", ""], token)
+    assert answer(token_ids, stop=[f"b{token}"], skip_special_tokens=skip) == (["a", "", ""], f"b{token}")
+    assert answer(token_ids, stop=[f"{token}cd"], skip_special_tokens=skip) == (["a", "b", "", "", ""], f"{token}cd")
+    other = "".join(answer(token_ids, stop=[f"{token}cc"], skip_special_tokens=skip)[0])
+    assert other == LONG.decode(token_ids, skip_special_tokens=skip)
+
+
+def test_ordinary_stops_read_over_control_tokens() -> None:
+    assert answer([*bytes_of("xE"), FLAG, *bytes_of("ND")], stop=["END", "<|user|>"]) == (["x", "", "", "", ""], "END")
+
+
+def test_text_of_a_control_token_that_is_spelled_stops_too() -> None:
+    pieces, stop = answer(bytes_of("a<|end|>b"), stop=["<|end|>"])
+    assert ("".join(pieces), stop) == ("a", "<|end|>")
+
+
+def test_unfinished_character_in_front_of_a_control_token_comes_out_with_the_stop() -> None:
+    begun = LONG_IDS[0]
+    assert answer([begun, END, *bytes_of("a")], stop=["<|end|>"]) == (["END", REPLACEMENT], "<|end|>")
+    assert answer([begun, END], stop=["<|end|>"], ends=True) == (["END", REPLACEMENT], "<|end|>")
+    assert answer([begun, END, LONG_IDS[2]], stop=["D<|end|>"]) == (["EN", "D", "€END"], None)
+
+
+def test_stop_in_a_token_that_ends_inside_a_character_is_met_with_it() -> None:
+    assert answer([97, LONG_IDS[0], LONG_IDS[1]], stop=["END"]) == (["a", ""], "END")
+    assert answer([97, LONG_IDS[0], LONG_IDS[1]], stop=["D€"]) == (["a", "EN", ""], "D€")
+
+
+def test_flagged_tokens_without_a_name_do_not_take_the_space_behind_them() -> None:
+    tokenizer = sentencepiece_like("llama")
+    tokenizer.add_tokens([AddedToken("<|flag|>", special=True)], special_tokens=False)
+    vocab = tokenizer.get_vocab()
+    pieces, _ = streamed(tokenizer, one_by_one([vocab[piece] for piece in ("▁the", "<|flag|>", "▁the")]))
+    assert pieces == ["the", "", " the"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,18 @@ from tests.toy import VOCAB_SIZE, make_tokenizer
 
 @dataclass(frozen=True)
 class FakeTokenizer:
-    """Only a vocabulary."""
+    """A vocabulary, in which any text is two words."""
 
     tokens: tuple[str | None, ...]
 
     def get_vocab(self) -> dict[str, int]:
         return {token: index for index, token in enumerate(self.tokens) if token is not None}
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str | None:
+        return self.tokens[token_ids[0]]
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        return [0, 1]
 
 
 def member(tokens: list[str | None], width: int | None = None) -> Any:
@@ -158,3 +165,82 @@ def test_too_little_in_common_is_refused(num_shared: int, other_start: int) -> N
     ]
     with pytest.raises(VocabularyMismatchError, match=f"share only {num_shared} token ids .*base 300, tuned 300"):
         prove_vocabulary({"base": member(WORDS), "tuned": member(others)})
+
+
+def with_ends(tokens: list[str | None], *end_ids: int) -> Any:
+    own = member(tokens)
+    return MemberVocabulary(own.tokenizer, own.logits_width, frozenset(end_ids))
+
+
+def test_what_all_tuned_members_have_is_kept_on_request() -> None:
+    tokenizers = {
+        "base": make_tokenizer(),
+        "a.tuned": make_tokenizer(extra_tokens=["<|x|>", "<|y|>"]),
+        "a.reference": make_tokenizer(extra_tokens=["<|x|>"]),
+        "b.tuned": make_tokenizer(extra_tokens=["<|x|>", "<|y|>", "<|z|>"]),
+        "b.reference": make_tokenizer(),
+    }
+    members = {name: MemberVocabulary(own, 320) for name, own in tokenizers.items()}
+    kept = prove_vocabulary(members, tuned_only_tokens="keep")
+    assert (kept.width, kept.masked_ids, kept.kept) == (
+        VOCAB_SIZE + 2,
+        (),
+        {VOCAB_SIZE: "<|x|>", VOCAB_SIZE + 1: "<|y|>"},
+    )
+    assert kept.shared_vocab_size == VOCAB_SIZE
+    assert kept.unknown_ids["a.reference"] == {VOCAB_SIZE + 1, VOCAB_SIZE + 2}
+    assert kept.unknown_ids["a.tuned"] == {VOCAB_SIZE + 2}
+    assert kept.spellings["a.reference"] == {
+        VOCAB_SIZE + 1: tuple(tokenizers["base"].encode("<|y|>", add_special_tokens=False))
+    }
+    assert kept.spellings["b.tuned"] == {}
+    refused = prove_vocabulary(members)
+    assert (refused.width, refused.kept, refused.spellings) == (VOCAB_SIZE, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("ends", "lost"),
+    [
+        ({"a.tuned": (300,)}, "a.tuned"),
+        ({"base": (299,), "a.tuned": (299, 300), "a.reference": (299,)}, "a.tuned"),
+        ({"base": (301,)}, "base"),
+        ({"base": (301, 5)}, None),
+        ({"base": (301,), "a.tuned": (5,)}, None),
+        ({"a.tuned": (400,)}, None),
+        ({}, None),
+    ],
+)
+def test_no_end_of_the_tuned_model_and_not_the_last_one_of_the_others_is_lost(
+    ends: dict[str, tuple[int, ...]], lost: str | None
+) -> None:
+    members = {
+        "base": with_ends([*WORDS, None, "<base>"], *ends.get("base", ())),
+        "a.tuned": with_ends([*WORDS, "<end>"], *ends.get("a.tuned", ())),
+        "a.reference": with_ends(WORDS, *ends.get("a.reference", ())),
+    }
+    if lost is None:
+        prove_vocabulary(members)
+        return
+    with pytest.raises(VocabularyMismatchError, match=f"{lost} ends its texts with"):
+        prove_vocabulary(members)
+
+
+def test_masking_does_not_take_the_last_end() -> None:
+    members = {"base": with_ends(with_other_words(7), 7), "a.tuned": with_ends(WORDS), "a.reference": with_ends(WORDS)}
+    with pytest.raises(VocabularyMismatchError, match=r"base ends its texts with 'other7' \(id 7\), which a.tuned"):
+        prove_vocabulary(members, mismatched_tokens="mask")
+    members["a.reference"] = with_ends(WORDS, 8)
+    assert prove_vocabulary(members, mismatched_tokens="mask").masked_ids == (7,)
+
+
+def test_a_token_that_tuned_models_renamed_is_theirs_on_request() -> None:
+    members = {
+        "base": member(with_other_words(7, 9)),
+        "a.tuned": member(WORDS),
+        "a.reference": member(with_other_words(7, 9)),
+    }
+    with pytest.raises(VocabularyMismatchError, match="tuned_only_tokens='keep'"):
+        prove_vocabulary(members)
+    kept = prove_vocabulary(members, tuned_only_tokens="keep")
+    assert (kept.kept, kept.masked_ids, len(kept.differences)) == ({7: "w7", 9: "w9"}, (), 2)
+    assert kept.spellings["base"] == {7: (0, 1), 9: (0, 1)}

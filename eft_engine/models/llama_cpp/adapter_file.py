@@ -30,7 +30,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from eft_engine.errors import CorruptWeightsError, UnsupportedAdapterError
-from eft_engine.models.adapters import beyond_lora, read_adapter_config
+from eft_engine.models.adapter_folder import read_adapter_config
+from eft_engine.models.adapter_kinds import beyond_lora, why_never
 from eft_engine.models.gguf_file import GGML_TYPES, GGUFFile, GGUFTensor, read_gguf
 
 ROWS_IN_PAIRS = ("arcee", "granite", "llama", "mistral3", "olmo", "smollm3")
@@ -44,14 +45,29 @@ ROWS_AS_THEY_ARE = (
 EMBEDDINGS, OUTPUT = "token_embd.weight", "output.weight"
 LAYERS = re.compile(r"blk\.\d+\.(attn_(q|k|v|qkv|output)|ffn_(gate|up|down))\.weight|output\.weight|token_embd\.weight")
 """What llama.cpp multiplies with LoRA in all of these architectures (`build_lora_mm`, `build_inp_embd` in src/llama-graph.cpp)."""
-MERGE = "Merge it (PEFT's merge_and_unload), convert the merged model to GGUF, and give that file instead."
+MERGE = (
+    "Leave runtime at 'auto', and this member runs in torch, with the adapter in a network of its own; or merge it (PEFT's "
+    "merge_and_unload), convert the merged model to GGUF, and give that file instead."
+)
 VALUE_TYPES = ("F32", "F16", "BF16", "Q8_0")
 """Types that convert_lora_to_gguf.py writes."""
-VARIANTS = (
-    *("alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config"),
-    *("use_bdlora", "use_qalora", "velora_config"),
-)
-"""Settings of PEFT under which layers compute something else than `scaling * B(A(x))`."""
+
+
+class NotHeldError(UnsupportedAdapterError):
+    """llama.cpp has no place for an adapter. `reason` says why."""
+
+    def __init__(self, message: str, *, reason: str, member: str, source: str) -> None:
+        super().__init__(message, member=member, source=source)
+        self.reason = reason
+
+
+def why_not_held(folder: Path, *, model: GGUFFile, member: str) -> str | None:
+    """Why llama.cpp cannot hold the adapter that PEFT saved in `folder`; None: it can. Other errors: as `check_peft_adapter`."""
+    try:
+        check_peft_adapter(folder, model=model, member=member)
+    except NotHeldError as error:
+        return error.reason
+    return None
 
 
 def check_peft_adapter(folder: Path, *, model: GGUFFile, member: str) -> None:
@@ -151,9 +167,10 @@ class _Source:
         """Raise an UnsupportedAdapterError that has the first reasons, if there are any."""
         if not reasons:
             return
-        more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
-        raise UnsupportedAdapterError(
-            f"{self.member}: the adapter in {self.path} cannot be held by llama.cpp: {'; '.join(reasons[:3])}{more}. {advice}",
+        reason = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
+        raise NotHeldError(
+            f"{self.member}: the adapter in {self.path} cannot be held by llama.cpp: {reason}. {advice}",
+            reason=reason,
             member=self.member,
             source=str(self.path),
         )
@@ -235,12 +252,23 @@ class _Scaling:
 def _opened(source: _Source, model: GGUFFile) -> Iterator[tuple[Any, list[_Layer], _Scaling]]:
     """An adapter of PEFT with everything checked but its values: its open file, its layers, and their scaling."""
     config = read_adapter_config(source.path, member=source.member)
-    source.refuse([*beyond_lora(config), *_beyond_llama_cpp(config), *_unknown_architecture(model)])
+    if (never := why_never(config)) is not None:
+        source.refuse([never], "Nor can another runtime.")
+    reasons = beyond_lora(config)
+    if config.get("lora_bias"):
+        reasons.append("its B has a bias (lora_bias)")
+    source.refuse([*reasons, *_unknown_architecture(model)])
+    if "r" not in config:
+        raise source.corrupt("adapter_config.json has no rank (r)")
     names = _tensor_names(model, source)
     scaling = _Scaling.read(config, source)
     try:
         with safe_open(source.path / "adapter_model.safetensors", framework="pt") as file:
             layers = _find_layers(list(file.keys()), names, model, source)
+            if missing := _missing(layers, config, model):
+                raise source.corrupt(
+                    f"adapter_config.json names layers of which the file has nothing ({', '.join(missing[:3])})"
+                )
             for layer in layers:
                 down, up = _shapes(layer.tensor, scaling.of(layer.module)[0])
                 for key, expected in ((layer.down, down[::-1] if layer.is_embeddings else down), (layer.up, up)):
@@ -250,10 +278,19 @@ def _opened(source: _Source, model: GGUFFile) -> Iterator[tuple[Any, list[_Layer
         raise source.corrupt(f"adapter_model.safetensors cannot be read ({error}); download it again") from error
 
 
-def _beyond_llama_cpp(config: Mapping[str, Any]) -> list[str]:
-    """What an adapter of PEFT does, by its configuration, that llama.cpp has no place for."""
-    reasons = [f"it uses {name} ({config[name]!r})" for name in VARIANTS if config.get(name)]
-    return [*reasons, "its B has a bias (lora_bias)"] if config.get("lora_bias") else reasons
+def _missing(layers: Sequence[_Layer], config: Mapping[str, Any], model: GGUFFile) -> list[str]:
+    """Tensors of the model that plain names in the configuration mean, and that the file leaves out: a shallower model's."""
+    targets = config.get("target_modules")
+    if not isinstance(targets, list) or config.get("layers_to_transform") is not None or config.get("exclude_modules"):
+        return []
+    meant = [layer.tensor.name.split(".", 2) for layer in layers if layer.module.rpartition(".")[2] in targets]
+    kinds = {parts[2] for parts in meant if parts[0] == "blk"}
+    found = {layer.tensor.name for layer in layers}
+    return [
+        name
+        for name in model.tensors
+        if name.startswith("blk.") and name.split(".", 2)[2] in kinds and name not in found
+    ]
 
 
 def _unknown_architecture(model: GGUFFile) -> list[str]:

@@ -58,7 +58,7 @@ class LlamaCppNetwork(Network):
     ) -> None:
         self.name = name
         self.device = torch.device("cpu")
-        self.logits_width = weights.num_tokens
+        self.logits_width = self.vocab_size = weights.num_tokens
         self.context_len = weights.context_len
         self.num_threads, _ = threads_of(options)
         self.weight_bytes = weights.file.tensor_bytes
@@ -90,11 +90,6 @@ class LlamaCppNetwork(Network):
     def has_state(self) -> bool:
         """See `Network`."""
         return self._weights.has_state
-
-    @property
-    def eos_token_ids(self) -> frozenset[int]:
-        """What the file names as an end, and ends that are known by their text."""
-        return self._weights.eos_token_ids
 
     def with_adapter(self, adapter: Path, *, member: str) -> tuple[LlamaCppNetwork, None]:
         """See `Network`. A PEFT folder is written as llama.cpp's own format first."""

@@ -10,7 +10,6 @@ from typing import Any
 from eft_engine.config import LlamaCppOptions
 from eft_engine.errors import CorruptWeightsError, LoadError, LoadOutOfMemoryError, UnsupportedModelError
 from eft_engine.models.gguf_file import GGUFFile
-from eft_engine.models.gguf_tokenizer import end_token_ids
 from eft_engine.models.llama_cpp.library import computes_on_gpu, library, reason_of, watch
 
 MMAP, NO_MMAP = 1, 0
@@ -46,7 +45,6 @@ class LlamaCppWeights:
         progress: Callable[[int], None],
     ) -> None:
         self.file = file
-        self.eos_token_ids = end_token_ids(file)
         self.name = name
         self._adapters: dict[Path, Any] = {}
         self._num_users = 0

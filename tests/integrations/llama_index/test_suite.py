@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from llama_index.core.llms import LLM
 
 from eft_integrations.llama_index import EFTLLM
 from eft_integrations.testing.llama_index_suite import LlamaIndexLLMSuite
 from tests.integrations.llama_index.trained import GREETING, trained_engine
+
+pytestmark = pytest.mark.timeout(func_only=True)
+"""The time limit is that of a test; the model is trained before the first one."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _trained() -> None:
+    """Seconds, or minutes on a machine that has other things to do."""
+    trained_engine()
 
 
 class TestEFTLLM(LlamaIndexLLMSuite):

@@ -171,6 +171,7 @@ def test_command_of_a_file(kind: str, tmp_path: Path, folders: dict[str, Path]) 
     options = TrioOptions.model_validate(overrides["eft"])
     assert list(options.pairs) == ["chat", "json"]
     assert options.compositions == {"both": {"chat": 1.0, "json": 0.25}, "friendly": {"chat": 1.0}}
+    assert options.end_ids == (256,)
     assert command.environment == {"VLLM_API_KEY": "secret"}
     assert "secret" not in str(command)
 
