@@ -13,7 +13,7 @@ VLLM := .venv-vllm
 LLAMA_CPP := .venv-llama-cpp
 RUNNERS := httpx pytest pytest-asyncio pytest-timeout
 
-.PHONY: help venv demo test survey test-clients test-families test-llama-cpp test-vllm lint clean
+.PHONY: help venv demo test test-thorough survey test-clients test-families test-llama-cpp test-vllm lint clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -35,7 +35,11 @@ demo: venv  ## Atlas up-scaled beside its parts, then SmolLM2 with its tuned pai
 
 test: venv  ## the whole test suite with the coverage of eft_engine
 	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile \
-		--ignore=tests/families/test_real_tokenizers.py --ignore=tests/families/test_cuts_everywhere.py --cov=eft_engine --cov-report=term --cov-fail-under=95
+		-m "not thorough" --ignore=tests/families/test_real_tokenizers.py --ignore=tests/families/test_cuts_everywhere.py --cov=eft_engine --cov-report=term --cov-fail-under=95
+
+test-thorough: venv  ## every case of what `make test` tries a choice of: endings, families, schedules of callers, the cookbook
+	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile -m thorough \
+		--ignore=tests/families/test_real_tokenizers.py --ignore=tests/families/test_cuts_everywhere.py
 
 $(CLIENTS)/.installed: constraints-clients.txt
 	test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)

@@ -11,6 +11,7 @@ import jsonschema
 
 from eft_engine import JsonSchema, Lark, Regex
 from eft_engine.config import Grammar
+from tests.choice import thorough_but
 
 
 @dataclass(frozen=True)
@@ -118,3 +119,5 @@ SENTENCES = {
         '<call>{"n":0}</call>',
     ),
 }
+
+CASES = thorough_but(SENTENCES, often=("decimal", "uuid", "nested", "items", "until"))

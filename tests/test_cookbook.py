@@ -17,6 +17,7 @@ from eft_engine import Engine, TunedPair
 from eft_engine.zoo.presets import atlas
 from eft_integrations.backends import pool
 from eft_integrations.backends.engine import EngineBackend
+from tests.choice import thorough_but
 from tests.integrations.server.serving import running
 
 SCRIPTS = renew.scripts()
@@ -43,16 +44,20 @@ def test_every_script_has_a_header_that_says_models_and_output() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[pytest.mark.smollm2] if name in NEED_SMOLLM2 else [])
-        for name in SCRIPTS
-        if name != TRAINS
-    ],
+    thorough_but(
+        (
+            pytest.param(name, marks=[pytest.mark.smollm2] if name in NEED_SMOLLM2 else [])
+            for name in SCRIPTS
+            if name != TRAINS
+        ),
+        often=("01_langchain.py", "09_choose_the_weight.py"),
+    ),
 )
 def test_script_prints_what_its_header_promises(name: str) -> None:
     assert renew.run(name) == renew.promised(SCRIPTS[name])
 
 
+@pytest.mark.thorough
 def test_script_that_trains_counts_what_its_header_promises() -> None:
     def counts(lines: list[str]) -> list[tuple[str, int, int]]:
         found = [re.match(r"(.+): (\d+) of 14 right, (\d+) with the behaviour", line) for line in lines]
@@ -111,7 +116,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     shared.close()
 
 
-@pytest.mark.parametrize("name", [name for name in SCRIPTS if name not in NOT_ATLAS])
+@pytest.mark.parametrize(
+    "name", thorough_but((name for name in SCRIPTS if name not in NOT_ATLAS), often=("11_serve.py",))
+)
 def test_variant_for_real_models_runs(name: str, asked: list[str]) -> None:
     assert renew.run(name, "--real")
     hub = {source for source in asked if source.startswith(HUB)}

@@ -266,7 +266,9 @@ class Drafter:
         for group, values, normalisers in self._runner.logprobs(blocks):
             for index, block in enumerate(group):
                 row, sequence, stream, coefficient = owners[block.slot]
-                scores[row] += coefficient * values[index]
+                share = coefficient * values[index]
+                # As in `compose`: with a negative coefficient a member says nothing about a token that it never gives.
+                scores[row] += share if coefficient > 0 else share.masked_fill(share.isposinf(), 0.0)
                 sequence.keep_row(stream, values[index], normalisers[index])
         if self._runner.kept_ids is not None:  # others would read them in several tokens, see `draftable`
             scores.index_fill_(-1, self._runner.kept_ids, -torch.inf)

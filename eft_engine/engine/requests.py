@@ -20,7 +20,7 @@ from eft_engine.config import (
     resolve_weights,
 )
 from eft_engine.engine.metrics import EngineTotals
-from eft_engine.engine.routing import Route, plan_route
+from eft_engine.engine.routing import Route, Stream, plan_route
 from eft_engine.engine.sequence import Event, GenerationSequence, Request, ScoringSequence, Sequence
 from eft_engine.errors import ContextOverflowError, EmptyPromptError, InvalidOptionError, UnknownTokenError
 from eft_engine.models.loading import Trio
@@ -168,15 +168,16 @@ class RequestMaker:
             raise EmptyPromptError(f"the completion {completion!r} has no tokens, so there is nothing to score")
         self._check_completion(completion_ids)
         route = self._route(rendered, weights, composition, run_all=True)
-        room = self._room(route)
-        if len(completion_ids) > room:
-            longest = max(len(stream.prompt_ids) for stream in route.streams)
-            raise ContextOverflowError(
-                f"prompt ({longest} tokens) and completion ({len(completion_ids)} tokens) do not fit the context of "
-                f"{longest + room} tokens",
-                prompt_len=longest + len(completion_ids),
-                context_len=longest + room,
-            )
+        for stream in route.streams:
+            prompt_len, own_len = len(stream.prompt_ids), len(stream.spelled(completion_ids))
+            context_len = self._context_len(stream)
+            if prompt_len + own_len > context_len:
+                raise ContextOverflowError(
+                    f"prompt ({prompt_len} tokens) and completion ({own_len} tokens) do not fit the context of {context_len} "
+                    "tokens",
+                    prompt_len=prompt_len + own_len,
+                    context_len=context_len,
+                )
         return lambda emit: ScoringSequence(
             self._request(route, weights, composition, emit), completion_ids=completion_ids
         )
@@ -224,8 +225,7 @@ class RequestMaker:
         """Tokens that can follow the prompt; the tightest stream decides."""
         rooms: list[int] = []
         for stream in route.streams:
-            context_len = min(stream.network.context_len, self._config.max_context_len or stream.network.context_len)
-            prompt_len = len(stream.prompt_ids)
+            context_len, prompt_len = self._context_len(stream), len(stream.prompt_ids)
             if prompt_len >= context_len:
                 raise ContextOverflowError(
                     f"the prompt has {prompt_len} tokens and the context holds {context_len}, so there is no room for an "
@@ -235,6 +235,9 @@ class RequestMaker:
                 )
             rooms.append(context_len - prompt_len)
         return min(rooms)
+
+    def _context_len(self, stream: Stream) -> int:
+        return min(stream.network.context_len, self._config.max_context_len or stream.network.context_len)
 
     def _request(
         self,

@@ -84,7 +84,8 @@ def doubts(config: Mapping[str, Any]) -> tuple[str, ...]:
     converted = "PEFT's path_initial_model_for_weight_conversion saves it so that it fits any copy of the base"
     if initial.startswith("pissa_niter"):
         return (
-            f"its start was estimated with random numbers, and is again by PEFT when it is loaded: about the same; {converted}",
+            "its start was estimated with random numbers, and PEFT estimates it anew when it is loaded: what it says differs "
+            f"noticeably from what was trained; {converted}",
         )
     if initial == "lora_ga":
         return (f"its training changed the base's own weights (lora_ga), and it fits only that base; {converted}",)

@@ -117,7 +117,9 @@ def put_weights(
 
     expected = set(get_peft_model_state_dict(wrapped, adapter_name=name, save_embedding_layers=False))
     try:
-        found = set_peft_model_state_dict(wrapped, dict(tensors), adapter_name=name)
+        # A bare state_dict, saved without PEFT's help, has the name that PEFT gives to an adapter.
+        named = {re.sub(r"\.default(?=\.\w+$)", f".{name}", key): tensor for key, tensor in tensors.items()}
+        found = set_peft_model_state_dict(wrapped, named, adapter_name=name)
     except KeyError as error:
         raise does_not_fit(
             adapter, member, type(_inner(wrapped)).__name__, [f"the file has no {error.args[0]}"]

@@ -28,7 +28,16 @@ WHAT_TO_DO = (
     "generation_config.json of the tuned model"
 )
 
-NEVER_GENERATED = "never generated: not every member has this token"
+KEEP_IT = (
+    "not all members have it, so that it is never generated: keep it with EngineConfig(tuned_only_tokens='keep'), and name it as "
+    "eos_token_id in the generation_config.json of the tuned model"
+)
+RESIZE_IT = (
+    "no model of the trio has such a token, only the tokenizer: give the tokenizer that the tuned model was trained with, or the "
+    "model whose embeddings were resized for it"
+)
+
+NEVER_GENERATED = "never generated: some member does not have this token"
 OTHER_TOKEN = "another token for the tuned model"
 ORDINARY_TEXT = "ordinary text for its tokenizer, and a configuration alone names it"
 
@@ -105,7 +114,7 @@ def trio_ends(members: Mapping[str, MemberEnds], vocabulary: SharedVocabulary, *
         TurnEnd(token_id, texts.get(token_id, ""), named[token_id], _why_unused(token_id, members, vocabulary))
         for token_id in sorted(named)
     )
-    warning = _why_texts_may_not_end(TrioEnds(table), chat)
+    warning = _why_texts_may_not_end(TrioEnds(table), chat, vocabulary)
     return TrioEnds(table, (warning,) if warning else ())
 
 
@@ -125,7 +134,7 @@ def texts_of(tokenizer: Tokenizer, token_ids: Iterable[int]) -> dict[int, str]:
     return {token_id: text for text, token_id in tokenizer.get_vocab().items() if token_id in wanted}
 
 
-def _why_texts_may_not_end(ends: TrioEnds, chat: Tokenizer) -> str | None:
+def _why_texts_may_not_end(ends: TrioEnds, chat: Tokenizer, vocabulary: SharedVocabulary) -> str | None:
     endings = texts_behind_answers(chat)
     if not endings:
         if ends.ids:
@@ -144,8 +153,17 @@ def _why_texts_may_not_end(ends: TrioEnds, chat: Tokenizer) -> str | None:
     written = " and ".join(f"{text!r} ({vocab[text]})" for text in tokens[0])
     return (
         f"the chat template ends an answer with {written}, and the tokens that end a text are {known}: answers may run on to "
-        f"max_tokens; {WHAT_TO_DO}"
+        f"max_tokens; {_what_to_do([vocab[text] for text in tokens[0]], vocabulary)}"
     )
+
+
+def _what_to_do(token_ids: Sequence[int], vocabulary: SharedVocabulary) -> str:
+    """About tokens that end an answer in the template and in no file."""
+    if any(vocabulary.generates(token_id) for token_id in token_ids):
+        return WHAT_TO_DO
+    if any(token_id in unknown for unknown in vocabulary.unknown_ids.values() for token_id in token_ids):
+        return KEEP_IT
+    return RESIZE_IT
 
 
 def texts_behind_answers(tokenizer: Tokenizer) -> list[str]:
@@ -156,12 +174,16 @@ def texts_behind_answers(tokenizer: Tokenizer) -> list[str]:
     """
     if not getattr(tokenizer, "chat_template", None):
         return []
+    system = {"role": "system", "content": "You add numbers."}
     question = {"role": "user", "content": "What is two and two?"}
+    answer = {"role": "assistant", "content": PROBE}
+    with_thought = {**answer, "thinking": "Two and two."}
     endings: list[str] = []
-    for further in ({}, {"thinking": "Two and two."}):
-        answer = {"role": "assistant", "content": PROBE, **further}
+    for turns in ([question, answer], [question, with_thought], [system, question, answer]):
+        if endings and turns[0] is system:  # only where a template takes no conversation without one
+            break
         try:
-            text = str(tokenizer.apply_chat_template([question, answer], tokenize=False, add_generation_prompt=False))
+            text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=False))
         except Exception:  # a template is foreign code, and says nothing about this conversation
             continue
         _, found, behind = text.rpartition(PROBE)

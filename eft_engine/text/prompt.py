@@ -101,7 +101,7 @@ def render_prompt(prompt: Prompt, options: PromptOptions, tokenizers: PromptToke
         text = texts[key]
         tokenizer = own or tokenizers.of(role if tokenizers.own else text.rendered_by)
         if (text, id(tokenizer)) not in encoded:
-            encoded[text, id(tokenizer)] = text.encode(tokenizer)
+            encoded[text, id(tokenizer)] = text.encode(tokenizer, lead=tokenizers.base)
         return encoded[text, id(tokenizer)]
 
     return RenderedPrompt(
@@ -120,8 +120,17 @@ class _Text:
     add_special_tokens: bool
     rendered_by: Literal["base", "tuned", "reference"] = "base"
 
-    def encode(self, tokenizer: Tokenizer) -> tuple[int, ...]:
+    def encode(self, tokenizer: Tokenizer, *, lead: Tokenizer) -> tuple[int, ...]:
+        """Token ids; where special tokens are wanted, those that `lead` puts around the text."""
         token_ids = tuple(tokenizer.encode(self.text, add_special_tokens=self.add_special_tokens))
+        if self.add_special_tokens and tokenizer is not lead:
+            plain = lead.encode(self.text, add_special_tokens=False)
+            around = lead.encode(self.text, add_special_tokens=True)
+            starts = (at for at in range(len(around) - len(plain) + 1) if around[at : at + len(plain)] == plain)
+            start = next(starts, None)
+            if start is not None:
+                own = tokenizer.encode(self.text, add_special_tokens=False)
+                token_ids = (*around[:start], *own, *around[start + len(plain) :])
         if not token_ids:
             raise EmptyPromptError(f"the prompt {self.text!r} has no tokens; give a text with at least one")
         return token_ids

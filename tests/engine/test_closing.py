@@ -12,7 +12,7 @@ from eft_engine import Engine, JsonSchema, Lark, Regex, RequestOutput, SamplingP
 from eft_engine.config import Grammar
 from eft_engine.engine.step import Stepper
 from eft_engine.text.endings import EndingSearch
-from tests.sentences import INTEGER, SENTENCES, STRING, obj
+from tests.sentences import CASES, INTEGER, SENTENCES, STRING, obj
 from tests.toy import END_ID, make_trio
 
 PERSON = JsonSchema(json_schema=obj(name=STRING, age=INTEGER))
@@ -44,7 +44,7 @@ def generate(
     return engine.generate(prompts, sampling=params, speculation=speculation)
 
 
-@pytest.mark.parametrize("name", SENTENCES)
+@pytest.mark.parametrize("name", CASES)
 def test_every_budget_that_holds_an_end_gives_a_sentence_whatever_drafts(engine: Engine, name: str) -> None:
     """And the answer says exactly then that it was closed when the text would have been another one without."""
     sentences = SENTENCES[name]
@@ -65,7 +65,7 @@ def test_every_budget_that_holds_an_end_gives_a_sentence_whatever_drafts(engine:
     ]
 
 
-@pytest.mark.parametrize("name", SENTENCES)
+@pytest.mark.parametrize("name", CASES)
 def test_budget_that_holds_no_end_cuts_the_text_that_comes_by_itself(engine: Engine, name: str) -> None:
     sentences = SENTENCES[name]
     budgets = [len(sentences.shortest.encode()) - 1] * 4

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from transformers import LlamaForCausalLM
 
-from eft_engine import Engine, EngineConfig, SamplingParams, TunedPair
+from eft_engine import Engine, EngineConfig, LoadedPair, SamplingParams, TunedPair
 from eft_engine.errors import CorruptWeightsError, VocabularyMismatchError
 from eft_engine.models.planning import inspect_trio
 from eft_engine.outputs import TurnEnd
@@ -111,6 +111,11 @@ SITUATIONS = {
     "the template takes no answer at the end": Situation(
         Files(tokenizer=TEXT_END, template="{{ raise_exception('no') if messages[-1].role == 'assistant' }}"),
         {TEXT_END},
+    ),
+    "the template wants a system turn": Situation(
+        Files(tokenizer=TEXT_END, template="{{ raise_exception('no') if messages[0].role != 'system' }}" + CHATML),
+        {TEXT_END},
+        warning=IN_TEMPLATE_ALONE + f"'<|endoftext|>' ({TEXT_END}):",
     ),
     "the template drops answers": Situation(Files(tokenizer=TEXT_END, template="<|im_start|>"), {TEXT_END}),
     "no template": Situation(Files(tokenizer=TEXT_END, template=None), {TEXT_END}),
@@ -353,3 +358,22 @@ def test_tokens_that_only_the_tuned_model_has(
         check_ends(engine, {END_ID, TURN_END})
         ends = {end.token_id: (end.token, end.unused is None) for end in engine.report().ends}
     assert ends == {END_ID: ("<|end|>", True), START: ("<|im_start|>", False), TURN_END: ("<|im_end|>", True)}
+
+
+@pytest.mark.only_torch
+@pytest.mark.parametrize(
+    ("rows", "advice"),
+    [(VOCAB_SIZE + 2, "tuned_only_tokens='keep'"), (VOCAB_SIZE, "no model of the trio has such a token")],
+    ids=["only the tuned model has it", "only the tokenizer has it"],
+)
+def test_what_helps_is_said_of_an_end_that_is_never_generated(rows: int, advice: str) -> None:
+    """The tuned tokenizer has ChatML's tokens and names another end, so that nothing is refused."""
+    tokenizer = make_tokenizer(extra_tokens=["<|im_start|>", "<|im_end|>"])
+    tokenizer.chat_template = CHATML
+    plain, tuned = (make_model("llama", hidden_size=16, num_layers=1, vocab_size=size) for size in (VOCAB_SIZE, rows))
+    named = {"base": make_tokenizer(), "chat.tuned": tokenizer, "chat.reference": make_tokenizer()}
+    with Engine.from_models(plain, tokenizer=named, pairs={"chat": LoadedPair(tuned, plain)}, config=CONFIG) as engine:
+        (warning,) = engine._trio.ends.warnings
+    assert "ends an answer with '<|im_end|>' (261)" in warning
+    assert advice in warning
+    assert "stop_token_ids" not in warning

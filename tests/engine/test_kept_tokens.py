@@ -28,7 +28,7 @@ from eft_engine import (
     TunedPair,
 )
 from eft_engine.decoding.composition import keep_tuned_outside_nucleus
-from eft_engine.errors import UnknownTokenError, VocabularyMismatchError
+from eft_engine.errors import ContextOverflowError, UnknownTokenError, VocabularyMismatchError
 from tests.toy import END_ID, VOCAB_SIZE, make_model, make_tokenizer, save_adapter, wait_until_idle
 
 ADDED = ("<|im_start|>", "<|im_end|>", "<|think|>")
@@ -152,8 +152,8 @@ SPECULATION = [
 
 @pytest.mark.parametrize("weight", [1.0, 0.4, 2.0, -0.5])
 def test_greedy_texts_are_those_of_the_slow_loop(trio: Trio, weight: float) -> None:
-    sampling = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
-    expected = [trio.greedy(prompt, {"chat": weight}, max_tokens=24, ends=()) for prompt in PROMPTS]
+    sampling = SamplingParams(temperature=0, max_tokens=16, ignore_eos=True)
+    expected = [trio.greedy(prompt, {"chat": weight}, max_tokens=16, ends=()) for prompt in PROMPTS]
     assert any(token_id >= VOCAB_SIZE for ids in expected for token_id in ids), "no kept token was generated"
     with trio.engine(max_num_seqs=3) as engine:
         for speculation in SPECULATION:
@@ -220,6 +220,28 @@ def test_several_pairs_keep_the_mean_of_their_tuned_models(two_pairs: Trio) -> N
     assert list(output.token_ids) == two_pairs.greedy("abc", weights, max_tokens=20, ends=())
 
 
+@pytest.mark.parametrize("reads_drafts", [True, False], ids=["read", "on the device"])
+def test_several_pairs_never_draft_what_is_masked(two_pairs: Trio, reads_drafts: bool) -> None:
+    """A base has no embedding for such a token, and where drafts are not read it would be fed to it."""
+    pairs = dict(two_pairs.pairs)
+    for name, middle in (("chat", "<|think|>"), ("style", "<|muse|>")):
+        tokenizer = make_tokenizer(extra_tokens=("<|im_start|>", middle, "<|im_end|>"))
+        tokenizer.eos_token = "<|end|>"
+        model = copy.deepcopy(pairs[name][0].model)
+        model.generation_config.eos_token_id = END_ID
+        pairs[name] = (Member(model, tokenizer), pairs[name][1])
+    sampling = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True)
+    weights = {"chat": 0.3, "style": 0.2}
+    with Trio(two_pairs.base, pairs).engine(mismatched_tokens="mask") as engine:
+        engine._worker._stepper._drafter.reads_drafts = reads_drafts
+        plain, drafted = (
+            engine.generate("abc", sampling=sampling, reward_weights=weights, speculation=own)
+            for own in SPECULATION[:2]
+        )
+    assert drafted.token_ids == plain.token_ids
+    assert drafted.metrics.num_drafted > 0
+
+
 def test_at_weight_zero_the_base_alone_answers_in_its_own_tokens(trio: Trio) -> None:
     with trio.engine() as engine:
         output = engine.generate(
@@ -270,6 +292,15 @@ def test_completions_are_scored_with_kept_tokens_in_them(trio: Trio, completion:
         assert score.tokens[position].composed == pytest.approx(float(expected), abs=2e-4)
         own = score.tokens[position].base
         assert math.isinf(own) == (ids[position] >= VOCAB_SIZE)
+
+
+def test_a_completion_has_to_fit_as_every_member_reads_it(trio: Trio) -> None:
+    pieces = len(trio.base.tokenizer.encode(ADDED[2], add_special_tokens=False))
+    with trio.engine(max_context_len=64) as engine:
+        fits = "<|think|>" * (61 // pieces)
+        assert len(engine.score("abc", fits).tokens) == 61 // pieces
+        with pytest.raises(ContextOverflowError, match="context of 64 tokens"):
+            engine.score("abc", fits + "<|think|>")
 
 
 def test_conversations_go_on_from_what_was_read(trio: Trio) -> None:

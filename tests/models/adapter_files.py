@@ -242,6 +242,9 @@ SHARED = (
     AdapterFile("bfloat16", changed(lora(), values=lambda tensor: tensor.bfloat16()), "shared"),
     AdapterFile("orthogonal", lora(init_lora_weights="orthogonal"), "shared"),
     AdapterFile(
+        "bare state_dict", changed(lora(), keys=lambda key: key.replace(".weight", ".default.weight")), "shared"
+    ),
+    AdapterFile(
         "newer settings",
         changed(lora(), config={"base_model_name_or_path": "some/other-model", "of_tomorrow": {"much": 1}}),
         "shared",

@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as TEXT
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as IMAGES
 
+from tests.choice import thorough_but
 from tests.survey.cases import all_cases
 from tests.survey.judge import PROMPTS, JudgedText, Verdict, difference, judge, looks_ahead
 from tests.survey.outside import OUTSIDE
@@ -62,8 +63,19 @@ FAMILIES = {
 }
 """Name of the case and what is there to see in it."""
 
+OFTEN = (
+    "gemma4",
+    "gpt_oss",
+    "llama4_text",
+    "mpt",
+    "phi3: long rope",
+    "qwen3_5_moe (images)",
+    "recurrent_gemma",
+    "zamba2",
+)
 
-@pytest.mark.parametrize("name", FAMILIES)
+
+@pytest.mark.parametrize("name", thorough_but(FAMILIES, often=OFTEN))
 def test_the_engine_writes_what_the_loop_writes(name: str) -> None:
     verdict = judge(name)
     assert (verdict.kind, verdict.detail) == ("exact", "")

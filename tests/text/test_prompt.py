@@ -15,7 +15,7 @@ from eft_engine.errors import ChatTemplateError, EmptyPromptError, RequestError
 from eft_engine.text.control import ZERO_WIDTH_SPACE
 from eft_engine.text.prompt import PromptTokenizers, RenderedPrompt, render_prompt
 from eft_engine.text.tokenizer import control_tokens
-from tests.toy import END_ID, SPECIAL_TOKENS, make_tokenizer
+from tests.toy import END_ID, SPECIAL_TOKENS, VOCAB_SIZE, make_tokenizer
 
 TOKENIZER = make_tokenizer()
 TOKENIZERS = PromptTokenizers(TOKENIZER, TOKENIZER, TOKENIZER)
@@ -339,3 +339,17 @@ def test_messages_of_the_caller_are_left_alone(options: dict[str, Any]) -> None:
     before = copy.deepcopy(messages)
     render(messages, **options)
     assert messages == before
+
+
+def test_special_tokens_around_a_raw_text_are_those_of_the_base_whatever_else_a_member_has() -> None:
+    """Its tokenizer begins texts, that of the tuned model does not, and has a token more."""
+    begins, tuned = make_tokenizer(extra_tokens=["<s>"]), make_tokenizer(extra_tokens=["<s>", "<|more|>"])
+    begins.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", VOCAB_SIZE)])
+    tokenizers = PromptTokenizers(begins, tuned, begins, own={"base": begins, "chat.reference": begins})
+    start, more = VOCAB_SIZE, VOCAB_SIZE + 1
+    prompt = render_prompt("ab", PromptOptions(), tokenizers)
+    assert prompt.of("base") == prompt.of("chat.tuned") == prompt.of("chat.reference") == (start, *ids("ab"))
+    prompt = render_prompt("a<|more|>", PromptOptions(), tokenizers)
+    assert prompt.of("chat.tuned") == (start, *ids("a"), more)
+    assert prompt.of("base") == prompt.of("chat.reference") == (start, *ids("a<|more|>"))
+    assert render_prompt("ab", PromptOptions(add_special_tokens=False), tokenizers).of("chat.tuned") == ids("ab")
