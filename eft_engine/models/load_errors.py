@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from eft_engine.errors import CorruptWeightsError, LoadError, ModelNotFoundError, UnsupportedModelError
 from eft_engine.models.memory import is_out_of_memory
 from eft_engine.models.memory_check import out_of_memory
-from eft_engine.models.network_plans import PlannedNetwork
+from eft_engine.models.planned_network import PlannedNetwork
 from eft_engine.models.skeleton import needs_package, reason
 
 SCALES = (".SCB", ".qscale_weight", ".weight_scale", ".weight_scale_inv")

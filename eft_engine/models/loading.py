@@ -27,8 +27,8 @@ from eft_engine.models.load_errors import check_loaded, loading_error
 from eft_engine.models.memory_check import check_memory, gib
 from eft_engine.models.merged import with_adapter_inside
 from eft_engine.models.network import Network
-from eft_engine.models.network_plans import PlannedNetwork
 from eft_engine.models.peft_models import unwrap
+from eft_engine.models.planned_network import PlannedNetwork
 from eft_engine.models.planning import TrioPlan, chat_member
 from eft_engine.models.process_group import RankChannel
 from eft_engine.models.recording import recorder_for

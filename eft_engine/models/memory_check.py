@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from eft_engine.errors import LoadOutOfMemoryError
 from eft_engine.models.devices import available_memory, devices_of_map, full_name
-from eft_engine.models.network_plans import PlannedNetwork
+from eft_engine.models.planned_network import PlannedNetwork
 from eft_engine.models.process_group import num_ranks
 
 

@@ -21,7 +21,8 @@ from eft_engine.models.adapter_tokenizer import has_tokenizer, own_template, tok
 from eft_engine.models.gguf_file import GGUFFile, read_gguf
 from eft_engine.models.gguf_tokenizer import tokenizer_from_gguf
 from eft_engine.models.llama_cpp.adapter_file import check_gguf_adapter, check_peft_adapter
-from eft_engine.models.network_plans import GGUFReader, PlannedNetwork, network_key, plan_network
+from eft_engine.models.network_plans import GGUFReader, network_key, plan_network
+from eft_engine.models.planned_network import PlannedNetwork
 from eft_engine.models.sources import ResolvedMember, resolve_base, resolve_pair
 from eft_engine.models.turn_ends import planned_ends
 from eft_engine.outputs import MemberReport, TrioReport, VocabularyReport

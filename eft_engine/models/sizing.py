@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedConfig
 
 from eft_engine.errors import InvalidOptionError
-from eft_engine.models.network_plans import PlannedNetwork
+from eft_engine.models.planned_network import PlannedNetwork
 from eft_engine.models.planning import TrioPlan
 
 WITHOUT_KEYS = ("linear_attention", "conv", "moe", "mlp")

@@ -21,7 +21,7 @@ from transformers.utils import cached_file
 from eft_engine.errors import CorruptWeightsError
 from eft_engine.models.gguf_file import GGUFFile
 from eft_engine.models.gguf_tokenizer import named_end_tokens
-from eft_engine.models.network_plans import PlannedNetwork
+from eft_engine.models.planned_network import PlannedNetwork
 from eft_engine.models.sources import ResolvedMember
 from eft_engine.text.ends import MemberEnds, NamedEnd, ends_of_tokenizer
 from eft_engine.text.tokenizer import Tokenizer

@@ -15,7 +15,7 @@ from eft_engine.errors import InvalidOptionError, LoadOutOfMemoryError
 from eft_engine.models import devices, memory_check
 from eft_engine.models.devices import available_memory, check_device_map, devices_of_map, resolve_device
 from eft_engine.models.memory_check import check_memory
-from eft_engine.models.network_plans import PlannedNetwork
+from eft_engine.models.planned_network import PlannedNetwork
 from eft_engine.models.planning import plan_trio
 from tests.toy import make_model, make_tokenizer
 

@@ -27,7 +27,7 @@ from eft_engine.cli.app import app
 from eft_engine.errors import CorruptWeightsError, LoadOutOfMemoryError, UnsupportedModelError
 from eft_engine.models import memory_check, stored
 from eft_engine.models.memory_check import check_memory
-from eft_engine.models.network_plans import PlannedNetwork
+from eft_engine.models.planned_network import PlannedNetwork
 from eft_engine.models.planning import plan_trio
 from eft_engine.models.quantised import Quantisation, quantisation_of, settle
 from eft_engine.models.sizing import trio_sizes
