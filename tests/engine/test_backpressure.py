@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
 from eft_engine import Engine, SamplingParams, SpeculationOptions
 from eft_engine.errors import KVCacheBudgetError, QueueFullError
-from eft_engine.models.language_model import LanguageModel
-from eft_engine.models.network import Block
+from tests.engine.gate import Gate
 from tests.toy import make_trio, wait_until_idle
 
 PROMPTS = ["abc", "the cat sat on the mat", "x", "Hello, world! " * 4, "12345", "one two three"]
@@ -35,25 +32,6 @@ def expected(architecture: str) -> Iterator[list[tuple[int, ...]]]:
 def kv_bytes(engine: Engine) -> int:
     """Bytes of all caches of an engine."""
     return sum(network.kv_cache.num_bytes for network in engine._trio.networks)
-
-
-class Gate:
-    """Holds the forward passes of a network until it is opened; `reached` is set by the first that comes."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, network: LanguageModel) -> None:
-        self.reached, self._open = threading.Event(), threading.Event()
-        original: Callable[[list[Block]], Any] = network.forward
-
-        def forward(blocks: list[Block]) -> Any:
-            self.reached.set()
-            assert self._open.wait(60)
-            return original(blocks)
-
-        patch.setattr(network, "forward", forward)
-
-    def open(self) -> None:
-        """Let everything through from now on."""
-        self._open.set()
 
 
 def test_full_queue_refuses_and_what_was_queued_is_answered(

@@ -16,7 +16,7 @@ import pytest
 from eft_engine import Engine, GenerationDelta
 from eft_engine.engine.sequence import GenerationSequence, Sequence
 from eft_engine.errors import EngineClosedError
-from eft_engine.models.network import Block
+from tests.engine.gate import Gate
 from tests.engine.leaving import CALLS, ENDLESS, LEAVING, Watched, cheap_collections, tiny_trio, watched
 from tests.toy import ToyTrio
 
@@ -42,30 +42,10 @@ def fresh(trio: ToyTrio) -> Iterator[Watched]:
         yield own
 
 
-class Gate:
-    """Holds every step of an engine until it is opened."""
-
-    def __init__(self, engine: Engine, patch: pytest.MonkeyPatch) -> None:
-        self.reached, self._open = threading.Event(), threading.Event()
-        network = engine._trio.networks[0]
-        original = network.forward
-
-        def forward(blocks: list[Block]) -> Any:
-            self.reached.set()
-            assert self._open.wait(60)
-            return original(blocks)
-
-        patch.setattr(network, "forward", forward)
-
-    def open(self) -> None:
-        """From now on."""
-        self._open.set()
-
-
 @pytest.fixture
 def gate(fresh: Watched, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     """That of the fresh engine; open at the end, however the test ends."""
-    own = Gate(fresh.engine, monkeypatch)
+    own = Gate(monkeypatch, fresh.engine._trio.networks[0])
     yield own
     own.open()
 
