@@ -37,7 +37,7 @@ test: venv  ## the whole test suite with the coverage of eft_engine
 	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile \
 		-m "not thorough" --ignore=tests/families/test_real_tokenizers.py --ignore=tests/families/test_cuts_everywhere.py --cov=eft_engine --cov-report=term --cov-fail-under=95
 
-test-thorough: venv  ## every case of what `make test` tries a choice of: endings, families, schedules of callers, the cookbook
+test-thorough: venv  ## what takes long, and every case of what `make test` tries a choice of: endings, families, callers, the cookbook
 	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile -m thorough \
 		--ignore=tests/families/test_real_tokenizers.py --ignore=tests/families/test_cuts_everywhere.py
 

@@ -274,6 +274,7 @@ def test_chat_quits(run: Run, trio: list[str], monkeypatch: pytest.MonkeyPatch) 
     assert run("chat", *trio).code == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.smollm2
 def test_demo_shows_that_the_weight_is_a_dial(run: Run) -> None:
     summary = json.loads(run("demo", "--questions", "3", "--json").out)

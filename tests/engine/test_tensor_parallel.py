@@ -94,6 +94,7 @@ def test_two_processes_write_the_text_of_one(architecture: str, folder: Path, sa
     assert same_text["rank0"][f"{architecture} heads"] == num_heads // 2
 
 
+@pytest.mark.thorough
 def test_the_program_of_the_documentation_runs_with_its_command(folder: Path) -> None:
     program, command = re.findall(r"```(?:python|bash)\n(.*?)```", DOCUMENT, flags=re.DOTALL)
     names = {"org/large-base": "base", "org/small-tuned": "tuned", "org/small-base": "reference"}
@@ -133,6 +134,7 @@ def test_a_lost_rank_fails_requests_instead_of_hanging(folder: Path) -> None:
     }
 
 
+@pytest.mark.thorough
 def test_a_pass_that_fails_on_rank_0_ends_the_others(folder: Path) -> None:
     assert run_two_processes("failing_leader", folder) == [0, 4]
     kind, cause, message = json.loads((folder / "failing_leader.json").read_text(encoding="utf-8"))["error"]
