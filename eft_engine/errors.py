@@ -123,7 +123,16 @@ class UnsupportedModelError(LoadError):
 
 
 class UnsupportedAdapterError(LoadError):
-    """The adapter cannot be held by any network, or not in the way that was asked for: the message says why, and what to do."""
+    """The adapter cannot be held by any network, or not in the way that was asked for: the message says why, and what to do.
+
+    `reason` is why llama.cpp has no place for it, which torch may have; None: it is another matter.
+    """
+
+    def __init__(
+        self, message: str, *, member: str | None = None, source: str | None = None, reason: str | None = None
+    ) -> None:
+        super().__init__(message, member=member, source=source)
+        self.reason = reason
 
 
 class LoadOutOfMemoryError(LoadError):

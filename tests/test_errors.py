@@ -53,6 +53,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "InvalidOptionError": {"option": "top_p", "value": 3.0},
     "VocabularyMismatchError": {"differences": (DIFFERENCE,), "num_differences": 7},
     **{name: ORIGIN for name, parent in PARENTS.items() if "LoadError" in (name, parent)},
+    "UnsupportedAdapterError": {"reason": "it has biases", **ORIGIN},
     "LoadOutOfMemoryError": {"needed_bytes": 10, "available_bytes": None, "device": "cpu", **ORIGIN},
     "UnknownTokenError": {"token_id": 261, "member": "base"},
     "ContextOverflowError": {"prompt_len": 300, "context_len": 256},

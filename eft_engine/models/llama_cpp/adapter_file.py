@@ -53,19 +53,13 @@ VALUE_TYPES = ("F32", "F16", "BF16", "Q8_0")
 """Types that convert_lora_to_gguf.py writes."""
 
 
-class NotHeldError(UnsupportedAdapterError):
-    """llama.cpp has no place for an adapter. `reason` says why."""
-
-    def __init__(self, message: str, *, reason: str, member: str, source: str) -> None:
-        super().__init__(message, member=member, source=source)
-        self.reason = reason
-
-
 def why_not_held(folder: Path, *, model: GGUFFile, member: str) -> str | None:
     """Why llama.cpp cannot hold the adapter that PEFT saved in `folder`; None: it can. Other errors: as `check_peft_adapter`."""
     try:
         check_peft_adapter(folder, model=model, member=member)
-    except NotHeldError as error:
+    except UnsupportedAdapterError as error:
+        if error.reason is None:
+            raise
         return error.reason
     return None
 
@@ -168,11 +162,11 @@ class _Source:
         if not reasons:
             return
         reason = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
-        raise NotHeldError(
+        raise UnsupportedAdapterError(
             f"{self.member}: the adapter in {self.path} cannot be held by llama.cpp: {reason}. {advice}",
-            reason=reason,
             member=self.member,
             source=str(self.path),
+            reason=reason,
         )
 
     def corrupt(self, reason: str) -> CorruptWeightsError:
