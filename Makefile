@@ -33,7 +33,7 @@ venv: $(STAMP)  ## create .venv and install everything that the demo and the tes
 demo: venv  ## Atlas up-scaled beside its parts, then SmolLM2 with its tuned pair at weights 0, 0.5, 1 and 2
 	$(BIN)/eft demo
 
-test: venv  ## the whole test suite with the coverage of eft_engine
+test: venv  ## the test suite with the coverage of eft_engine
 	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile \
 		-m "not thorough" --ignore=tests/families/test_real_tokenizers.py --ignore=tests/families/test_cuts_everywhere.py --cov=eft_engine --cov-report=term --cov-fail-under=95
 

@@ -16,7 +16,7 @@ from eft_engine.cli import main
 from eft_engine.cli.chat import ChatSession
 from eft_engine.config import SamplingParams
 from eft_engine.errors import InvalidOptionError, InvalidWeightError, UnknownPairError
-from tests.toy import END_ID, ToyTrio, make_model, make_tokenizer, naive_greedy
+from tests.toy import END_ID, VOCAB_SIZE, ToyTrio, make_model, make_tokenizer, naive_greedy
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,20 @@ def test_inspect_warns_where_the_template_ends_turns_otherwise(
     (warning,) = json.loads(run("inspect", "--json", "--base", str(folder)).out)["warnings"]
     assert "ends an answer with '[/INST]', which is no token" in warning
     assert f"warning: {warning}" in run("inspect", "--base", str(folder)).out
+
+
+def test_inspect_tells_tokens_that_only_the_tuned_model_has(run: Run, folders: dict[str, str], tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(extra_tokens=["<|im_start|>", "<|im_end|>"])
+    tokenizer.eos_token = "<|im_end|>"
+    make_model("llama", vocab_size=VOCAB_SIZE + 2).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    chatml = ["inspect", "--base", folders["base"], "--tuned", str(tmp_path), "--reference", folders["reference"]]
+    refused = run(*chatml)
+    assert refused.code == 2
+    assert "ends its texts with '<|im_end|>'" in refused.err
+    shown = run(*chatml, "--tuned-only-tokens", "keep")
+    assert "kept, with the tuned models' own probability: '<|im_start|>', '<|im_end|>'" in shown.out
+    assert "'<|im_end|>' (261), named by" in shown.out
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,8 @@ from eft_engine import (
 )
 from eft_engine.decoding.composition import keep_tuned_outside_nucleus
 from eft_engine.errors import ContextOverflowError, UnknownTokenError, VocabularyMismatchError
+from tests.gguf_files import write_gguf
+from tests.llama_cpp_trios import EXACT
 from tests.toy import END_ID, VOCAB_SIZE, make_model, make_tokenizer, save_adapter, wait_until_idle
 
 ADDED = ("<|im_start|>", "<|im_end|>", "<|think|>")
@@ -48,9 +50,9 @@ def chatml_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def chatml_model(seed: int, *, hidden_size: int = 32) -> PreTrainedModel:
+def chatml_model(seed: int, *, padding: int = 9) -> PreTrainedModel:
     """A model of a padded vocabulary that likes the added tokens."""
-    model = make_model("llama", seed=seed, hidden_size=hidden_size, vocab_size=VOCAB_SIZE + 12)
+    model = make_model("llama", seed=seed, vocab_size=VOCAB_SIZE + len(ADDED) + padding)
     with torch.no_grad():
         model.get_output_embeddings().weight[VOCAB_SIZE : VOCAB_SIZE + len(ADDED)] *= 2.5
     model.generation_config.eos_token_id = TURN_END
@@ -409,3 +411,22 @@ def test_an_adapter_with_tokens_of_its_own_shares_the_network_of_its_reference(t
     expected = [judge.greedy(prompt, {"chat": 1.0}, max_tokens=20, ends=()) for prompt in PROMPTS]
     assert [list(output.token_ids) for output in outputs] == expected
     assert any(token_id >= VOCAB_SIZE for ids in expected for token_id in ids), "no kept token was generated"
+
+
+@pytest.mark.only_llama_cpp
+def test_llama_cpp_reads_and_writes_them(trio: Trio, tmp_path: Path) -> None:
+    tuned = Member(chatml_model(2, padding=0), chatml_tokenizer())
+    judge = Trio(trio.base, {"chat": (tuned, trio.pairs["chat"][1])})
+    members = {"base": judge.base, "tuned": tuned, "reference": judge.pairs["chat"][1]}
+    files = {name: write_gguf(own.model, own.tokenizer, tmp_path / f"{name}.gguf") for name, own in members.items()}
+    sampling = SamplingParams(temperature=0, max_tokens=16, ignore_eos=True)
+    with Engine.load(
+        str(files["base"]),
+        pairs={"chat": TunedPair(str(files["tuned"]), str(files["reference"]))},
+        config=EngineConfig(runtime="llama.cpp", llama_cpp=EXACT, tuned_only_tokens="keep"),
+    ) as engine:
+        assert engine.report().vocabulary.kept == dict(enumerate(ADDED, start=VOCAB_SIZE))
+        for speculation in SPECULATION:
+            outputs = engine.generate(PROMPTS, sampling=sampling, speculation=speculation)
+            expected = [judge.greedy(prompt, {"chat": 1.0}, max_tokens=16, ends=()) for prompt in PROMPTS]
+            assert [list(output.token_ids) for output in outputs] == expected
