@@ -116,9 +116,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     shared.close()
 
 
-@pytest.mark.parametrize(
-    "name", thorough_but((name for name in SCRIPTS if name not in NOT_ATLAS), often=("11_serve.py",))
-)
+@pytest.mark.parametrize("name", thorough_but((name for name in SCRIPTS if name not in NOT_ATLAS), often=()))
 def test_variant_for_real_models_runs(name: str, asked: list[str]) -> None:
     assert renew.run(name, "--real")
     hub = {source for source in asked if source.startswith(HUB)}

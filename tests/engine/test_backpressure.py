@@ -15,7 +15,9 @@ PROMPTS = ["abc", "the cat sat on the mat", "x", "Hello, world! " * 4, "12345", 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
 
 
-@pytest.fixture(scope="module", params=["llama", pytest.param("falcon_h1", marks=pytest.mark.only_torch)])
+@pytest.fixture(
+    scope="module", params=["llama", pytest.param("falcon_h1", marks=[pytest.mark.only_torch, pytest.mark.thorough])]
+)
 def architecture(request: pytest.FixtureRequest) -> str:
     """Attention alone, and with states beside it, which have memory of their own."""
     name: str = request.param

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eft_engine import SamplingParams
+from tests.choice import thorough_but
 from tests.toy import architectures, make_trio, naive_greedy
 
 PROMPTS = ["A", "The sky is", "Once upon a time there was", "0123456789" * 3, "naïve façade – déjà vu"]
@@ -12,7 +13,10 @@ WEIGHTS = [0.0, 0.5, 1.0, 2.0]
 MAX_TOKENS = 24
 
 
-@pytest.mark.parametrize("architecture", architectures())
+OFTEN = {"llama", "qwen3", "gemma3", "qwen3_next"}
+
+
+@pytest.mark.parametrize("architecture", thorough_but(architectures(), often=OFTEN.intersection(architectures())))
 def test_generate_equals_the_ten_line_loop(architecture: str) -> None:
     trio = make_trio(architecture)
     prompt_ids = [trio.tokenizer.encode(prompt) for prompt in PROMPTS]

@@ -24,7 +24,9 @@ SAMPLED = [SamplingParams(temperature=0.8, seed=seed, max_tokens=10, ignore_eos=
 Forward = Callable[[list[Block]], Any]
 
 
-@pytest.fixture(scope="module", params=["llama", pytest.param("falcon_h1", marks=pytest.mark.only_torch)])
+@pytest.fixture(
+    scope="module", params=["llama", pytest.param("falcon_h1", marks=[pytest.mark.only_torch, pytest.mark.thorough])]
+)
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """One engine for all tests of an architecture: it must survive each of them."""
     with make_trio(request.param).engine(prefill_chunk_len=16) as engine:

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from eft_engine import Engine, EngineConfig, LoadedPair, SamplingParams, SpeculationOptions
+from tests.choice import thorough_but
 from tests.toy import ARCHITECTURES, WITH_STATES, ToyTrio, make_model, make_tokenizer, make_trio
 
 PROMPTS = ["A", "abcabcabcabc", "Once upon a time there was", "0123456789" * 3, "naïve façade – déjà vu"]
@@ -51,7 +52,10 @@ def agreeing_trio(architecture: str, *, scale: float = 0.02) -> ToyTrio:
     return ToyTrio(base, perturbed(base, scale=scale, seed=2), perturbed(base, scale=scale, seed=3), make_tokenizer())
 
 
-@pytest.mark.parametrize("architecture", [*ARCHITECTURES, *WITH_STATES])
+@pytest.mark.parametrize(
+    "architecture",
+    thorough_but([*ARCHITECTURES, *WITH_STATES], often=("llama", "gpt2", "gemma3", "qwen3_next")),
+)
 @pytest.mark.parametrize("drafter", ["tuned", "prompt_lookup", "auto"])
 def test_text_is_that_of_plain_decoding(architecture: str, drafter: str) -> None:
     samplings = [SamplingParams(max_tokens=20, **own) for own in SAMPLINGS.values()]

@@ -124,6 +124,7 @@ def test_a_load_that_fails_on_one_rank_fails_on_all(same_text: dict[str, Any]) -
     assert "rank 0 failed while the network was loaded: base: loading" in message
 
 
+@pytest.mark.thorough
 def test_a_lost_rank_fails_requests_instead_of_hanging(folder: Path) -> None:
     assert run_two_processes("lost_follower", folder) == [0, 3]
     found = json.loads((folder / "lost_follower.json").read_text(encoding="utf-8"))

@@ -25,6 +25,7 @@ from eft_integrations.chat.messages import ToolCall
 from eft_integrations.chat.request import ChatResult
 from eft_integrations.langchain import EFTChatModel
 from eft_integrations.llama_index import EFTLLM
+from tests.choice import thorough_but
 from tests.integrations.cuts import ANSWERS, OTHER, PLACE, cuts, unfit
 from tests.integrations.server.serving import events_of, in_process
 
@@ -226,7 +227,9 @@ WAYS: dict[str, Callable[[ScriptedBackend], Seen]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("form", ANSWERS)
+@pytest.mark.parametrize(
+    "form", thorough_but(ANSWERS, often=("thought and text", "thought, text and call", "parallel calls", "object"))
+)
 def test_answer_that_is_cut_is_told_as_cut_at_every_place(form: str, way: str) -> None:
     results = list(cuts(ANSWERS[form]))
     backend = ScriptedBackend(results)

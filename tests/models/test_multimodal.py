@@ -30,6 +30,7 @@ from eft_engine.models import loading
 from eft_engine.models.planning import plan_trio
 from eft_engine.models.sizing import trio_sizes
 from eft_engine.models.towers import find_left_out, num_parameters, towers
+from tests.choice import thorough_but
 from tests.models.multimodal_models import (
     CONFIGS,
     WIDTH,
@@ -48,6 +49,7 @@ PROMPTS = ["The sky", "A longer prompt that has passed every window", "x"]
 TEXT = torch.tensor([[5, 9, 33, 70, 12, 88, 3, 14, 15, 92, 65, 35, 8, 97, 93, 2]])
 TEXT_CLASSES = ("qwen3_5", "qwen3_5_moe", "llama4")
 """Families for whose multimodal configuration transformers names a class for text."""
+OFTEN = ("gemma3", "gemma4", "llama4", "llava", "qwen2_5_vl", "qwen3_5_moe")
 TOWERS = ("vision", "visual", "audio", "projector", "connector")
 
 
@@ -67,7 +69,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[PreTrained
     return made
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", thorough_but(CONFIGS, often=OFTEN))
 def test_a_multimodal_folder_is_composed_with_a_pair_of_text(
     family: str, pair: dict[str, tuple[PreTrainedModel, str]], tmp_path: Path
 ) -> None:
@@ -92,7 +94,7 @@ def test_all_members_may_be_multimodal(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("published", [True, False], ids=["published names", "names of today"])
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", thorough_but(CONFIGS, often=OFTEN))
 @torch.no_grad()
 def test_logits_are_those_of_the_whole_model_to_the_bit(family: str, published: bool, tmp_path: Path) -> None:
     whole = make_multimodal(family)
