@@ -24,7 +24,7 @@ from eft_engine.engine.routing import Route, Stream, plan_route
 from eft_engine.engine.sequence import Event, GenerationSequence, Request, ScoringSequence, Sequence
 from eft_engine.errors import ContextOverflowError, EmptyPromptError, InvalidOptionError, UnknownTokenError
 from eft_engine.models.loading import Trio
-from eft_engine.models.planning import member_names
+from eft_engine.models.planning import chat_member, member_names
 from eft_engine.text.closing import Closing
 from eft_engine.text.grammar import GrammarCompiler
 from eft_engine.text.prompt import PromptTokenizers, RenderedPrompt, render_prompt
@@ -39,14 +39,15 @@ class RequestMaker:
 
     def __init__(self, trio: Trio, weights: Mapping[str, float], config: EngineConfig, totals: EngineTotals) -> None:
         members = list(trio.members.values())
+        chat = chat_member(list(trio.members))
         self.tokenizers = PromptTokenizers(
             base=members[0].tokenizer,
-            tuned=members[1 if len(members) > 1 else 0].tokenizer,
+            tuned=trio.members[chat].tokenizer,
             reference=members[2 if len(members) > 1 else 0].tokenizer,
             own={own.name: own.tokenizer for own in members if trio.vocabulary.unknown_ids.get(own.name)},
-            keeps_tuned=bool(trio.vocabulary.kept_ids),
+            keeps_tuned=bool(trio.vocabulary.kept),
         )
-        self._output_member = members[1].name if trio.vocabulary.kept_ids else "base"
+        self._output_member = chat if trio.vocabulary.kept else "base"
         self._trio = trio
         self._weights = weights
         self._config = config

@@ -122,18 +122,24 @@ class _Text:
 
     def encode(self, tokenizer: Tokenizer, *, lead: Tokenizer) -> tuple[int, ...]:
         """Token ids; where special tokens are wanted, those that `lead` puts around the text."""
-        token_ids = tuple(tokenizer.encode(self.text, add_special_tokens=self.add_special_tokens))
-        if self.add_special_tokens and tokenizer is not lead:
-            plain = lead.encode(self.text, add_special_tokens=False)
-            around = lead.encode(self.text, add_special_tokens=True)
-            starts = (at for at in range(len(around) - len(plain) + 1) if around[at : at + len(plain)] == plain)
-            start = next(starts, None)
-            if start is not None:
-                own = tokenizer.encode(self.text, add_special_tokens=False)
-                token_ids = (*around[:start], *own, *around[start + len(plain) :])
+        around = self._special_around(lead) if self.add_special_tokens and tokenizer is not lead else None
+        if around is None:
+            token_ids = tuple(tokenizer.encode(self.text, add_special_tokens=self.add_special_tokens))
+        else:
+            before, behind = around
+            token_ids = (*before, *tokenizer.encode(self.text, add_special_tokens=False), *behind)
         if not token_ids:
             raise EmptyPromptError(f"the prompt {self.text!r} has no tokens; give a text with at least one")
         return token_ids
+
+    def _special_around(self, lead: Tokenizer) -> tuple[list[int], list[int]] | None:
+        """What `lead` puts before and behind the text; None where its tokens of the text are others then."""
+        plain = lead.encode(self.text, add_special_tokens=False)
+        whole = lead.encode(self.text, add_special_tokens=True)
+        for start in range(len(whole) - len(plain) + 1):
+            if whole[start : start + len(plain)] == plain:
+                return whole[:start], whole[start + len(plain) :]
+        return None
 
 
 def _render(

@@ -16,7 +16,7 @@ model has. Such a trio is refused unless its tokens are kept: its texts would ha
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -107,6 +107,7 @@ def prove_vocabulary(
     num_refused = 0
     shared: list[int] = []
     kept: dict[int, str] = {}
+    unshared: dict[int, dict[str, str]] = {}
     all_ids = sorted(set().union(*tokens.values()))
     for token_id in all_ids:
         texts = {name: vocab[token_id] for name, vocab in tokens.items() if token_id in vocab}
@@ -116,6 +117,7 @@ def prove_vocabulary(
         elif len(texts) == len(tokens):
             shared.append(token_id)
             continue
+        unshared[token_id] = texts
         if keeps and len({vocab.get(token_id) for vocab in tuned}) == 1 and token_id in tuned[0]:
             kept[token_id] = tuned[0][token_id]
         elif differs:
@@ -135,7 +137,7 @@ def prove_vocabulary(
         )
     width = max([shared[-1], *kept]) + 1
     present = {*shared, *kept}
-    unknown = _unknown_ids(tokens, set(shared))
+    unknown = _unknown_ids(members, unshared)
     vocabulary = SharedVocabulary(
         width,
         masked_ids=tuple(token_id for token_id in range(width) if token_id not in present),
@@ -148,19 +150,22 @@ def prove_vocabulary(
     return vocabulary
 
 
-def _unknown_ids(tokens: Mapping[str, Mapping[int, str]], shared: Set[int]) -> dict[str, frozenset[int]]:
+def _unknown_ids(names: Iterable[str], unshared: Mapping[int, Mapping[str, str]]) -> dict[str, frozenset[int]]:
     """By member, of the ids that are not shared, those that it cannot read in somebody else's sense.
 
     A tuned member's sense of an id counts before the others'.
+
+    Args:
+        names: all members.
+        unshared: of each such id, its text by the members that have it.
     """
-    meant: dict[int, str] = {}
-    for name in sorted(tokens, key=lambda name: not name.endswith(".tuned")):
-        for token_id, text in tokens[name].items():
-            if token_id not in shared:
-                meant.setdefault(token_id, text)
+    meant = {
+        token_id: next((text for name, text in texts.items() if name.endswith(".tuned")), next(iter(texts.values())))
+        for token_id, texts in unshared.items()
+    }
     return {
-        name: frozenset(token_id for token_id, text in meant.items() if vocab.get(token_id) != text)
-        for name, vocab in tokens.items()
+        name: frozenset(token_id for token_id, texts in unshared.items() if texts.get(name) != meant[token_id])
+        for name in names
     }
 
 
