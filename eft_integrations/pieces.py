@@ -17,11 +17,15 @@ class Pieces(Generator[Piece, None, None]):
     Args:
         pieces: makes them.
         close: ends what they are made from; may be called more than once.
+        interrupt: ends it from another thread, while a piece is waited for; None: `close` can do that.
     """
 
-    def __init__(self, pieces: Generator[Piece], close: Callable[[], object]) -> None:
+    def __init__(
+        self, pieces: Generator[Piece], close: Callable[[], object], *, interrupt: Callable[[], object] | None = None
+    ) -> None:
         self._pieces = pieces
         self._close = close
+        self._interrupt = interrupt or close
 
     def send(self, value: None) -> Piece:
         """The next piece."""
@@ -50,6 +54,10 @@ class Pieces(Generator[Piece, None, None]):
             self._pieces.close()
         finally:
             self._close()
+
+    def interrupt(self) -> None:
+        """End the request from another thread than the one that reads, which then gets no more pieces."""
+        self._interrupt()
 
     def __del__(self) -> None:
         self.close()

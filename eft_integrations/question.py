@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass
 from typing import TypeVar
 
 from eft_integrations.backends.protocol import ChatBackend, last_result
 from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
+from eft_integrations.in_time import InTime
 from eft_integrations.pieces import Pieces
 
 Form = TypeVar("Form")
@@ -19,14 +19,20 @@ Form = TypeVar("Form")
 class Question:
     """What an adapter asks.
 
-    After `timeout_s` seconds the request is cancelled, and whoever reads the answer gets a TimeoutError. `model_name` is how the
-    call named the model, perhaps with weights behind the name.
+    After `timeout_s` seconds the request is cancelled, and whoever reads the answer gets a TimeoutError. `named` is how the call
+    named the model, perhaps with weights behind the name; None: it did not. `on_result` is told the whole answer when it is there.
     """
 
     backend: ChatBackend
     request: ChatRequest
-    model_name: str
+    named: str | None
     timeout_s: float | None = None
+    on_result: Callable[[ChatResult], object] | None = None
+
+    @property
+    def model_name(self) -> str:
+        """How the call named the model, or the model's own name. A server that was asked nothing yet is asked for that."""
+        return self.named or self.backend.model_name
 
     def answer(self) -> ChatResult:
         """The whole answer."""
@@ -38,21 +44,17 @@ class Question:
 
     def stream(self, form: Callable[[ChatDelta], Form]) -> Generator[Form]:
         """The answer in pieces, in a host's form; the request is submitted now, and closing the iterator cancels it."""
-        deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
+        form = self._telling(form)
+        if self.timeout_s is not None:
+            answer = InTime(lambda: self.backend.stream(self.request), timeout_s=self.timeout_s)
+            return Pieces((form(delta) for delta in answer.pieces()), answer.leave)
         deltas = self.backend.stream(self.request)
-        return Pieces(self._until(deadline, deltas, form), deltas.close)  # type: ignore[attr-defined]
-
-    def _until(
-        self, deadline: float | None, deltas: Iterator[ChatDelta], form: Callable[[ChatDelta], Form]
-    ) -> Generator[Form]:
-        for delta in deltas:
-            yield form(delta)
-            if deadline is not None and time.monotonic() > deadline and delta.result is None:
-                raise self._late()
+        return Pieces((form(delta) for delta in deltas), deltas.close)  # type: ignore[attr-defined]
 
     async def astream(self, form: Callable[[ChatDelta], Form]) -> AsyncGenerator[Form]:
         """`stream` without blocking the event loop; the clock runs from the first time that a piece is asked for."""
         deadline = None if self.timeout_s is None else asyncio.get_running_loop().time() + self.timeout_s
+        form = self._telling(form)
         deltas = self.backend.astream(self.request)
         try:
             while True:
@@ -65,6 +67,19 @@ class Question:
             raise self._late() from error
         finally:
             await deltas.aclose()  # type: ignore[attr-defined]
+
+    def _telling(self, form: Callable[[ChatDelta], Form]) -> Callable[[ChatDelta], Form]:
+        """The form, and `on_result` told before it."""
+        tell = self.on_result
+        if tell is None:
+            return form
+
+        def telling(delta: ChatDelta) -> Form:
+            if delta.result is not None:
+                tell(delta.result)
+            return form(delta)
+
+        return telling
 
     def _late(self) -> TimeoutError:
         return TimeoutError(f"no whole answer within {self.timeout_s} s; the request was cancelled")

@@ -1,38 +1,27 @@
-"""Reward weights for everything that a block of code does, however deep in a chain the model is called."""
+"""Which reward weights a call has, and how they are written where no mapping can be."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
 
 from eft_engine.config import RewardWeights
+from eft_integrations.blocks import WeightsWarning, current_weights, weights, weights_of_call
+
+__all__ = [
+    "HEADER",
+    "WeightsWarning",
+    "current_weights",
+    "first_given",
+    "parse_alias",
+    "parse_weights",
+    "settle",
+    "weights",
+    "weights_header",
+    "weights_of_call",
+]
 
 HEADER = "X-EFT-Reward-Weights"
 """Carries weights to a server where a request's body cannot."""
-
-_CURRENT: ContextVar[RewardWeights] = ContextVar("eft_reward_weights", default=None)
-
-
-@contextmanager
-def weights(reward_weights: RewardWeights) -> Iterator[None]:
-    """Calls inside the block use these weights, in this thread or task and in those that inherit its context.
-
-    A weight that is given with the call itself goes first; see the table in the README.
-
-    Args:
-        reward_weights: a number for every pair, or weights by pair name (pairs not named keep their own).
-    """
-    token = _CURRENT.set(reward_weights)
-    try:
-        yield
-    finally:
-        _CURRENT.reset(token)
-
-
-def current_weights() -> RewardWeights:
-    """The weights of the innermost `weights` block, or None."""
-    return _CURRENT.get()
 
 
 def first_given(*carried: RewardWeights) -> RewardWeights:
@@ -85,9 +74,11 @@ def settle(keywords: Mapping[str, object], *further: RewardWeights) -> dict[str,
     ...     settle({}, 0.3), settle({"reward_weights": 0.1})
     ({'reward_weights': 0.2}, {'reward_weights': 0.1})
     """
-    if keywords.get("reward_weights") is not None:
+    own = keywords.get("reward_weights")
+    of_block = weights_of_call(has_own=own is not None)
+    if own is not None:
         return dict(keywords)
-    chosen = first_given(current_weights(), *further)
+    chosen = first_given(of_block, *further)
     return dict(keywords) if chosen is None else {**keywords, "reward_weights": chosen}
 
 

@@ -293,7 +293,7 @@ def test_agent_ends_at_its_limit_of_steps(framework: str) -> None:
 
 
 def test_failures_of_an_agent_are_results() -> None:
-    (done,) = loops.run_here("langchain", {"backend": ScriptedBackend([])}, chosen(1), LIMITS)
+    (done,) = loops.run_here("langchain", {"backend": ScriptedBackend([IndexError("lost")])}, chosen(1), LIMITS)
     assert str(done.error).startswith("IndexError")
     assert loops.summary([done])["errors"] == 1
     assert json.dumps(done.as_json())

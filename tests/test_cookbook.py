@@ -101,7 +101,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         local_pairs = {
             name: TunedPair(local(pair.tuned.source), local(pair.reference.source)) for name, pair in pairs.items()
         }
-        return load(local(base), pairs=local_pairs, **options)
+        return load(local(getattr(base, "source", base)), pairs=local_pairs, **options)
 
     monkeypatch.setattr(Engine, "load", load_atlas)
     monkeypatch.setattr(

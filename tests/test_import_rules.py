@@ -14,7 +14,7 @@ import eft_engine
 ROOT = Path(__file__).parents[1]
 ENGINE, INTEGRATIONS = ROOT / "eft_engine", ROOT / "eft_integrations"
 
-CONTRACTS = {"errors", "config", "outputs"}
+CONTRACTS = {"errors", "config", "outputs", "forbidding"}
 ALLOWED_PARTS = {
     "contracts": CONTRACTS,
     "text": CONTRACTS | {"text"},
@@ -53,24 +53,27 @@ ALLOWED_LIBRARIES: dict[str, set[str]] = {
 INTEGRATIONS_ALLOWED = {
     "weights": set(),
     "sampling": set(),
+    "durations": set(),
     "moved": set(),
     "pieces": set(),
     "chat": {"sampling"},
     "wire": {"chat"},
-    "backends": {"chat", "pieces", "sampling", "so_far", "weights", "wire"},
+    "backends": {"chat", "durations", "pieces", "sampling", "so_far", "weights", "wire"},
     "json_types": set(),
     "json_objects": set(),
     "so_far": {"chat"},
     "class_schema": {"chat"},
-    "call_options": {"sampling", "wire"},
-    "question": {"backends", "chat", "pieces"},
-    "trio_model": {"backends", "call_options", "chat", "question", "sampling", "weights", "wire"},
+    "call_options": {"durations", "sampling", "wire"},
+    "in_time": {"chat", "pieces"},
+    "question": {"backends", "chat", "in_time", "pieces"},
+    "holding": {"backends"},
+    "trio_model": {"backends", "call_options", "chat", "durations", "holding", "question", "sampling", "weights", "wire"},
     "langchain": {
         "backends", "call_options", "chat", "class_schema", "json_objects", "question", "sampling", "so_far", "trio_model",
         "weights", "wire",
     },
     "llama_index": {
-        "backends", "chat", "class_schema", "json_objects", "pieces", "question", "sampling", "so_far", "trio_model", "weights",
+        "backends", "call_options", "chat", "class_schema", "json_objects", "pieces", "question", "sampling", "so_far", "trio_model", "weights",
         "wire",
     },
     "agents": {"backends", "call_options", "chat", "pieces", "sampling", "weights", "wire"},

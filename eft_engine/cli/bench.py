@@ -212,6 +212,6 @@ def _import_pyplot() -> Any:
         from matplotlib import pyplot
     except ImportError as error:
         raise InvalidOptionError(
-            "--plot needs matplotlib; install it with: pip install 'eft[plot]'", option="plot"
+            "--plot needs matplotlib; install it with: pip install 'eft-engine[plot]'", option="plot"
         ) from error
     return pyplot

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, TypeAlias, TypeVar, cast, overload
 
 from eft_engine.config import (
+    ChatTemplate,
     CompositionOptions,
     EngineConfig,
     MemberConfig,
@@ -24,12 +25,14 @@ from eft_engine.config import (
 )
 from eft_engine.engine.events import AsyncDeltas, AsyncEvents, BlockingEvents, Deltas
 from eft_engine.engine.metrics import EngineTotals, ForwardTotals
+from eft_engine.engine.own_process import OwnProcess
 from eft_engine.engine.prefix_cache import PrefixCache
 from eft_engine.engine.requests import RequestMaker, check_single, is_batch
 from eft_engine.engine.scheduler import Scheduler
 from eft_engine.engine.step import Stepper
 from eft_engine.engine.worker import EngineWorker
 from eft_engine.errors import InvalidOptionError
+from eft_engine.forbidding import refuse_if_forbidden
 from eft_engine.models.loading import Trio, follow_trio, load_trio, trio_from_models
 from eft_engine.models.planning import TrioPlan, plan_trio
 from eft_engine.models.process_group import current_rank
@@ -64,6 +67,7 @@ class Engine:
         self._weights = dict(weights)
         self._plan = plan
         self._is_closed = False
+        self._process = OwnProcess()
         self._totals = EngineTotals()
         self._requests = RequestMaker(trio, self._weights, config, self._totals)
         stepper = Stepper(
@@ -110,7 +114,9 @@ class Engine:
             LoadError: a member is missing, damaged, unsafe, unsupported, or does not fit into memory.
             VocabularyMismatchError: the members do not mean the same token by the same id.
             TensorParallelError: another process could not load its part of a tensor-parallel network.
+            EnginesForbiddenError: EFT_FORBID_ENGINES is set.
         """
+        refuse_if_forbidden(base if isinstance(base, str) else base.source)
         config = config or EngineConfig()
         pairs = dict(pairs or {})
         _check_pair_names(pairs)
@@ -152,6 +158,7 @@ class Engine:
         """
         if current_rank() == 0:
             return False
+        refuse_if_forbidden(base if isinstance(base, str) else base.source)
         config = config or EngineConfig()
         plan = plan_trio(base, dict(pairs or {}), config)
         if not plan.sharded:
@@ -222,6 +229,10 @@ class Engine:
     def chat_template(self) -> str | None:
         """Text of the template that messages go through by default, the first tuned model's; None when it has none."""
         return _template_text(self._requests.tokenizers.tuned)
+
+    def template_text(self, template: ChatTemplate) -> str | None:
+        """Text of the template that messages go through with this option; None when the member that it names has none."""
+        return template.jinja or _template_text(self._requests.tokenizers.of(template.of))
 
     def chat_template_of(self, pair: str) -> str | None:
         """Text of the template of a pair's tuned model; None when it has none.
@@ -500,8 +511,12 @@ class Engine:
         return self._is_closed
 
     def close(self) -> None:
-        """Stop; requests in flight fail with `EngineClosedError`. Models given to `from_models` come back as they were."""
+        """Stop; requests in flight fail with `EngineClosedError`. Models given to `from_models` come back as they were. In a forked
+        child, which has only a copy, nothing is stopped or given back.
+        """
         self._is_closed = True
+        if not self._process.is_here:
+            return
         self._worker.close()
         for network in self._trio.networks:
             network.release()

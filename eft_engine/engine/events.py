@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from types import TracebackType
 from typing import cast
 
+from eft_engine.engine.own_process import OwnProcess
 from eft_engine.engine.requests import MakeSequence
 from eft_engine.engine.sequence import Event
 from eft_engine.errors import EFTError
@@ -27,6 +28,7 @@ class BlockingEvents:
 
     def __init__(self, make: MakeSequence) -> None:
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._process = OwnProcess()
         self.sequence = make(self._events.put)
 
     def take(self) -> GenerationDelta | ScoreOutput:
@@ -34,7 +36,9 @@ class BlockingEvents:
 
         Raises:
             CallerLeftError: `leave` was called.
+            ForkedEngineError: this is a child of the engine's process, where nobody tells anything.
         """
+        self._process.check()
         event = self._events.get()
         if event is None:
             self._events.put(None)  # for the next one who waits

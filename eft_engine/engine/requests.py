@@ -20,6 +20,7 @@ from eft_engine.config import (
     resolve_weights,
 )
 from eft_engine.engine.metrics import EngineTotals
+from eft_engine.engine.own_process import OwnProcess
 from eft_engine.engine.routing import Route, Stream, plan_route
 from eft_engine.engine.sequence import Event, GenerationSequence, Request, ScoringSequence, Sequence
 from eft_engine.errors import ContextOverflowError, EmptyPromptError, InvalidOptionError, UnknownTokenError
@@ -35,7 +36,10 @@ MakeSequence = Callable[[Callable[[Event], None]], Sequence]
 
 
 class RequestMaker:
-    """Makes the sequences of one engine. May be used from any thread: tokenizers, which may not, are behind a lock."""
+    """Makes the sequences of one engine. May be used from any thread: tokenizers, which may not, are behind a lock.
+
+    All methods raise `ForkedEngineError` in a child of the engine's process.
+    """
 
     def __init__(self, trio: Trio, weights: Mapping[str, float], config: EngineConfig, totals: EngineTotals) -> None:
         members = list(trio.members.values())
@@ -53,6 +57,7 @@ class RequestMaker:
         self._config = config
         self._totals = totals
         self._tokenizer_lock = threading.Lock()
+        self._process = OwnProcess()
         self._eos_token_ids = trio.ends.ids
         self._skipped = skipped_tokens(self.tokenizers.output)
         self._grammars = GrammarCompiler(
@@ -64,6 +69,7 @@ class RequestMaker:
 
     def token_ids(self, text: str) -> list[int]:
         """A text as tokens that may be generated, without special ones at its ends."""
+        self._process.check()
         with self._tokenizer_lock:
             return list(self.tokenizers.output.encode(text, add_special_tokens=False))
 
@@ -73,6 +79,7 @@ class RequestMaker:
         Raises:
             RequestError: the prompt is empty or malformed.
         """
+        self._process.check()
         with self._tokenizer_lock:
             return render_prompt(prompt, options, self.tokenizers)
 

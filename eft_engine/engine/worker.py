@@ -8,6 +8,7 @@ import threading
 from weakref import WeakSet
 
 from eft_engine.engine.openmp import compute_alone, release_workers
+from eft_engine.engine.own_process import OwnProcess, at_fork
 from eft_engine.engine.scheduler import Load, Scheduler, StepPlan
 from eft_engine.engine.sequence import Sequence
 from eft_engine.engine.step import Stepper
@@ -24,6 +25,10 @@ def _close_all() -> None:
     """A thread that is inside torch when the interpreter goes away aborts the process, so it must end before."""
     for worker in list(_OPEN):
         worker.close()
+
+
+at_fork(before=release_workers, in_child=_OPEN.clear)
+"""A child has none of these threads, and OpenMP would wait in it for workers that it does not have either."""
 
 
 class EngineWorker:
@@ -43,6 +48,7 @@ class EngineWorker:
         self._inbox: list[Sequence] = []
         self._load = scheduler.load  # as the engine's thread has told it last
         self._wake = threading.Condition()
+        self._process = OwnProcess()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="eft-engine", daemon=True)
         self._thread.start()
@@ -53,7 +59,7 @@ class EngineWorker:
         out of it, an interrupt among them, none of them runs on.
 
         Raises:
-            EngineClosedError: the engine was closed.
+            EngineClosedError: the engine was closed, or belongs to another process.
             QueueFullError: too many requests wait.
         """
         try:
@@ -64,6 +70,7 @@ class EngineWorker:
             raise
 
     def _queue(self, sequences: list[Sequence]) -> None:
+        self._process.check()
         with self._wake:
             if self._closed:
                 raise EngineClosedError("the engine is closed; load a new one")
@@ -82,12 +89,20 @@ class EngineWorker:
     def load(self) -> Load:
         """What is in hand, every request counted once: the engine's thread tells what it holds when it has taken in what arrived,
         let go of what is over, or planned its step.
+
+        Raises:
+            ForkedEngineError: it belongs to another process.
         """
+        self._process.check()
         with self._wake:
             return self._load._replace(num_waiting=self._load.num_waiting + len(self._inbox))
 
     def close(self) -> None:
-        """Stop after the current step; whatever is in flight fails with `EngineClosedError`. May be repeated."""
+        """Stop after the current step; whatever is in flight fails with `EngineClosedError`. May be repeated. In a
+        forked child there is nothing to stop.
+        """
+        if not self._process.is_here:
+            return
         with self._wake:
             self._closed = True
             self._wake.notify()

@@ -110,7 +110,7 @@ def plot_scores(path: Path, results: Sequence[WeightResult]) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise InvalidOptionError("a report has plots and needs matplotlib: pip install 'eft[eval]'") from None
+        raise InvalidOptionError("a report has plots and needs matplotlib: pip install 'eft-engine[eval]'") from None
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     numeric = not any(isinstance(result.weights, Mapping) for result in results)

@@ -233,7 +233,7 @@ def _is_known(architecture: str) -> bool:
 def _unsupported(file: GGUFFile, member: str, reason: str) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"{member}: {file.paths[0]} is of architecture {file.architecture!r}, which transformers does not load from GGUF "
-        f"({reason}); use llama.cpp (pip install 'eft[llama-cpp]') or the model's safetensors weights",
+        f"({reason}); use llama.cpp (pip install 'eft-engine[llama-cpp]') or the model's safetensors weights",
         member=member,
         source=str(file.paths[0]),
     )
@@ -241,7 +241,7 @@ def _unsupported(file: GGUFFile, member: str, reason: str) -> UnsupportedModelEr
 
 def _gguf_missing(file: GGUFFile, member: str) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"{member}: loading {file.paths[0]} needs a package that is not installed: pip install 'eft[gguf]'",
+        f"{member}: loading {file.paths[0]} needs a package that is not installed: pip install 'eft-engine[gguf]'",
         member=member,
         source=str(file.paths[0]),
     )

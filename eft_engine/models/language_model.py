@@ -21,6 +21,7 @@ from eft_engine.models.layout import BatchLayout
 from eft_engine.models.network import Block, KVSlot, Network
 from eft_engine.models.recording import RecordedPasses, Recorder
 from eft_engine.models.self_check import WHAT_TO_DO, before_adapter, check_adapter_rows, check_network
+from eft_engine.models.skeleton import context_len_of_config
 from eft_engine.models.state_rows import StateSlot
 from eft_engine.models.states import STEPWISE_LEN
 from eft_engine.models.support import why_refused
@@ -64,11 +65,10 @@ class LanguageModel(Network):
             raise UnsupportedModelError(f"{name}: {reason}; {WHAT_TO_DO}", member=name)
         self.name = name
         self.model = model
-        text_config = model.config.get_text_config()
         output_layer = model.get_output_embeddings()
         self.logits_width: int = output_layer.weight.shape[0]
         self.vocab_size: int = _num_embeddings(model)
-        self.context_len: int = getattr(text_config, "max_position_embeddings", None) or 2**20
+        self.context_len = context_len_of_config(model.config)
         self.device = model.get_input_embeddings().weight.device
         self.adapters = AdapterSwitch(model)
         self._adapter_names: dict[Path, str] = {}

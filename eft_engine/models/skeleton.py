@@ -60,6 +60,11 @@ def load_config(
         ) from error
 
 
+def context_len_of_config(config: PreTrainedConfig) -> int:
+    """Most tokens that the model of a configuration reads; a million where it says nothing, as of models that only keep a state."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or 2**20
+
+
 def build_skeleton(
     config: PreTrainedConfig, *, member: str, source: str, trust_remote_code: bool = False
 ) -> PreTrainedModel:

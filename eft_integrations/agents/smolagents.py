@@ -27,11 +27,12 @@ from smolagents.tools import Tool
 from eft_engine.config import RewardWeights
 from eft_integrations.backends.pool import backend_of, shared_backend
 from eft_integrations.backends.protocol import ChatBackend
+from eft_integrations.backends.replaced import in_effect
 from eft_integrations.call_options import CallOptions
 from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
 from eft_integrations.pieces import Pieces
 from eft_integrations.sampling import SAMPLING_FIELDS
-from eft_integrations.weights import current_weights, first_given
+from eft_integrations.weights import first_given, weights_of_call
 from eft_integrations.wire.openai import (
     is_strict,
     report_form,
@@ -118,7 +119,7 @@ class EFTModel(Model):  # type: ignore[misc]
         options, kwargs = _split(kwargs)
         asked = self._prepare_completion_kwargs(messages, stop_sequences, response_format, tools_to_call_from, **kwargs)
         request = self._request(asked, reward_weights, options)
-        result = self.backend.chat(request)
+        result = in_effect(self.backend).chat(request)
         calls = [
             ChatMessageToolCall(
                 function=ChatMessageToolCallFunction(name=call.name, arguments=call.arguments),
@@ -148,7 +149,7 @@ class EFTModel(Model):  # type: ignore[misc]
         options, kwargs = _split(kwargs)
         asked = self._prepare_completion_kwargs(messages, stop_sequences, response_format, tools_to_call_from, **kwargs)
         request = self._request(asked, reward_weights, options)
-        deltas = self.backend.stream(request)
+        deltas = in_effect(self.backend).stream(request)
         return Pieces(_pieces(request, deltas), deltas.close)  # type: ignore[attr-defined]
 
     def _request(
@@ -172,7 +173,7 @@ class EFTModel(Model):  # type: ignore[misc]
             reasoning_budget=options.reasoning_budget,
             reasoning_tags=options.reasoning_tags,
             sampling=asked,
-            reward_weights=first_given(reward_weights, current_weights(), self.reward_weights),
+            reward_weights=first_given(reward_weights, weights_of_call(), self.reward_weights),
             template_variables=options.chat_template_kwargs or {},
             lenient_tool_calls=options.lenient_tool_calls,
             tool_notation=options.tool_notation,

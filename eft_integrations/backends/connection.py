@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict
 from weakref import WeakKeyDictionary
@@ -14,6 +15,7 @@ from weakref import WeakKeyDictionary
 import httpx
 
 from eft_engine import EngineStats, Usage, errors
+from eft_integrations.backends.forking import forgets_in_children
 from eft_integrations.backends.refusals import Refusal
 from eft_integrations.chat.request import ChatDelta, ChatRequest
 from eft_integrations.json_types import JsonObject
@@ -48,10 +50,18 @@ class Connection:
             timeout=httpx.Timeout(None, connect=connect_timeout_s),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
         )
+        self.is_closed = False
+        self._begin()
+        forgets_in_children(self)
+
+    def _begin(self) -> None:
         self._client = httpx.Client(**self._options)
         self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
         self._lock = threading.Lock()
-        self.is_closed = False
+
+    def in_child(self) -> None:
+        """In a forked child: the connections are the parent's, and answers would go to whoever reads first."""
+        self._begin()
 
     def get(self, url: str) -> httpx.Response:
         """The whole answer, whatever its status."""
@@ -111,6 +121,19 @@ class Connection:
             if loop not in self._async_clients:
                 self._async_clients[loop] = httpx.AsyncClient(**self._options)
             return self._async_clients[loop]
+
+
+def hang_up(response: httpx.Response) -> None:
+    """End an answer that another thread waits for: closing it here would leave that thread waiting. Over already, its connection is
+    somebody else's.
+    """
+    if response.is_closed:
+        return
+    stream = response.extensions.get("network_stream")
+    connection = None if stream is None else stream.get_extra_info("socket")
+    if connection is not None:
+        with suppress(OSError):  # the server was quicker
+            connection.shutdown(socket.SHUT_RDWR)
 
 
 JSON_TYPE = {"Content-Type": "application/json"}

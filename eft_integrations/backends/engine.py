@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from eft_engine import EngineStats, GenerationDelta, errors
+from eft_integrations.backends.forking import forgets_in_children
+from eft_integrations.backends.keep_alive import KeepAlive
 from eft_integrations.backends.protocol import last_result
+from eft_integrations.backends.stamp import identity_of
+from eft_integrations.backends.trio_source import TrioSource
 from eft_integrations.chat.answer import AnswerReader
 from eft_integrations.chat.prompt import Asked
 from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
+from eft_integrations.durations import FOREVER
 from eft_integrations.pieces import Pieces
 
 if TYPE_CHECKING:
@@ -22,41 +26,77 @@ if TYPE_CHECKING:
 class EngineBackend:
     """Answers with an engine.
 
+    A request may say how long the engine stays loaded after it (`ChatRequest.keep_alive_s`); who asks after that has it loaded
+    again. In a forked child a backend whose engine was loaded before the fork raises `ForkedEngineError`; one that had none loads
+    its own.
+
     Args:
-        load: makes the engine; called once, when it is first needed.
+        load: makes the engine; called when it is needed and not there.
         model_name: what reports and logs call the model.
         identity: see `ChatBackend`; made up if it is not given.
+        source: what `load` loads, where that is known: it can say beforehand what the engine will be.
     """
 
-    def __init__(self, load: Callable[[], Engine], *, model_name: str, identity: str | None = None) -> None:
+    def __init__(
+        self,
+        load: Callable[[], Engine],
+        *,
+        model_name: str,
+        identity: str | None = None,
+        source: TrioSource | None = None,
+    ) -> None:
         self.identity = identity or uuid.uuid4().hex
+        self.source = source
         self._load = load
         self._name = model_name
         self._engine: Engine | None = None
-        self._is_closed = False
-        self._lock = threading.Lock()
+        self._is_given = self._is_inherited = self._is_closed = False
+        self._planned_context_len: int | None = None
+        self._keeper = KeepAlive(self._detach)
+        forgets_in_children(self)
 
     @classmethod
     def of(cls, engine: Engine, *, model_name: str, identity: str | None = None) -> EngineBackend:
-        """Answers with an engine that is loaded already."""
+        """Answers with an engine that is loaded already, and belongs to whoever loaded it."""
         backend = cls(lambda: engine, model_name=model_name, identity=identity)
         backend._engine = engine
+        backend._is_given = True
         return backend
+
+    @classmethod
+    def named(cls, source: TrioSource) -> EngineBackend:
+        """Answers with the engine of a source, loaded when it is first needed."""
+        return cls(source.load, model_name=source.name, identity=identity_of(source), source=source)
+
+    # ---- the engine ----------------------------------------------------------------------------------------------------
 
     @property
     def engine(self) -> Engine:
-        """The engine, loaded now if it is not yet.
+        """The engine, loaded now if it is not there. Who uses it beside this backend has to know of requests that let it go.
 
         Raises:
-            EngineClosedError: the backend was closed before it was.
+            EngineClosedError: the backend was closed before it was loaded.
         """
-        if self._engine is None:
-            with self._lock:
-                if self._is_closed:
-                    raise errors.EngineClosedError(f"the backend of {self._name} was closed; make a new one")
+        engine = self._engine
+        if engine is None:
+            with self._keeper.loading:
+                self._check_open()
                 if self._engine is None:
                     self._engine = self._load()
-        return self._engine
+                engine = self._engine
+        return engine
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise errors.EngineClosedError(f"the backend of {self._name} was closed; make a new one")
+
+    def _detach(self) -> Callable[[], None] | None:
+        """Take the engine away from those who come. One that was given, or is the parent's, is not ours to close."""
+        engine = self._engine
+        if engine is None or self._is_given or self._is_inherited:
+            return None
+        self._engine = None
+        return engine.close
 
     @property
     def is_loaded(self) -> bool:
@@ -66,7 +106,28 @@ class EngineBackend:
     @property
     def is_closed(self) -> bool:
         """Whether this backend or its engine was closed, by anybody."""
-        return self._is_closed or (self._engine is not None and self._engine.is_closed)
+        engine = self._engine
+        return self._is_closed or (engine is not None and engine.is_closed)
+
+    def let_go(self) -> None:
+        """Unload the engine now, or as soon as no request runs; the next request loads it again. One that was given stays."""
+        self._keeper.let_go()
+
+    def close(self) -> None:
+        """Close the engine, or never load one; whoever shares it loses it too."""
+        with self._keeper.loading:
+            self._is_closed = True
+        self._keeper.stop()
+        engine = self._engine
+        if engine is not None:
+            engine.close()
+
+    def in_child(self) -> None:
+        """In a forked child: nobody uses anything yet, and an engine of the parent is nothing to be let go."""
+        self._keeper = KeepAlive(self._detach)
+        self._is_inherited = self._engine is not None
+
+    # ---- what it is ----------------------------------------------------------------------------------------------------
 
     @property
     def model_name(self) -> str:
@@ -76,36 +137,59 @@ class EngineBackend:
     @property
     def weights(self) -> Mapping[str, float]:
         """See `ChatBackend`."""
-        return self.engine.weights
+        with self._keeper.use():
+            return self.engine.weights
 
     @property
     def context_len(self) -> int:
-        """See `ChatBackend`."""
-        return self.engine.context_len
+        """See `ChatBackend`. Cheap: before the engine is loaded, it is worked out from the configurations of the models, once, and
+        nothing is loaded for it.
+
+        Raises:
+            LoadError: a configuration is missing or cannot be read.
+        """
+        engine = self._engine
+        if engine is not None:
+            return engine.context_len
+        if self.source is None:
+            return self.engine.context_len
+        self._check_open()
+        if self._planned_context_len is None:
+            self._planned_context_len = self.source.context_len()
+        return self._planned_context_len
+
+    def load(self) -> None:
+        """Load the engine now, if it is not there."""
+        _ = self.engine
+
+    def check(self) -> None:
+        """Find what is wrong with the trio without loading it; errors as for `TrioSource.check`."""
+        if self._engine is None and self.source is not None:
+            self.source.check()
 
     def token_ids(self, text: str) -> list[int]:
         """See `ChatBackend`."""
-        return self.engine.token_ids(text)
+        with self._keeper.use():
+            return self.engine.token_ids(text)
 
     def count_prompt_tokens(self, request: ChatRequest) -> int:
         """See `ChatBackend`."""
-        asked = Asked.of_engine(request, self.engine)
-        return self.engine.count_prompt_tokens(asked.prompt, prompt_options=asked.options["prompt_options"])
+        with self._keeper.use():
+            engine = self.engine
+            asked = Asked.of_engine(request, engine)
+            return engine.count_prompt_tokens(asked.prompt, prompt_options=asked.options["prompt_options"])
 
     def template_of(self, pair: str) -> str | None:
         """The chat template of a pair's tuned model, which its own requests are rendered with."""
-        return self.engine.chat_template_of(pair)
+        with self._keeper.use():
+            return self.engine.chat_template_of(pair)
 
     def stats(self) -> EngineStats:
         """See `ChatBackend`."""
-        return self.engine.stats()
+        with self._keeper.use():
+            return self.engine.stats()
 
-    def close(self) -> None:
-        """Close the engine, or never load one; whoever shares it loses it too."""
-        with self._lock:
-            self._is_closed = True
-        if self._engine is not None:
-            self._engine.close()
+    # ---- answers -------------------------------------------------------------------------------------------------------
 
     def chat(self, request: ChatRequest) -> ChatResult:
         """See `ChatBackend`."""
@@ -113,9 +197,21 @@ class EngineBackend:
 
     def stream(self, request: ChatRequest) -> Generator[ChatDelta]:
         """See `ChatBackend`. The request is checked and submitted now, not when the first piece is asked for."""
-        asked = Asked.of_engine(request, self.engine)
-        deltas = self.engine.stream(asked.prompt, **asked.options)
-        return Pieces(_read(deltas, AnswerReader(asked)), deltas.close)
+        self._check_keeping(request)
+        use = self._keeper.begin(request.keep_alive_s)
+        try:
+            engine = self.engine
+            asked = Asked.of_engine(request, engine)
+            deltas = engine.stream(asked.prompt, **asked.options)
+        except BaseException:
+            use.end()
+            raise
+
+        def leave() -> None:
+            deltas.close()
+            use.end()
+
+        return Pieces(_read(deltas, AnswerReader(asked)), leave)
 
     async def achat(self, request: ChatRequest) -> ChatResult:
         """See `ChatBackend`."""
@@ -123,17 +219,33 @@ class EngineBackend:
 
     async def astream(self, request: ChatRequest) -> AsyncIterator[ChatDelta]:
         """See `ChatBackend`."""
-        if self._engine is None:
-            await asyncio.to_thread(lambda: self.engine)
-        asked = Asked.of_engine(request, self.engine)
-        reader = AnswerReader(asked)
-        deltas = self.engine.astream(asked.prompt, **asked.options)
+        self._check_keeping(request)
+        use = self._keeper.begin(request.keep_alive_s)
         try:
-            async for delta in deltas:
-                for piece in reader.feed(delta):
-                    yield piece
+            engine = self._engine
+            if engine is None:
+                engine = await asyncio.to_thread(lambda: self.engine)
+            asked = Asked.of_engine(request, engine)
+            reader = AnswerReader(asked)
+            deltas = engine.astream(asked.prompt, **asked.options)
+            try:
+                async for delta in deltas:
+                    for piece in reader.feed(delta):
+                        yield piece
+            finally:
+                await deltas.aclose()
         finally:
-            await deltas.aclose()
+            use.end()
+
+    def _check_keeping(self, request: ChatRequest) -> None:
+        """Raises InvalidOptionError where a request would let go of an engine that belongs to somebody else."""
+        if self._is_given and request.keep_alive_s != FOREVER:
+            raise errors.InvalidOptionError(
+                f"keep_alive ({request.keep_alive_s:g} s): the engine of {self._name} was loaded by somebody else, who closes it; "
+                "leave keep_alive out, or name the models (base=, tuned=, reference=) instead of engine=",
+                option="keep_alive",
+                value=request.keep_alive_s,
+            )
 
 
 def _read(deltas: Iterator[GenerationDelta], reader: AnswerReader) -> Generator[ChatDelta]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import uuid
 from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from eft_engine import EngineConfig, TunedPair
-from eft_engine.errors import InvalidOptionError
+from eft_engine import EngineConfig, MemberConfig
 from eft_integrations.backends.engine import EngineBackend
+from eft_integrations.backends.forking import forgets_in_children
+from eft_integrations.backends.trio_source import TrioSource
 
 if TYPE_CHECKING:
     from eft_engine import Engine
@@ -29,10 +29,16 @@ Backend = TypeVar("Backend", bound=_Closes)
 
 
 class Pool(Generic[Key, Backend]):
-    """Backends by what they were made of. One that anybody closed is not handed out again."""
+    """Backends by what they were made of. One that anybody closed is not handed out again, nor one of a forked child's parent."""
 
     def __init__(self) -> None:
         self._backends: dict[Key, Backend] = {}
+        self._lock = threading.Lock()
+        forgets_in_children(self)
+
+    def in_child(self) -> None:
+        """In a forked child: begin anew."""
+        self._backends = {}
         self._lock = threading.Lock()
 
     def get(self, key: Key, make: Callable[[], Backend]) -> Backend:
@@ -51,28 +57,43 @@ class Pool(Generic[Key, Backend]):
             self._backends.clear()
 
 
+class _OfEngines:
+    """One backend per engine that is loaded already; it lives as long as somebody holds it."""
+
+    def __init__(self) -> None:
+        self._backends: WeakValueDictionary[int, EngineBackend] = WeakValueDictionary()
+        """By the engine's `id`, which no other object has while the backend holds the engine."""
+        self._identities: WeakKeyDictionary[Engine, str] = WeakKeyDictionary()
+        self._lock = threading.Lock()
+        forgets_in_children(self)
+
+    def in_child(self) -> None:
+        """In a forked child: the lock may be held by a thread that is not there."""
+        self._lock = threading.Lock()
+
+    def get(self, engine: Engine) -> EngineBackend:
+        with self._lock:
+            backend = self._backends.get(id(engine))
+            if backend is None:
+                identity = self._identities.setdefault(engine, uuid.uuid4().hex)
+                backend = self._backends[id(engine)] = EngineBackend.of(engine, model_name="eft", identity=identity)
+            return backend
+
+
 _SHARED: Pool[str, EngineBackend] = Pool()
-_OF_ENGINES: WeakValueDictionary[int, EngineBackend] = WeakValueDictionary()
-"""By the engine's `id`, which no other object has while the backend holds the engine."""
-_IDENTITIES: WeakKeyDictionary[Engine, str] = WeakKeyDictionary()
-_OF_ENGINES_LOCK = threading.Lock()
+_OF_ENGINES = _OfEngines()
 
 
 def backend_of(engine: Engine) -> EngineBackend:
     """The backend of an engine that is already loaded, one and the same for all who ask. It lives as long as somebody holds it."""
-    with _OF_ENGINES_LOCK:
-        backend = _OF_ENGINES.get(id(engine))
-        if backend is None:
-            identity = _IDENTITIES.setdefault(engine, uuid.uuid4().hex)
-            backend = _OF_ENGINES[id(engine)] = EngineBackend.of(engine, model_name="eft", identity=identity)
-        return backend
+    return _OF_ENGINES.get(engine)
 
 
 def shared_backend(
     *,
-    base: str | None = None,
-    tuned: str | None = None,
-    reference: str | None = None,
+    base: str | MemberConfig | Mapping[str, Any] | None = None,
+    tuned: str | MemberConfig | Mapping[str, Any] | None = None,
+    reference: str | MemberConfig | Mapping[str, Any] | None = None,
     pairs: Mapping[str, Any] | None = None,
     preset: str | None = None,
     engine_config: EngineConfig | Mapping[str, Any] | None = None,
@@ -82,44 +103,17 @@ def shared_backend(
     When somebody closes that engine or its backend, the next one who asks gets a new backend.
 
     Name `preset`, or `base` with `tuned` and `reference`, or `base` with `pairs` (name -> `TunedPair`, or a mapping or
-    pair of sources).
+    pair of sources). A model is a hub id, folder or .gguf file, or a `MemberConfig` or its fields where it has options of its own.
 
     Raises:
         InvalidOptionError: the arguments contradict each other or are incomplete.
     """
-    config = engine_config if isinstance(engine_config, EngineConfig) else EngineConfig(**(engine_config or {}))
-    chosen = _pairs(tuned, reference, pairs)
-    if preset is not None and (base is not None or chosen):
-        raise InvalidOptionError("preset names a whole trio; do not combine it with base, tuned, ...", option="preset")
-    if preset is None and base is None:
-        raise InvalidOptionError("name the large model: base=..., or preset=...", option="base")
-
-    def load() -> Engine:
-        from eft_engine import Engine, load_preset
-
-        if base is None:
-            return load_preset(str(preset), config=config)
-        return Engine.load(base, pairs=chosen, config=config)
-
-    dumped = {name: pair.model_dump(mode="json") for name, pair in chosen.items()}
-    key = json.dumps([preset, base, dumped, config.model_dump(mode="json")], sort_keys=True, default=str)
-    return _SHARED.get(key, lambda: EngineBackend(load, model_name=preset or str(base), identity=key))
+    source = TrioSource.of(
+        base=base, tuned=tuned, reference=reference, pairs=pairs, preset=preset, engine_config=engine_config
+    )
+    return backend_of_source(source)
 
 
-def _pairs(tuned: str | None, reference: str | None, pairs: Mapping[str, Any] | None) -> dict[str, TunedPair]:
-    if (tuned is None) != (reference is None):
-        raise InvalidOptionError("tuned and reference belong together; give both", option="tuned")
-    chosen = {"tuned": TunedPair(tuned, reference)} if tuned is not None and reference is not None else {}
-    for name, pair in (pairs or {}).items():
-        match pair:
-            case TunedPair():
-                chosen[name] = pair
-            case Mapping():
-                chosen[name] = TunedPair(**pair)
-            case (str(first), str(second)):
-                chosen[name] = TunedPair(first, second)
-            case _:
-                raise InvalidOptionError(
-                    f"pair {name!r} must be a TunedPair, a mapping or (tuned, reference), got {pair!r}", option="pairs"
-                )
-    return chosen
+def backend_of_source(source: TrioSource) -> EngineBackend:
+    """The process's backend of a source; see `shared_backend`."""
+    return _SHARED.get(source.key, lambda: EngineBackend.named(source))

@@ -13,15 +13,19 @@ from collections.abc import AsyncIterator, Callable, Generator, Mapping
 import httpx
 
 from eft_engine import EngineStats, errors
+from eft_engine.forbidding import refuse_if_forbidden
 from eft_integrations.backends.connection import (
     Call,
     Connection,
     Dialect,
     EventReader,
     RemoteModel,
+    hang_up,
     read_model,
 )
 from eft_integrations.backends.eft_server import EFTDialect
+from eft_integrations.backends.engine_only import refuse_engine_options
+from eft_integrations.backends.forking import forgets_in_children
 from eft_integrations.backends.pool import Pool
 from eft_integrations.backends.protocol import last_result
 from eft_integrations.backends.refusals import Refusal
@@ -57,7 +61,12 @@ class RemoteBackend:
         self._served_name = served_name
         self._found: tuple[RemoteModel, Dialect] | None = None
         self._lock = threading.Lock()
+        forgets_in_children(self)
         self.identity = f"{self._connection.url} {served_name or ''}"
+
+    def in_child(self) -> None:
+        """In a forked child: the lock may be held by a thread that is not there."""
+        self._lock = threading.Lock()
 
     # ---- what the server says of itself --------------------------------------------------------------------------------
 
@@ -70,6 +79,12 @@ class RemoteBackend:
             ModelNotFoundError: it has no model of that name.
         """
         return self._find()[0]
+
+    def load(self) -> None:
+        """Ask the server now what it holds; errors as for `model`."""
+        self._find()
+
+    check = load
 
     @property
     def is_loaded(self) -> bool:
@@ -102,6 +117,7 @@ class RemoteBackend:
 
     def count_prompt_tokens(self, request: ChatRequest) -> int:
         """See `ChatBackend`."""
+        refuse_engine_options(request, url=self._connection.url)
         return self._dialect.count_prompt_tokens(request)
 
     def stats(self) -> EngineStats:
@@ -119,6 +135,7 @@ class RemoteBackend:
             return self._found
 
     def _ask(self) -> tuple[RemoteModel, Dialect]:
+        refuse_if_forbidden(self._connection.url)
         model = read_model(self._connection, self._served_name)
         if model.dialect not in DIALECTS:
             raise errors.RemoteServerError(
@@ -136,6 +153,7 @@ class RemoteBackend:
 
     def stream(self, request: ChatRequest) -> Generator[ChatDelta]:
         """See `ChatBackend`. The request is checked and sent now, not when the first piece is asked for."""
+        refuse_engine_options(request, url=self._connection.url)
         dialect = self._dialect
         call = dialect.call(request)
         response = self._connection.open(call.url, call.body)
@@ -143,7 +161,7 @@ class RemoteBackend:
             with self._connection.reaching():
                 response.read()
             raise dialect.meaning(Refusal.of(response), request)
-        return Pieces(self._read(response, call, request), response.close)
+        return Pieces(self._read(response, call, request), response.close, interrupt=lambda: hang_up(response))
 
     def _read(self, response: httpx.Response, call: Call, request: ChatRequest) -> Generator[ChatDelta]:
         events = EventReader()
@@ -162,6 +180,7 @@ class RemoteBackend:
 
     async def astream(self, request: ChatRequest) -> AsyncIterator[ChatDelta]:
         """See `ChatBackend`."""
+        refuse_engine_options(request, url=self._connection.url)
         _, dialect = self._find() if self.is_loaded else await asyncio.to_thread(self._find)
         call, events = dialect.call(request), EventReader()
         response = await self._connection.aopen(call.url, call.body)

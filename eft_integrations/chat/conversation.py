@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from eft_integrations.chat.messages import LOOSE, Message, Tool, ToolCall
 from eft_integrations.chat.notations.base import Notation
@@ -14,18 +14,24 @@ from eft_integrations.chat.tags import Tags
 from eft_integrations.chat.template import TemplateTraits
 from eft_integrations.json_types import Json, JsonObject
 
+NO_RESULT = "(no result)"
+"""What stands in the place of a result that is missing beside others of its turn."""
+
 
 def arranged(
     messages: Sequence[Message], tools: Sequence[Tool], traits: TemplateTraits, notation: Notation
 ) -> list[Message]:
     """The turns in a form and an order that a template with these traits takes. Nothing of what they say is lost."""
-    turns = _with_thoughts_of_the_loop(messages) if traits.thought == "content" else list(messages)
+    turns = _orphans_in_words(_results_in_order(messages))
+    turns = _with_thoughts_of_the_loop(turns) if traits.thought == "content" else turns
     if not traits.shows_results or any(_is_loose(turn) for turn in turns):
         turns = _results_in_words(turns)
     if traits.arguments is None:
         turns = [_call_as_text(turn, notation) for turn in turns]
     if not traits.parallel:
         turns = _one_call_each(turns)
+    if traits.alternates:
+        turns = _open_loops_in_words(turns, notation)
     if tools and not traits.shows_tools:
         turns = [Message("system", announcement(tools, notation)), *turns]
         if len(turns) > 1 and turns[1].role == "system":
@@ -34,6 +40,9 @@ def arranged(
     if traits.system != "anywhere":
         kept = turns[:1] if traits.system == "first" and turns and turns[0].role == "system" else []
         turns = _merged([*kept, *_system_in_user(turns[len(kept) :])], any_name=traits.alternates)
+    first = 1 if turns and turns[0].role == "system" else 0
+    if traits.alternates and len(turns) > first and turns[first].role == "assistant":
+        turns.insert(first, Message("user", ""))
     return turns
 
 
@@ -43,6 +52,59 @@ def _with_thoughts_of_the_loop(turns: Sequence[Message]) -> list[Message]:
     """
     last = max((index for index, turn in enumerate(turns) if turn.role == "user"), default=-1)
     return [dataclasses.replace(turn, reasoning="") if index < last else turn for index, turn in enumerate(turns)]
+
+
+def _results_in_order(turns: Sequence[Message]) -> list[Message]:
+    """Results in the order of their calls: most templates show no ids, and a model goes by the order then."""
+    ordered: list[Message] = []
+    for turn, results in _with_results(turns):
+        ordered.append(turn)
+        if not results:
+            continue
+        own, others = _assigned(turn.tool_calls, results)
+        for call, answers in zip(turn.tool_calls, own, strict=True):
+            ordered += answers or [Message("tool", NO_RESULT, tool_call_id=call.call_id or None, name=call.name)]
+        ordered += others
+    return ordered
+
+
+def _with_results(turns: Sequence[Message]) -> Iterator[tuple[Message, Sequence[Message]]]:
+    """The turns; one with calls together with the results that follow it."""
+    place = 0
+    while place < len(turns):
+        end = place + 1
+        while turns[place].tool_calls and end < len(turns) and turns[end].role == "tool":
+            end += 1
+        yield turns[place], turns[place + 1 : end]
+        place = end
+
+
+def _assigned(
+    calls: Sequence[ToolCall], results: Sequence[Message]
+) -> tuple[Sequence[Sequence[Message]], Sequence[Message]]:
+    """The results of each call, and those that belong to none.
+
+    A result is that of the call with its id, of several with one id the first that has none yet; what else has that id follows it.
+    One without an id is that of the first call with its name, or of the first at all, that has none yet. A turn with one call has no
+    results but those of that call.
+    """
+    if len(calls) == 1:
+        return [results], []
+    own: list[list[Message]] = [[] for _ in calls]
+    others: list[Message] = []
+    for result in sorted(results, key=lambda result: not result.tool_call_id):
+        if result.tool_call_id:
+            fitting = [place for place, call in enumerate(calls) if call.call_id == result.tool_call_id]
+        else:
+            fitting = [place for place, call in enumerate(calls) if not own[place] and result.name in (None, call.name)]
+        if not fitting:
+            others.append(result)
+            continue
+        place = next((place for place in fitting if not own[place]), fitting[-1])
+        if not result.tool_call_id:
+            result = dataclasses.replace(result, name=calls[place].name, tool_call_id=calls[place].call_id or None)
+        own[place].append(result)
+    return own, others
 
 
 def announcement(tools: Sequence[Tool], notation: Notation) -> str:
@@ -69,37 +131,50 @@ def _is_loose(turn: Message) -> bool:
 def _results_in_words(turns: Sequence[Message]) -> list[Message]:
     """Results as something that the user says."""
     names = {call.call_id: call.name for turn in turns for call in turn.tool_calls}
-    said = []
-    for turn in turns:
-        if turn.role == "tool":
-            name = turn.name or names.get(turn.tool_call_id or "")
-            function = f"The function {name}" if name else "The function"
-            turn = Message("user", f"{function} returned:\n{turn.content}")
-        said.append(turn)
-    return said
+    return [_in_words(turn, names) if turn.role == "tool" else turn for turn in turns]
+
+
+def _in_words(result: Message, names: Mapping[str, str]) -> Message:
+    name = result.name or names.get(result.tool_call_id or "")
+    function = f"The function {name}" if name else "The function"
+    return Message("user", f"{function} returned:\n{result.content}")
+
+
+def _orphans_in_words(turns: Sequence[Message]) -> list[Message]:
+    """Results behind no call, as a history has them that was trimmed, as something that the user says."""
+    arranged: list[Message] = []
+    for turn, results in _with_results(turns):
+        arranged += [_in_words(turn, {}) if turn.role == "tool" else turn, *results]
+    return arranged
+
+
+def _open_loops_in_words(turns: Sequence[Message], notation: Notation) -> list[Message]:
+    """Calls that nobody spoke after before the user went on, and their results, as text: where roles must alternate, calls and
+    results do not count.
+    """
+    arranged: list[Message] = []
+    loops = list(_with_results(turns))
+    for (turn, results), following in zip(loops, [*loops[1:], None], strict=True):
+        if turn.tool_calls and following is not None and following[0].role == "user":
+            arranged += _results_in_words([turn, *results])
+            arranged[-len(results) - 1] = _call_as_text(turn, notation)
+        else:
+            arranged += [turn, *results]
+    return arranged
 
 
 def _one_call_each(turns: Sequence[Message]) -> list[Message]:
     """Turns with several calls as turns with one, each followed by its result."""
     arranged: list[Message] = []
-    taken: set[int] = set()
-    for index, turn in enumerate(turns):
-        if index in taken:
-            continue
+    for turn, results in _with_results(turns):
         if len(turn.tool_calls) < 2:
-            arranged.append(turn)
+            arranged += [turn, *results]
             continue
-        results = []
-        for place in range(index + 1, len(turns)):
-            if turns[place].role != "tool":
-                break
-            results.append(place)
-        for number, call in enumerate(turn.tool_calls):
+        own, others = _assigned(turn.tool_calls, results)
+        for number, (call, answers) in enumerate(zip(turn.tool_calls, own, strict=True)):
             said = turn if number == 0 else dataclasses.replace(turn, content="", reasoning="")
-            arranged.append(dataclasses.replace(said, tool_calls=(call,)))
-            own = [place for place in results if turns[place].tool_call_id == call.call_id]
-            arranged += [turns[place] for place in own]
-            taken.update(own)
+            arranged += [dataclasses.replace(said, tool_calls=(call,)), *answers]
+        arranged += others
     return arranged
 
 

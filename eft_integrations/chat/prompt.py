@@ -9,7 +9,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypedDict, TypeVar
 from weakref import WeakKeyDictionary
 
-from eft_engine import ChatTemplate, JsonSchema, Lark, PromptOptions, SamplingParams, neutralise
+from eft_engine import (
+    ChatTemplate,
+    CompositionOptions,
+    JsonSchema,
+    Lark,
+    PromptOptions,
+    SamplingParams,
+    SpeculationOptions,
+    neutralise,
+)
 from eft_engine.config import RewardWeights
 from eft_integrations.chat.conversation import arranged, as_mappings, with_documents
 from eft_integrations.chat.grammar import answer_grammar
@@ -77,6 +86,8 @@ class EngineOptions(TypedDict):
     sampling: SamplingParams
     reward_weights: RewardWeights
     prompt_options: PromptOptions
+    composition: CompositionOptions | None
+    speculation: SpeculationOptions | None
 
 
 @dataclass(frozen=True)
@@ -106,7 +117,8 @@ class Asked:
     @classmethod
     def of_engine(cls, request: ChatRequest, engine: Engine) -> Asked:
         """A request to an engine."""
-        return cls.of(request, chat_template=engine.chat_template, control_tokens=ControlTokens.of_engine(engine))
+        template = engine.template_text(request.prompt_options.chat_template)
+        return cls.of(request, chat_template=template, control_tokens=ControlTokens.of_engine(engine))
 
     @classmethod
     def of(cls, request: ChatRequest, *, chat_template: str | None, control_tokens: ControlTokens) -> Asked:
@@ -119,11 +131,14 @@ class Asked:
         if request.prompt is not None:
             return cls._of_text(request, request.prompt)
         held_in_part = _unenforced(request)
-        template = request.chat_template or chat_template
+        options = request.prompt_options
+        own = request.chat_template
+        template = own or chat_template
         notation = notation_of(template, request.tool_notation)
         traits = traits_of(template) if template else NO_TEMPLATE
         tags = Tags(*request.reasoning_tags) if request.reasoning_tags is not None else tags_of(template)
-        safe = _harmless(request, control_tokens, tags)
+        structure = () if options.control_tokens == "parse" else control_tokens.structure
+        safe = _harmless(request, structure, tags)
         tools = safe.tools if request.tool_choice.mode != "none" else ()
         told = switched(request.reasoning, request.reasoning_budget, traits, in_channels=notation.has_headers)
         variables: JsonObject = {**told.variables, **safe.template_variables}
@@ -157,11 +172,15 @@ class Asked:
             options={
                 "sampling": _sampling(request, grammar, skip_special_tokens=not removed),
                 "reward_weights": request.reward_weights,
-                "prompt_options": PromptOptions(
-                    chat_template=ChatTemplate(jinja=request.chat_template),
-                    template_variables=variables,
-                    control_tokens="parse",  # those of others are broken up already; ours show how calls are written
+                "prompt_options": options.model_copy(
+                    update={
+                        "chat_template": options.chat_template if own is None else ChatTemplate(jinja=own),
+                        "template_variables": variables,
+                        "control_tokens": "parse",  # those of others are broken up already; ours show how calls are written
+                    }
                 ),
+                "composition": request.composition,
+                "speculation": request.speculation,
             },
             thoughts=thoughts,
             reading=_reading(request, notation) if has_calls else None,
@@ -177,16 +196,18 @@ class Asked:
         options: EngineOptions = {
             "sampling": _sampling(request, _format(request)),
             "reward_weights": request.reward_weights,
-            "prompt_options": PromptOptions(),
+            "prompt_options": request.prompt_options,
+            "composition": request.composition,
+            "speculation": request.speculation,
         }
         return cls(prompt, options, response_schema=request.response_schema, metadata=_unenforced(request))
 
 
-def _harmless(request: ChatRequest, control_tokens: ControlTokens, tags: Tags | None) -> ChatRequest:
-    """The request as it is shown: without control tokens in what the caller, tools or the model itself have written."""
+def _harmless(request: ChatRequest, structure: Sequence[str], tags: Tags | None) -> ChatRequest:
+    """The request as it is shown: without these control tokens in what the caller, tools or the model itself have written."""
 
     def broken(value: Value) -> Value:
-        return neutralise(value, control_tokens.structure)
+        return neutralise(value, structure)
 
     def call(own: ToolCall) -> ToolCall:
         try:
@@ -217,7 +238,7 @@ def _harmless(request: ChatRequest, control_tokens: ControlTokens, tags: Tags | 
             )
             for tool in request.tools
         ),
-        template_variables=broken(dict(request.template_variables)),
+        template_variables=broken({**request.prompt_options.template_variables, **request.template_variables}),
         documents=tuple(broken(dict(document)) for document in request.documents),
     )
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from eft_engine.config import RewardWeights, SamplingParams
+from eft_engine.config import CompositionOptions, PromptOptions, RewardWeights, SamplingParams, SpeculationOptions
+from eft_engine.errors import InvalidOptionError
 from eft_engine.outputs import TokenLogprobs, Usage
 from eft_integrations.chat.messages import InvalidToolCall, Message, Tool, ToolCall
 
@@ -27,7 +29,7 @@ class ToolChoice:
         """From what callers write: auto, none, any, required, True, a tool's name, or OpenAI's mapping.
 
         Raises:
-            ValueError: it names no tool that was given, or is none of these forms.
+            InvalidOptionError: it names no tool that was given, or is none of these forms.
         """
         name: str | None = None
         match value:
@@ -44,13 +46,17 @@ class ToolChoice:
             case str(name):
                 mode = "named"
             case _:
-                raise ValueError(f"tool_choice must be auto, none, any, required or a tool's name, got {value!r}")
+                raise _wrong(value, f"tool_choice must be auto, none, any, required or a tool's name, got {value!r}")
         known = [tool.name for tool in tools]
         if not known:
-            raise ValueError(f"tool_choice {value!r} asks for a tool call, but no tools were given")
+            raise _wrong(value, f"tool_choice {value!r} asks for a tool call, but no tools were given")
         if name is not None and name not in known:
-            raise ValueError(f"tool_choice names {name!r}; the tools are {', '.join(known)}")
+            raise _wrong(value, f"tool_choice names {name!r}; the tools are {', '.join(known)}")
         return cls(mode, name, parallel and mode != "named")
+
+
+def _wrong(tool_choice: object, message: str) -> InvalidOptionError:
+    return InvalidOptionError(message, option="tool_choice", value=tool_choice)
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,10 @@ class ChatRequest:
     raw text to continue; it stands in place of the messages, and tools have no meaning then. `chat_template` (Jinja) replaces the
     backend's own. `lenient_tool_calls`: calls of bound tools count also where the model writes them in another form than its
     template's. `tool_notation` names how the model writes calls (`chat.notations.NOTATIONS`); None: as its template says.
+
+    `prompt_options`, `composition` and `speculation` are the engine's own (`Engine.generate`), None: its defaults; variables of
+    templates join `template_variables`, which go first. `keep_alive_s`: how long the engine stays loaded after this request, if no
+    other follows. Only an engine of this process takes these four.
     """
 
     messages: tuple[Message, ...] = ()
@@ -82,6 +92,10 @@ class ChatRequest:
     chat_template: str | None = None
     lenient_tool_calls: bool = True
     tool_notation: str | None = None
+    prompt_options: PromptOptions = field(default_factory=PromptOptions)
+    composition: CompositionOptions | None = None
+    speculation: SpeculationOptions | None = None
+    keep_alive_s: float = math.inf
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from __future__ import annotations
 try:
     import langchain_core  # noqa: F401  only to say what is missing
 except ImportError as error:
-    raise ImportError("EFTChatModel needs langchain-core; install it with: pip install 'eft[langchain]'") from error
+    raise ImportError("EFTChatModel needs langchain-core: pip install 'eft-engine[langchain]'") from error
 
+from eft_integrations.langchain.by_name import init_chat_model
 from eft_integrations.langchain.chat_model import EFTChatModel
 
-__all__ = ["EFTChatModel"]
+__all__ = ["EFTChatModel", "init_chat_model"]

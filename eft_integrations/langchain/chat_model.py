@@ -10,56 +10,42 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, closing, contextmanager
+from contextlib import aclosing, closing
 from itertools import chain
 from typing import Any, Literal, TypeVar, cast
 
-from langchain_core import exceptions, output_parsers
+from langchain_core import exceptions
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import LangSmithParams, LanguageModelInput, LanguageModelOutput
+from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.outputs import ChatResult as LangChainResult
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.runnables.base import RunnableSerializable
-from langchain_core.runnables.utils import AnyConfigurableField
+from langchain_core.runnables.utils import AnyConfigurableField, ConfigurableFieldSpec
 from langchain_core.tools import BaseTool
-from langchain_core.utils.pydantic import is_basemodel_subclass
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, PrivateAttr
 
-from eft_engine import errors
 from eft_engine.config import RewardWeights
-from eft_integrations.call_options import CallOptions
-from eft_integrations.chat.request import ChatRequest
-from eft_integrations.json_types import JsonObject
 from eft_integrations.langchain import convert
-from eft_integrations.langchain.schemas import answer_schema, traced_schema
+from eft_integrations.langchain.binding import BoundChatModel
+from eft_integrations.langchain.described import DescribedModel
+from eft_integrations.langchain.dropped import dropping_chain
+from eft_integrations.langchain.errors import translated
 from eft_integrations.langchain.streams import Chunks
-from eft_integrations.langchain.structured import structured
+from eft_integrations.langchain.structured import structured_output
 from eft_integrations.question import Question
-from eft_integrations.sampling import stops_of
-from eft_integrations.trio_model import NAMES_OF_TRIO, TrioModel
 from eft_integrations.weights import settle
-from eft_integrations.wire.openai import schema_format
 
 WEIGHTS_KEY = "eft_reward_weights"
 """Key of `config["configurable"]` that carries weights."""
-
-NOT_ASKED = frozenset({"stream_usage", "ls_structured_output_format"})
-"""Keywords of a call that say nothing to a model."""
-
-LANGCHAINS_ERRORS: dict[type[Exception], type[exceptions.LangChainException]] = {
-    TimeoutError: exceptions.ModelTimeoutError,
-    errors.ContextOverflowError: exceptions.ContextOverflowError,
-    errors.ModelNotFoundError: exceptions.ModelNotFoundError,
-    errors.QueueFullError: exceptions.ModelRateLimitError,
-    errors.RequestError: exceptions.ModelInvalidRequestError,
-    errors.ConfigurationError: exceptions.ModelInvalidRequestError,
-    errors.GenerationError: exceptions.ModelAPIError,
-}
-"""The first kind that an error of the engine is of decides."""
+DIAL = ConfigurableFieldSpec(
+    id=WEIGHTS_KEY,
+    annotation=RewardWeights,
+    name="Reward weights",
+    description="how strongly the tuned pairs act: a number for every pair, or weights by pair name",
+)
 
 Method = TypeVar("Method", bound=Callable[..., object])
 
@@ -80,64 +66,24 @@ def _settling(method: Method) -> Method:
     return cast("Method", acall if inspect.iscoroutinefunction(method) else call)
 
 
-class EFTChatModel(TrioModel, BaseChatModel):
+class EFTChatModel(DescribedModel):
     """A base model with the behaviour of small tuned pairs, as a LangChain chat model; see `TrioModel` for its fields.
 
     Every field of `CallOptions` is also a keyword of a call. An unknown keyword is an error.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", protected_namespaces=())
-
-    max_retries: int | None = Field(default=None, description="accepted for compatibility; local calls are not retried")
-    streaming: bool = Field(default=False, description="invoke streams inside, so that callbacks see tokens")
-
     _weights_ids: tuple[str, ...] = PrivateAttr(default=(WEIGHTS_KEY,))
-
-    # ---- what LangChain asks about a model -----------------------------------------------------------------------------
-
-    @property
-    def _llm_type(self) -> str:
-        return "eft"
-
-    @property
-    def _identifying_params(self) -> dict[str, object]:
-        """Everything that changes an answer, so that caches never mix two models or two weights."""
-        names = (*NAMES_OF_TRIO, "engine_config", *sorted(set(CallOptions.model_fields) - {"timeout"}))
-        own = {name: getattr(self, name) for name in names}
-        return {"model_name": self.model_name, "backend": self._backend.identity, **own}
-
-    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: object) -> LangSmithParams:
-        params = super()._get_ls_params(stop=stop or stops_of(self), **kwargs)
-        params["ls_provider"] = "eft"
-        return params
-
-    def _resolve_model_profile(self) -> ModelProfile | None:
-        """What agents may rely on. The context length is told once the engine is loaded; a profile does not load it."""
-        profile = ModelProfile(
-            text_inputs=True,
-            text_outputs=True,
-            tool_calling=True,
-            tool_choice=True,
-            tool_call_streaming=True,
-            structured_output=True,
-            reasoning_output=True,
-        )
-        if self._is_loaded:
-            profile["max_input_tokens"] = self._backend.context_len
-        return profile
-
-    get_token_ids = TrioModel.token_ids
-
-    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[object] | None = None) -> int:
-        """Prompt tokens of a conversation as the chat template renders it."""
-        request = ChatRequest(messages=convert.to_messages(messages), tools=convert.to_tools(tools or []))
-        with _translated():
-            return self._backend.count_prompt_tokens(request)
 
     # ---- weights -------------------------------------------------------------------------------------------------------
 
     def _settle_weights(self, config: RunnableConfig | None, keywords: Mapping[str, object]) -> dict[str, object]:
-        """The keywords with the weights that the call, the surrounding block or the config ask for."""
+        """The keywords with the weights that the call, the surrounding block or the config ask for.
+
+        Raises:
+            ModelInvalidRequestError: weights were given to a chain that drops them.
+        """
+        if keywords.get("reward_weights") is None and (chain := dropping_chain()) is not None:
+            raise exceptions.ModelInvalidRequestError(chain)
         configurable = ensure_config(config).get("configurable", {})
         return settle(keywords, *(configurable.get(key) for key in self._weights_ids))
 
@@ -151,9 +97,19 @@ class EFTChatModel(TrioModel, BaseChatModel):
     agenerate = _settling(BaseChatModel.agenerate)
 
     def bind(self, **kwargs: object) -> Runnable[LanguageModelInput, AIMessage]:  # type: ignore[override]
-        """See `Runnable.bind`. Weights go into the model itself, where `bind_tools` and agents do not lose them."""
-        weights = cast("RewardWeights", kwargs.pop("reward_weights", None))
-        return super(EFTChatModel, self if weights is None else self.with_weights(weights)).bind(**kwargs)
+        """See `Runnable.bind`. Tools and schemas may be bound before or after; what was bound is as good as given with the call."""
+        return BoundChatModel(bound=self, kwargs={}, config={}).bind(**kwargs)
+
+    def with_config(
+        self, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """See `Runnable.with_config`. Tools and schemas may be bound before or after."""
+        return BoundChatModel(bound=self, kwargs={}, config={}).with_config(config, **kwargs)
+
+    @property
+    def config_specs(self) -> list[ConfigurableFieldSpec]:
+        """What a config may hold for this model: the weights."""
+        return [*super().config_specs, DIAL]
 
     def configurable_fields(
         self, **kwargs: AnyConfigurableField
@@ -167,22 +123,6 @@ class EFTChatModel(TrioModel, BaseChatModel):
 
     # ---- answers -------------------------------------------------------------------------------------------------------
 
-    def _question(
-        self, messages: Sequence[BaseMessage], stop: list[str] | None, keywords: Mapping[str, object]
-    ) -> Question:
-        """What is asked, checked.
-
-        Raises:
-            ModelInvalidRequestError: an unknown keyword, or a value that cannot be used.
-        """
-        asked = {name: value for name, value in keywords.items() if name not in NOT_ASKED}
-        try:
-            asked["tools"] = convert.openai_tools(cast("Sequence[object]", asked.get("tools") or ()))
-            asked["response_format"] = convert.openai_format(asked.get("response_format"))
-            return self._ask(convert.to_messages(messages), {**asked, "stop": stop})
-        except ValueError as error:
-            raise exceptions.ModelInvalidRequestError(str(error)) from error
-
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -190,7 +130,7 @@ class EFTChatModel(TrioModel, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: object,
     ) -> LangChainResult:
-        with _translated():
+        with translated():
             question = self._question(messages, stop, kwargs)
             return convert.to_result(question.answer(), question.model_name)
 
@@ -201,7 +141,7 @@ class EFTChatModel(TrioModel, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: object,
     ) -> LangChainResult:
-        with _translated():
+        with translated():
             question = self._question(messages, stop, kwargs)
             return convert.to_result(await question.aanswer(), question.model_name)
 
@@ -212,7 +152,7 @@ class EFTChatModel(TrioModel, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: object,
     ) -> Iterator[ChatGenerationChunk]:
-        with _translated():
+        with translated():
             question = self._question(messages, stop, kwargs)
             with closing(question.stream(self._chunks(question).feed)) as pieces:
                 for chunk in chain.from_iterable(pieces):
@@ -227,7 +167,7 @@ class EFTChatModel(TrioModel, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: object,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        with _translated():
+        with translated():
             question = self._question(messages, stop, kwargs)
             async with aclosing(question.astream(self._chunks(question).feed)) as pieces:
                 async for chunks in pieces:
@@ -237,7 +177,7 @@ class EFTChatModel(TrioModel, BaseChatModel):
                         yield chunk
 
     def _chunks(self, question: Question) -> Chunks:
-        return Chunks(question.model_name, in_blocks=self.output_version == "v1")
+        return Chunks(lambda: question.model_name, in_blocks=self.output_version == "v1")
 
     # ---- tools and structured output -----------------------------------------------------------------------------------
 
@@ -283,39 +223,4 @@ class EFTChatModel(TrioModel, BaseChatModel):
             strict: refuse a schema with a keyword that no mask can hold. Otherwise the rest is checked when the answer is whole.
             kwargs: further keywords of the call.
         """
-        if schema is None and method != "json_mode":
-            raise ValueError(f"method {method!r} needs a schema")
-        is_pydantic = isinstance(schema, type) and is_basemodel_subclass(schema)
-        traced: JsonObject = {"type": "object"} if schema is None else traced_schema(schema)
-        kwargs["ls_structured_output_format"] = {"kwargs": {"method": method, "strict": strict}, "schema": traced}
-        parser: Runnable[LanguageModelOutput, Any]
-        name: str | None = None
-        match method:
-            case "function_calling":
-                tools = cast("list[type[BaseModel]]", [schema])
-                name = str(traced["title"])
-                llm = self.bind_tools(tools, tool_choice=name, parallel_tool_calls=False, strict=strict, **kwargs)
-                parser = output_parsers.JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
-                if is_pydantic:
-                    parser = output_parsers.PydanticToolsParser(tools=[*tools], first_tool_only=True)
-            case "json_schema" | "json_mode":
-                if strict is not None:
-                    kwargs["strict"] = strict
-                wanted = {"title": "answer", "type": "object"} if schema is None else answer_schema(schema)
-                llm = self.bind(response_format=schema_format(str(wanted["title"]), wanted), **kwargs)
-                parser = output_parsers.JsonOutputParser()
-                if is_pydantic:
-                    parser = output_parsers.PydanticOutputParser(pydantic_object=cast("type[BaseModel]", schema))
-            case _:
-                raise ValueError(f"method must be json_schema, function_calling or json_mode, got {method!r}")
-        return structured(llm, parser, tool=name, include_raw=include_raw)
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Errors of the engine as LangChain's own; the original is their cause."""
-    try:
-        yield
-    except tuple(LANGCHAINS_ERRORS) as error:
-        found = next(own for kind, own in LANGCHAINS_ERRORS.items() if isinstance(error, kind))
-        raise found(str(error)) from error
+        return structured_output(self, schema, method, include_raw=include_raw, strict=strict, keywords=kwargs)

@@ -1,43 +1,25 @@
-"""LangChain's messages, tools and schemas to the neutral form, by way of OpenAI's, and answers back."""
+"""LangChain's tools and schemas to the neutral form, by way of OpenAI's, and answers back."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
 
-from langchain_core.messages import AIMessage, BaseMessage, convert_to_openai_messages
+from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 from langchain_core.outputs import ChatGeneration
 from langchain_core.outputs import ChatResult as LangChainResult
 
-from eft_integrations.chat.messages import Message, Tool
+from eft_integrations.chat.messages import Tool
 from eft_integrations.chat.request import ChatResult
 from eft_integrations.langchain.schemas import answer_schema, tool_form
 from eft_integrations.wire import openai as openai_wire
-from eft_integrations.wire.reasoning import to_thought
 
 OPENAI_FORMATS = ("text", "json_object", "json_schema")
 """Types of OpenAI's `response_format`; another mapping is a schema."""
 THOUGHT = "reasoning_content"
 """Where LangChain looks for a thought in `additional_kwargs`, for `content_blocks`."""
-
-
-def to_messages(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
-    """The conversation in the neutral form. A thought is content of type reasoning, or else in `additional_kwargs`.
-
-    Raises:
-        ValueError: content that is not text (images, audio, files), or a role that no model knows.
-    """
-    texts = [
-        message.model_copy(update={"content": openai_wire.to_text(message.content, f"messages.{index}.content")})
-        for index, message in enumerate(messages)
-    ]
-    thoughts = [to_thought({"content": message.content, **message.additional_kwargs}) for message in messages]
-    forms = convert_to_openai_messages(texts)
-    return openai_wire.to_messages(
-        [{**form, "reasoning_content": thought} for form, thought in zip(forms, thoughts, strict=True)]
-    )
 
 
 def to_tools(tools: Sequence[object]) -> tuple[Tool, ...]:

@@ -22,6 +22,7 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel, Field, create_model
 from typing_extensions import get_type_hints, is_typeddict  # for both kinds of TypedDict
 
+from eft_engine import errors
 from eft_integrations.chat.schemas.display import untitled
 from eft_integrations.class_schema import schema_of_class
 from eft_integrations.json_types import JsonObject
@@ -36,11 +37,11 @@ def tool_form(tool: object, *, strict: bool | None = None) -> JsonObject:
         strict: what the form says of it; None: nothing.
 
     Raises:
-        ValueError: it is none of these.
+        InvalidOptionError: it is none of these.
     """
     if is_typeddict(tool):
         tool = _model_of(tool)  # type: ignore[arg-type]
-    form: JsonObject = convert_to_openai_tool(tool)  # type: ignore[arg-type]
+    form = _converted(convert_to_openai_tool, tool)
     function = form.get("function")
     if not isinstance(function, dict):
         return form
@@ -51,8 +52,10 @@ def tool_form(tool: object, *, strict: bool | None = None) -> JsonObject:
         function = {**function, "parameters": untitled(parameters)}
     if strict is not None:
         if function.get("strict", strict) != strict:
-            raise ValueError(
-                f"the tool {function['name']!r} says strict={function['strict']}, and the call strict={strict}"
+            raise errors.InvalidOptionError(
+                f"the tool {function['name']!r} says strict={function['strict']}, and the call strict={strict}",
+                option="strict",
+                value=strict,
             )
         function = {**function, "strict": strict}
     return {**form, "function": function}
@@ -60,8 +63,9 @@ def tool_form(tool: object, *, strict: bool | None = None) -> JsonObject:
 
 def answer_schema(schema: object) -> JsonObject:
     """The JSON schema of an answer in any of these forms; its title is the name."""
-    function = tool_form(schema)["function"]
-    assert isinstance(function, dict), "what is no function was refused"
+    function = tool_form(schema).get("function")
+    if not isinstance(function, dict) or "name" not in function:
+        raise _no_tool(schema, "it names no schema")
     described = {"description": function["description"]} if function.get("description") else {}
     parameters = function.get("parameters") or {}
     assert isinstance(parameters, dict), "parameters are a schema"
@@ -71,10 +75,21 @@ def answer_schema(schema: object) -> JsonObject:
 def traced_schema(schema: object) -> JsonObject:
     """What LangChain's traces and tests call the schema of an answer: its own form, where it has one."""
     try:
-        found: JsonObject = convert_to_json_schema(schema)  # type: ignore[arg-type]
+        return _converted(convert_to_json_schema, schema)
     except TypeError:  # a TypedDict with keys that may be missing
         return answer_schema(schema)
-    return found
+
+
+def _converted(convert: Callable[..., dict[str, Any]], tool: object) -> JsonObject:
+    try:
+        return convert(tool)
+    except ValueError as error:
+        raise _no_tool(tool, str(error)) from error
+
+
+def _no_tool(tool: object, reason: str) -> errors.InvalidOptionError:
+    message = f"a tool or schema is a function, a LangChain tool, a class, or JSON with a name, got {tool!r}: {reason}"
+    return errors.InvalidOptionError(message, option="tools", value=tool)
 
 
 def _own_schema(tool: object) -> dict[str, Any] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from langchain_core.messages import AIMessageChunk
@@ -20,12 +20,12 @@ class Chunks:
     """The chunks of one answer.
 
     Args:
-        model_name: how the call named the model.
+        model_name: tells how the call named the model; asked at the end.
         in_blocks: content is a list of LangChain's standard blocks (`output_version="v1"`). Chunks are added up by the index of
             their blocks, so blocks are numbered here, calls among them; LangChain's own numbers would add a call to a text.
     """
 
-    def __init__(self, model_name: str, *, in_blocks: bool) -> None:
+    def __init__(self, model_name: Callable[[], str], *, in_blocks: bool) -> None:
         self._model_name = model_name
         self._in_blocks = in_blocks
         self._so_far = AnswerSoFar()
@@ -94,7 +94,7 @@ class Chunks:
         message = AIMessageChunk(
             content=[] if self._in_blocks else "",
             usage_metadata=usage_metadata(result),
-            response_metadata=response_metadata(result, self._model_name),
+            response_metadata=response_metadata(result, self._model_name()),
             chunk_position="last",
         )
         return self._made(message)

@@ -6,15 +6,73 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
+from langchain_core import output_parsers
 from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableGenerator, RunnableLambda, RunnableMap
 from langchain_core.utils.json import parse_json_markdown
+from langchain_core.utils.pydantic import is_basemodel_subclass
+from pydantic import BaseModel
 
+from eft_engine import errors
 from eft_integrations.chat.messages import InvalidToolCall
+from eft_integrations.json_types import JsonObject
+from eft_integrations.langchain.schemas import answer_schema, traced_schema
+from eft_integrations.wire.openai import schema_format
+
+if TYPE_CHECKING:
+    from eft_integrations.langchain.chat_model import EFTChatModel
+
+
+def structured_output(
+    llm: EFTChatModel,
+    schema: dict[str, Any] | type | None,
+    method: str,
+    *,
+    include_raw: bool,
+    strict: bool | None,
+    keywords: Mapping[str, Any],
+) -> Runnable[Any, Any]:
+    """See `EFTChatModel.with_structured_output`.
+
+    Raises:
+        InvalidOptionError: a method that there is not, or one that needs a schema without one.
+    """
+    if schema is None and method != "json_mode":
+        raise errors.InvalidOptionError(f"method {method!r} needs a schema", option="schema")
+    is_pydantic = isinstance(schema, type) and is_basemodel_subclass(schema)
+    traced: JsonObject = {"type": "object"} if schema is None else traced_schema(schema)
+    traces = {"kwargs": {"method": method, "strict": strict}, "schema": traced}
+    further: dict[str, Any] = {**keywords, "ls_structured_output_format": traces}
+    parser: Runnable[Any, Any]
+    answers: Runnable[Any, AIMessage]
+    name: str | None = None
+    match method:
+        case "function_calling":
+            tools = cast("list[type[BaseModel]]", [schema])
+            name = str(traced["title"])
+            answers = llm.bind_tools(tools, tool_choice=name, parallel_tool_calls=False, strict=strict, **further)
+            parser = output_parsers.JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
+            if is_pydantic:
+                parser = output_parsers.PydanticToolsParser(tools=[*tools], first_tool_only=True)
+        case "json_schema" | "json_mode":
+            if strict is not None:
+                further["strict"] = strict
+            wanted = {"title": "answer", "type": "object"} if schema is None else answer_schema(schema)
+            answers = llm.bind(response_format=schema_format(str(wanted["title"]), wanted), **further)
+            parser = output_parsers.JsonOutputParser()
+            if is_pydantic:
+                parser = output_parsers.PydanticOutputParser(pydantic_object=cast("type[BaseModel]", schema))
+        case _:
+            raise errors.InvalidOptionError(
+                f"method must be json_schema, function_calling or json_mode, got {method!r}",
+                option="method",
+                value=method,
+            )
+    return structured(answers, parser, tool=name, include_raw=include_raw)
 
 
 def structured(

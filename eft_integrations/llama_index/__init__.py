@@ -9,7 +9,7 @@ from __future__ import annotations
 try:
     import llama_index.core  # noqa: F401  only to say what is missing
 except ImportError as error:
-    raise ImportError("EFTLLM needs llama-index-core; install it with: pip install 'eft[llama-index]'") from error
+    raise ImportError("EFTLLM needs llama-index-core: pip install 'eft-engine[llama-index]'") from error
 
 from eft_integrations.llama_index.llm import EFTLLM
 

@@ -1,88 +1,21 @@
-"""LlamaIndex's messages to the neutral form, by way of OpenAI's, and answers back."""
+"""Answers as LlamaIndex has them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from llama_index.core.base.llms import types
-from llama_index.core.tools.types import ToolMetadata
-from pydantic import BaseModel
 
 from eft_engine import TokenLogprobs
 from eft_engine.outputs import TopToken
-from eft_integrations.chat.messages import Message, ToolCall
+from eft_integrations.chat.messages import ToolCall
 from eft_integrations.chat.request import ChatDelta, ChatResult
-from eft_integrations.chat.schemas.display import untitled
-from eft_integrations.class_schema import schema_of_class
-from eft_integrations.json_types import JsonObject
 from eft_integrations.so_far import AnswerSoFar
 from eft_integrations.wire import openai as openai_wire
-from eft_integrations.wire.reasoning import thought_text
 
 THOUGHT_DELTA = "thinking_delta"
 """Where agents look for a piece of a thought in a chunk's `additional_kwargs`."""
-
-
-def to_messages(messages: Iterable[types.ChatMessage]) -> tuple[Message, ...]:
-    """The conversation in the neutral form. What was passed in is only read.
-
-    Raises:
-        ValueError: content that is not text (images, audio, files).
-    """
-    return openai_wire.name_results(openai_wire.to_messages([_openai_form(message) for message in messages]))
-
-
-def _openai_form(message: types.ChatMessage) -> dict[str, object]:
-    """Calls are blocks, or else already OpenAI's, where older integrations keep them: in `additional_kwargs`."""
-    extra = message.additional_kwargs
-    calls: Sequence[object] = [
-        {"id": block.tool_call_id, "function": {"name": block.tool_name, "arguments": block.tool_kwargs}}
-        for block in message.blocks
-        if isinstance(block, types.ToolCallBlock)
-    ] or [call.model_dump() if isinstance(call, BaseModel) else call for call in extra.get("tool_calls") or ()]
-    return {
-        "role": message.role.value,
-        "content": _text(message.blocks),
-        "tool_calls": calls,
-        "tool_call_id": extra.get("tool_call_id"),
-        "name": extra.get("name"),
-        "reasoning_content": thought_text(
-            [block.content for block in message.blocks if isinstance(block, types.ThinkingBlock)]
-        ),
-    }
-
-
-def _text(blocks: Sequence[types.ContentBlock]) -> str:
-    """Texts of the blocks, one below the other, as `ChatMessage.content` joins them."""
-    parts = []
-    for block in blocks:
-        match block:
-            case types.TextBlock():
-                parts.append(block.text)
-            case types.CitableBlock():
-                parts.append(_text(block.content))
-            case types.CitationBlock():
-                parts.append(_text([block.cited_content]))
-            case types.ToolCallBlock() | types.ThinkingBlock() | types.CachePoint():
-                pass
-            case _:
-                raise ValueError(f"content of type {block.block_type!r} is not text; this model reads text only")
-    return "\n".join(parts)
-
-
-def tool_form(metadata: ToolMetadata) -> JsonObject:
-    """A tool in OpenAI's form with the whole schema of its class, of which LlamaIndex' own form keeps the properties only."""
-    form: dict[str, Any] = metadata.to_openai_tool(skip_length_check=True)
-    if metadata.fn_schema is None:
-        return form
-    schema = schema_of_class(metadata.fn_schema)
-    parameters = untitled({key: value for key, value in schema.items() if key != "description"})
-    return {**form, "function": {**form["function"], "parameters": parameters}}
-
-
-# ---- answers -------------------------------------------------------------------------------------------------------------
 
 
 def to_chat_response(result: ChatResult, model_name: str, *, delta: str | None = None) -> types.ChatResponse:

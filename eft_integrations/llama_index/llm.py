@@ -7,33 +7,85 @@ that is read later keeps the weights of its call.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 
 from llama_index.core.base.llms import types
+from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.function_calling import FunctionCallingLLM
-from llama_index.core.llms.llm import ToolSelection
-from llama_index.core.prompts import BasePromptTemplate
+from llama_index.core.llms.llm import ToolSelection, default_completion_to_prompt
+from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
 from llama_index.core.tools.types import BaseTool
 from llama_index.core.types import TokenAsyncGen
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
+from eft_engine import errors
+from eft_integrations.chat.messages import Message
 from eft_integrations.chat.request import DEFAULT_MAX_TOKENS
 from eft_integrations.json_objects import Model, partial_object
-from eft_integrations.llama_index.convert import ChatChunks, to_chat_response, to_completion, to_messages, tool_form
+from eft_integrations.llama_index.convert import ChatChunks, to_chat_response, to_completion
+from eft_integrations.llama_index.history import to_messages
+from eft_integrations.llama_index.keywords import call_keywords, continued_text
+from eft_integrations.llama_index.names import model_fields
+from eft_integrations.llama_index.query_weights import QUERY_WEIGHTS
 from eft_integrations.llama_index.structured import Prediction
+from eft_integrations.llama_index.tools import tool_form
 from eft_integrations.question import Question
 from eft_integrations.trio_model import TrioModel
 from eft_integrations.weights import settle
+
+OWN_PROMPTS: dict[str, object] = {
+    "messages_to_prompt": generic_messages_to_prompt,
+    "completion_to_prompt": default_completion_to_prompt,
+    "query_wrapper_prompt": None,
+}
+"""Fields that write prompts in place of the model's chat template, and what LlamaIndex has for them where nothing is given."""
 
 
 class EFTLLM(TrioModel, FunctionCallingLLM):
     """A base model with the behaviour of small tuned pairs, as a LlamaIndex LLM that calls tools; see `TrioModel` for its fields.
 
-    The keywords of every call are those of `CallKeywords`. An unknown keyword is an error.
+    The keywords of every call are those of `CallKeywords`. An unknown keyword is an error. Names of HuggingFaceLLM, LlamaCPP,
+    OpenAILike and Ollama are understood (docs/llama_index.md).
+
+    Chats are written by the model's chat template, or, where `messages_to_prompt` is given, by that; texts are what the user says
+    in the chat template, or, where `completion_to_prompt` or `query_wrapper_prompt` is given, continued as these write them.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", protected_namespaces=())
+
+    context_window: int | None = Field(
+        default=None, gt=0, description="tokens that prompts are packed into; None: as many as the models hold"
+    )
+    additional_kwargs: dict[str, object] = Field(
+        default_factory=dict, description="keywords of all calls that do not give them, as far as they are no fields"
+    )
+    is_chat_model: bool | None = Field(
+        default=None, description="what `metadata` says; None: True, unless only texts have a prompt of their own"
+    )
+    is_function_calling_model: bool | None = Field(
+        default=None, description="what `metadata` says; None: True, unless messages_to_prompt is given"
+    )
+
+    _own_prompts: frozenset[str] = PrivateAttr(default=frozenset())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_as_here(cls, given: object) -> object:
+        """Names that users of other LLMs bring."""
+        if not isinstance(given, Mapping):
+            return given
+        fields = model_fields(given, cls.model_fields)
+        fields = {name: value for name, value in fields.items() if name not in OWN_PROMPTS or value is not None}
+        if isinstance(wrapper := fields.get("query_wrapper_prompt"), str):
+            fields["query_wrapper_prompt"] = PromptTemplate(wrapper)
+        return fields
+
+    def model_post_init(self, context: object, /) -> None:
+        """See `TrioModel`. Prompts of one's own are known before LlamaIndex puts its own in their places."""
+        super().model_post_init(context)
+        self._own_prompts = frozenset(OWN_PROMPTS) & self.model_fields_set
 
     @classmethod
     def class_name(cls) -> str:
@@ -42,12 +94,25 @@ class EFTLLM(TrioModel, FunctionCallingLLM):
 
     @property
     def metadata(self) -> types.LLMMetadata:
-        """What LlamaIndex may rely on. The context window is the engine's, so asking for it loads the engine; see `load`."""
+        """What LlamaIndex may rely on. The context window of a trio that is not loaded yet is that of its configurations.
+
+        Raises:
+            InvalidOptionError: `context_window` is larger than what the models hold.
+        """
+        context_len = self._backend.context_len
+        if self.context_window is not None and self.context_window > context_len:
+            raise errors.InvalidOptionError(
+                f"context_window={self.context_window} is more than the {context_len} tokens that the models hold; give no more",
+                option="context_window",
+                value=self.context_window,
+            )
+        has_texts_only = self._writes_texts and not self._writes("messages_to_prompt")
+        calls = self.is_function_calling_model
         return types.LLMMetadata(
-            context_window=self._backend.context_len,
+            context_window=self.context_window or context_len,
             num_output=self.max_tokens or DEFAULT_MAX_TOKENS,
-            is_chat_model=True,
-            is_function_calling_model=True,
+            is_chat_model=not has_texts_only if self.is_chat_model is None else self.is_chat_model,
+            is_function_calling_model=not self._writes("messages_to_prompt") if calls is None else calls,
             model_name=self.model_name,
         )
 
@@ -55,8 +120,45 @@ class EFTLLM(TrioModel, FunctionCallingLLM):
         """What instrumentation events say of this LLM; does not load the engine."""
         return {"class_name": self.class_name(), "model_name": self.model_name, "reward_weights": self.reward_weights}
 
+    def _writes(self, name: str) -> bool:
+        """Whether a prompt is written by the field of this name, which was given or set later."""
+        return name in self._own_prompts or getattr(self, name) is not OWN_PROMPTS[name]
+
+    @property
+    def _writes_texts(self) -> bool:
+        return self._writes("completion_to_prompt") or self._writes("query_wrapper_prompt")
+
+    def _settled(self, keywords: Mapping[str, object]) -> dict[str, object]:
+        """The keywords of a call, with those that all calls have, under the names of `CallKeywords`."""
+        given = call_keywords(keywords)
+        return settle(
+            {**given, **{name: own for name, own in self.additional_kwargs.items() if given.get(name) is None}}
+        )
+
     def _question(self, messages: Sequence[types.ChatMessage], keywords: Mapping[str, object]) -> Question:
-        return self._ask(to_messages(messages), settle(keywords))
+        asked, said = self._settled(keywords), to_messages(messages)
+        if not self._writes("messages_to_prompt"):
+            return self._ask(said, asked)
+        assert self.messages_to_prompt is not None, "LlamaIndex puts its own in the place of None"
+        return self._ask((), continued_text(asked), prompt=self.messages_to_prompt(messages))
+
+    def _question_of_text(self, text: str, formatted: bool, keywords: Mapping[str, object]) -> Question:
+        asked = self._settled(keywords)
+        if not formatted and not self._writes_texts:
+            return self._ask_text(text, asked, formatted)
+        if not formatted:
+            if self.query_wrapper_prompt is not None:
+                text = self.query_wrapper_prompt.format(query_str=text)
+            assert self.completion_to_prompt is not None, "LlamaIndex puts its own in the place of None"
+            text = self.completion_to_prompt(text)
+        return self._ask_text(text, continued_text(asked), True)
+
+    def _ask(
+        self, messages: Sequence[Message], keywords: Mapping[str, object], *, prompt: str | None = None
+    ) -> Question:
+        """See `TrioModel._ask`. The weights are told to the answers of query engines that ask this."""
+        question = super()._ask(messages, keywords, prompt=prompt)
+        return dataclasses.replace(question, on_result=QUERY_WEIGHTS.listeners())
 
     # ---- chat and completion -------------------------------------------------------------------------------------------
 
@@ -83,26 +185,26 @@ class EFTLLM(TrioModel, FunctionCallingLLM):
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: object) -> types.CompletionResponse:
         """The answer to a text as the user's turn, or, where it is `formatted` already, its continuation."""
-        result = self._ask_text(prompt, settle(kwargs), formatted).answer()
+        result = self._question_of_text(prompt, formatted, kwargs).answer()
         return to_completion(to_chat_response(result, self.model_name))
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: object) -> types.CompletionResponse:
         """See `complete`; without blocking the event loop."""
-        result = await self._ask_text(prompt, settle(kwargs), formatted).aanswer()
+        result = await self._question_of_text(prompt, formatted, kwargs).aanswer()
         return to_completion(to_chat_response(result, self.model_name))
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: object) -> types.CompletionResponseGen:
         """See `complete`, in pieces; the request is submitted now."""
-        return self._ask_text(prompt, settle(kwargs), formatted).stream(ChatChunks(self.model_name).feed_text)
+        return self._question_of_text(prompt, formatted, kwargs).stream(ChatChunks(self.model_name).feed_text)
 
     @llm_completion_callback()
     async def astream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: object
     ) -> types.CompletionResponseAsyncGen:
         """See `complete`, in pieces; without blocking the event loop."""
-        return self._ask_text(prompt, settle(kwargs), formatted).astream(ChatChunks(self.model_name).feed_text)
+        return self._question_of_text(prompt, formatted, kwargs).astream(ChatChunks(self.model_name).feed_text)
 
     async def apredict(self, prompt: BasePromptTemplate, **prompt_args: object) -> str:
         """See `LLM.apredict`, which asks for `metadata`: the engine is loaded beside the event loop first."""
@@ -144,7 +246,7 @@ class EFTLLM(TrioModel, FunctionCallingLLM):
         """The calls of an answer; of a streamed one that is not over, with the arguments so far.
 
         Raises:
-            ValueError: there is none, and `error_on_no_tool_call`.
+            NoToolCallError: there is none, and `error_on_no_tool_call`.
         """
         calls = [
             ToolSelection(tool_id=block.tool_call_id or "", tool_name=block.tool_name, tool_kwargs=_arguments(block))
@@ -154,7 +256,8 @@ class EFTLLM(TrioModel, FunctionCallingLLM):
         if not calls and error_on_no_tool_call:
             broken = response.message.additional_kwargs.get("invalid_tool_calls") or ()
             reasons = "".join(f"; a call was begun, but {call['reason']}: {call['text']!r}" for call in broken)
-            raise ValueError(f"the answer calls no tool: {response.message.content!r}{reasons}")
+            text = response.message.content or ""
+            raise errors.NoToolCallError(f"the answer calls no tool: {text!r}{reasons}", text=text)
         return calls
 
     # ---- structured output ---------------------------------------------------------------------------------------------
@@ -175,7 +278,8 @@ class EFTLLM(TrioModel, FunctionCallingLLM):
             prompt_args: variables of the prompt.
 
         Raises:
-            ValueError: `max_tokens` does not hold the object, or it breaks a rule that no mask can hold.
+            IncompleteOutputError: `max_tokens` does not hold the object.
+            OutputError: it breaks a rule that no mask can hold, or that a schema cannot express (a validator).
         """
         call = Prediction(self, output_cls, prompt, llm_kwargs, prompt_args)
         return call.whole(self.chat(call.messages, **call.keywords))

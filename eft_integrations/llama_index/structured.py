@@ -51,8 +51,8 @@ class Prediction(Generic[Model]):
         """The object of a whole answer.
 
         Raises:
-            ValueError: `max_tokens` does not hold it, or it breaks a rule that no mask can hold, or that a schema cannot express
-                (a validator).
+            IncompleteOutputError: `max_tokens` does not hold it.
+            OutputError: it breaks a rule that no mask can hold, or that a schema cannot express (a validator).
         """
         output = self._whole(response)
         dispatcher.event(events.LLMStructuredPredictEndEvent(output=output))

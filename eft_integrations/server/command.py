@@ -86,7 +86,7 @@ def serve(
         from eft_integrations.server.loading import load_compositions
         from eft_integrations.server.settings import load_settings
     except ModuleNotFoundError as error:
-        typer.echo(f"error: the server needs {error.name}: pip install 'eft[server]'", err=True)
+        typer.echo(f"error: the server needs {error.name}: pip install 'eft-engine[server]'", err=True)
         raise typer.Exit(2) from None
     engine = {
         "dtype": dtype, "device": device, "runtime": runtime, "max_num_seqs": max_num_seqs,

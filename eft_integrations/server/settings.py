@@ -72,7 +72,10 @@ class CompositionSettings(BaseModel):
     @field_validator("tool_notation")
     @classmethod
     def _known_notation(cls, name: str | None) -> str | None:
-        notation_of(None, name)
+        try:
+            notation_of(None, name)
+        except errors.InvalidOptionError as error:
+            raise ValueError(str(error)) from None
         return name
 
     def tuned_pairs(self) -> dict[str, TunedPair]:

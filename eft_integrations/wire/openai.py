@@ -181,10 +181,7 @@ def to_tool_choice(
             raise wrong("tool_choice", f"allowed_tools names {unknown[0]!r}, which is none of the tools", value)
         tools = tuple(tool for tool in tools if tool.name in names)
         value = inner.get("mode", "auto")
-    try:
-        return ToolChoice.parse(value, tools, parallel=parallel), tools
-    except (ValueError, TypeError) as error:
-        raise wrong("tool_choice", str(error), value) from None
+    return ToolChoice.parse(value, tools, parallel=parallel), tools
 
 
 def to_response_schema(response_format: object, *, option: str = "response_format") -> dict[str, object] | None:

@@ -333,4 +333,4 @@ def test_bench_without_matplotlib_says_what_to_install(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     ran = run("bench", "--plot", str(tmp_path / "speed.png"), *trio)
     assert ran.code != 0
-    assert "eft[plot]" in ran.err
+    assert "eft-engine[plot]" in ran.err

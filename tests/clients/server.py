@@ -28,18 +28,9 @@ class Thinker(ToolUser):
         return dataclasses.replace(super()._reply(request), reasoning="I must look.")
 
 
-class Same(ScriptedBackend):
+def same(answer: ChatResult) -> ScriptedBackend:
     """Gives the same answer for ever."""
-
-    def __init__(self, answer: ChatResult) -> None:
-        super().__init__([])
-        self._answer = answer
-
-    def chat(self, request: ChatRequest) -> ChatResult:
-        """The answer."""
-        with self._lock:
-            self._replies.append(self._answer)
-        return super().chat(request)
+    return ScriptedBackend(otherwise=answer)
 
 
 def torn(arguments: str) -> ChatResult:
@@ -52,9 +43,9 @@ if __name__ == "__main__":
         "trio": backend_of(trained_engine()),
         "tools": ToolUser(),
         "thinker": Thinker(),
-        "cut": Same(torn(ARGUMENTS[:14])),
-        "late": Same(torn(ARGUMENTS)),
-        "unfit": Same(unfit(ToolCall("call_1", "look", ARGUMENTS))),
+        "cut": same(torn(ARGUMENTS[:14])),
+        "late": same(torn(ARGUMENTS)),
+        "unfit": same(unfit(ToolCall("call_1", "look", ARGUMENTS))),
     }
     with running(served) as url:
         sys.stdout.write(f"{url}\n")

@@ -298,7 +298,7 @@ def test_one_line_says_what_would_be_faster(
     assert report.members[0].runtime == "torch"
     (line,) = [record.getMessage() for record in caplog.records]
     assert "runs in torch, since it is not installed" in line
-    assert "eft[llama-cpp]" in line
+    assert "eft-engine[llama-cpp]" in line
     with pytest.raises(UnsupportedModelError, match="was asked for and it is not installed"):
         inspect_trio(MemberConfig(source=str(trio.files.base), runtime="llama.cpp"), {})
 

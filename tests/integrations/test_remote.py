@@ -244,9 +244,9 @@ def test_nothing_is_sent_before_something_is_asked() -> None:
     assert model.model_name == "trio"
     assert "secret" not in repr(model)
     assert remote_backend("http://127.0.0.1:9/v1", served_name="trio", api_key="secret") is model._backend
-    with pytest.raises(ValueError, match="give one of"):
+    with pytest.raises(errors.InvalidOptionError, match="give one of"):
         EFTChatModel(base_url="http://127.0.0.1:9/v1", preset="atlas")
-    with pytest.raises(ValueError, match="belongs to base_url"):
+    with pytest.raises(errors.InvalidOptionError, match="belongs to base_url"):
         EFTChatModel(preset="atlas", served_name="trio")
 
 

@@ -12,6 +12,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from eft_engine import Engine, EngineConfig, LoadedPair, SpeculationOptions
 from eft_integrations.chat.prompt import Asked
 from eft_integrations.chat.request import ChatRequest
-from eft_integrations.langchain.convert import to_messages, to_tools
+from eft_integrations.langchain.convert import to_tools
+from eft_integrations.langchain.history import to_messages
 from tests.toy import CHAT_TEMPLATE, SPECIAL_TOKENS
 
 VOCAB_SIZE = 700
@@ -241,6 +243,12 @@ class TrainedTrio:
         config = EngineConfig(max_num_seqs=16)
         return Engine.from_models(self.base, tokenizer=self.tokenizer, pairs=pairs, config=config)
 
+    def save(self, folder: Path) -> None:
+        """Each member as a model of its own: `folder/base`, `folder/tuned`, `folder/reference`."""
+        for name, model in (("base", self.base), ("tuned", self.tuned), ("reference", self.reference)):
+            model.save_pretrained(folder / name)
+            self.tokenizer.save_pretrained(folder / name)
+
 
 def train(learned: Sequence[Learned], texts: Sequence[str], *, vocab_size: int = VOCAB_SIZE) -> TrainedTrio:
     """A trio that knows these conversations, with a tokenizer made for these texts."""
@@ -259,11 +267,16 @@ def train(learned: Sequence[Learned], texts: Sequence[str], *, vocab_size: int =
     return trio
 
 
+def trained_trio() -> TrainedTrio:
+    """That of LangChain's tests."""
+    texts = [text for own in LANGCHAIN for text in (own.request.messages[0].content, own.answer)]
+    return train(LANGCHAIN, texts)
+
+
 @functools.cache
 def trained_engine() -> Engine:
     """One engine for all tests of LangChain."""
-    texts = [text for own in LANGCHAIN for text in (own.request.messages[0].content, own.answer)]
-    return train(LANGCHAIN, texts).engine()
+    return trained_trio().engine()
 
 
 @contextmanager

@@ -387,9 +387,9 @@ def test_without_the_package_gguf_the_line_that_installs_it_is_given(
     for name in [name for name in sys.modules if name == "gguf" or name.startswith("gguf.")]:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, "eft_engine.models.gguf_tensors")
-    with pytest.raises(UnsupportedModelError, match=r"pip install 'eft\[gguf\]'"):
+    with pytest.raises(UnsupportedModelError, match=r"pip install 'eft-engine\[gguf\]'"):
         config_from_gguf(file, member="base")
-    with pytest.raises(UnsupportedModelError, match=r"pip install 'eft\[gguf\]'"):
+    with pytest.raises(UnsupportedModelError, match=r"pip install 'eft-engine\[gguf\]'"):
         load_gguf_model(file, config, dtype=torch.float32, device="cpu", member="base", progress=lambda _: None)
 
 

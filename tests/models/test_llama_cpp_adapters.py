@@ -353,7 +353,7 @@ def test_missing_library_is_named(kind: str, tmp_path: Path, monkeypatch: pytest
     tuned = make_tuned(tmp_path, "llama")
     path = tuned.write()
     monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(UnsupportedAdapterError, match=r"pip install 'eft\[llama-cpp\]'"):
+    with pytest.raises(UnsupportedAdapterError, match=r"pip install 'eft-engine\[llama-cpp\]'"):
         _ = tuned.write() if kind == "folder" else check_gguf_adapter(path, model=tuned.file, member="chat.tuned")
 
 

@@ -151,7 +151,7 @@ class _Source:
             import gguf
         except ImportError as error:
             raise UnsupportedAdapterError(
-                f"{self.member}: the adapter in {self.path} needs the package gguf: pip install 'eft[llama-cpp]'",
+                f"{self.member}: the adapter in {self.path} needs gguf: pip install 'eft-engine[llama-cpp]'",
                 member=self.member,
                 source=str(self.path),
             ) from error

@@ -20,7 +20,7 @@ from eft_engine.config import LlamaCppOptions
 MIN_VERSION = (0, 3, 36)
 """The oldest llama-cpp-python whose structures are those that this package fills in."""
 
-INSTALL = "pip install 'eft[llama-cpp]' (it builds llama.cpp: a C++ compiler and some minutes)"
+INSTALL = "pip install 'eft-engine[llama-cpp]' (it builds llama.cpp: a C++ compiler and some minutes)"
 
 logger = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from llama_index.core.llms import ChatMessage, MessageRole
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.tools import FunctionTool
 
+from eft_engine.errors import EFTError
 from eft_integrations.testing.llama_index_suite.asking import gather, user
 from eft_integrations.testing.llama_index_suite.properties import SuiteProperties
 
@@ -81,7 +82,7 @@ class ToolTests(SuiteProperties):
         response = WAYS[way](llm, [ADD], tool_choice="none")
         assert response.message.content
         assert llm.get_tool_calls_from_response(response, error_on_no_tool_call=False) == []
-        with pytest.raises(ValueError):
+        with pytest.raises((ValueError, EFTError)):
             llm.get_tool_calls_from_response(response)
 
     @pytest.mark.parametrize("way", WAYS)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from eft_engine.errors import InvalidOptionError
 from eft_integrations.chat.conversation import arranged, as_mappings, with_documents
 from eft_integrations.chat.messages import LOOSE, Message, Tool, ToolCall
 from eft_integrations.chat.notations import DEEPSEEK_V3, HERMES
@@ -221,11 +222,97 @@ def test_choice_is_understood_in_every_form(value: object, mode: str, name: str 
     ("value", "reason"), [("sub", "the tools are add, now"), (3, "must be auto"), ({}, "must be auto")]
 )
 def test_choice_that_means_nothing_is_refused(value: object, reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
+    with pytest.raises(InvalidOptionError, match=reason):
         ToolChoice.parse(value, TOOLS)
 
 
 @pytest.mark.parametrize("value", ["any", "add", True])
 def test_demanded_call_needs_tools(value: object) -> None:
-    with pytest.raises(ValueError, match="no tools were given"):
+    with pytest.raises(InvalidOptionError, match="no tools were given"):
         ToolChoice.parse(value, [])
+
+
+# ---- histories that were trimmed -----------------------------------------------------------------------------------------
+
+ALTERNATING = dataclasses.replace(EVERYTHING, alternates=True, system="first")
+SAID = Message("user", "The function add returned:\n4")
+ADD = Message("assistant", "", tool_calls=CALLS[:1])
+FOUR = Message("tool", "4", tool_call_id="1", name="add")
+
+
+@pytest.mark.parametrize("traits", [EVERYTHING, ALTERNATING])
+def test_result_whose_call_is_gone_is_something_that_the_user_says(traits: TemplateTraits) -> None:
+    assert arranged([FOUR], TOOLS, traits, HERMES) == [SAID]
+    begun = [Message("user", "3?"), Message("assistant", "Wait."), FOUR]
+    assert arranged(begun, TOOLS, traits, HERMES) == [*begun[:2], SAID]
+    assert arranged([Message("user", "3?"), ADD, FOUR], TOOLS, traits, HERMES)[2] == FOUR
+
+
+@pytest.mark.parametrize("results", [[], [FOUR]])
+def test_user_may_go_on_behind_a_call_where_roles_alternate(results: list[Message]) -> None:
+    turns = [Message("user", "3?"), ADD, *results, Message("user", "Never mind.")]
+    assert arranged(turns, TOOLS, EVERYTHING, HERMES) == turns
+    question, call, rest = arranged(turns, TOOLS, ALTERNATING, HERMES)
+    assert (question, call.role, call.tool_calls, rest.role) == (turns[0], "assistant", (), "user")
+    assert '"add"' in call.content
+    assert rest.content.endswith("Never mind.")
+    assert (SAID.content in rest.content) == bool(results)
+
+
+@pytest.mark.parametrize("before", [[], [Message("system", "Be kind.")]])
+def test_assistant_may_speak_first_where_roles_alternate(before: list[Message]) -> None:
+    turns = [*before, Message("assistant", "Hello!"), Message("user", "3?")]
+    assert arranged(turns, [], EVERYTHING, HERMES) == turns
+    assert arranged(turns, [], ALTERNATING, HERMES) == [*before, Message("user", ""), *turns[len(before) :]]
+
+
+# ---- results -------------------------------------------------------------------------------------------------------------
+
+SHOWS_IDS_OF_NONE = TemplateTraits(shows_tools=True, arguments="object", shows_results=True, parallel=True)
+NAMES = {"1": "add", "2": "now", "3": "add"}
+
+
+def asked_for(ids: str) -> Message:
+    """A turn that calls some of `NAMES`."""
+    return Message("assistant", "", tool_calls=tuple(ToolCall(own, NAMES[own], "{}") for own in ids))
+
+
+def told(content: str, call_id: str | None = None, name: str | None = None) -> Message:
+    """A result."""
+    return Message("tool", content, tool_call_id=call_id, name=name)
+
+
+@pytest.mark.parametrize(
+    ("ids", "results", "expected"),
+    [
+        ("123", [told("c", "3"), told("a", "1"), told("b", "2")], ["a", "b", "c"]),
+        ("123", [told("b", "2")], ["(no result)", "b", "(no result)"]),
+        ("123", [told("b", name="now"), told("a"), told("c")], ["a", "b", "c"]),
+        ("123", [told("a"), told("c", "3"), told("b")], ["a", "b", "c"]),
+        ("11", [told("first", "1"), told("second", "1"), told("more", "1")], ["first", "second", "more"]),
+        ("12", [told("of another", "9"), told("b", "2"), told("a", "1")], ["a", "b", "of another"]),
+        ("1", [told("a", "9")], ["a"]),
+        ("12", [], []),
+    ],
+    ids=["late", "missing", "by name", "by place", "one id", "of no call", "one call", "none yet"],
+)
+@pytest.mark.parametrize("parallel", [True, False])
+def test_results_come_in_the_order_of_their_calls(
+    ids: str, results: list[Message], expected: list[str], parallel: bool
+) -> None:
+    turns = [Message("user", "go"), asked_for(ids), *results, Message("user", "on")]
+    traits = dataclasses.replace(SHOWS_IDS_OF_NONE, parallel=parallel)
+    shown = arranged(turns, (), traits, HERMES)
+    assert [turn.content for turn in shown if turn.role == "tool"] == expected
+    assert [call.call_id for turn in shown for call in turn.tool_calls] == list(ids)
+    assert turns[1].tool_calls == asked_for(ids).tool_calls
+    if not parallel and len(results) == len(ids) > 1:
+        assert [turn.role for turn in shown[1:3]] == ["assistant", "tool"]
+
+
+def test_result_without_an_id_gets_that_of_its_call() -> None:
+    shown = arranged([asked_for("12"), told("b", name="now"), told("a")], (), SHOWS_IDS_OF_NONE, HERMES)
+    assert [(turn.content, turn.tool_call_id, turn.name) for turn in shown[1:]] == [
+        ("a", "1", "add"),
+        ("b", "2", "now"),
+    ]

@@ -10,6 +10,7 @@ import pytest
 from llguidance import LLMatcher, LLTokenizer
 from transformers import AddedToken
 
+from eft_engine.errors import InvalidOptionError
 from eft_integrations.chat.grammar import answer_grammar
 from eft_integrations.chat.messages import InvalidToolCall, Tool, ToolCall
 from eft_integrations.chat.notations import NOTATIONS, notation_of
@@ -214,5 +215,5 @@ def test_grammars_allow_what_is_written_and_nothing_else(name: str, mode: str, s
 def test_a_notation_can_be_named_and_else_is_told_from_the_template() -> None:
     assert notation_of(None).name == notation_of("{{ messages }}").name == "hermes"
     assert notation_of("...[TOOL_CALLS]...", "llama3").name == "llama3"
-    with pytest.raises(ValueError, match="hermes"):
+    with pytest.raises(InvalidOptionError, match="hermes"):
         notation_of(None, "unknown")

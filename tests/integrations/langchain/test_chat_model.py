@@ -22,7 +22,7 @@ from langchain_core.messages import (
 )
 from pydantic import BaseModel, Field, ValidationError
 
-from eft_engine import Engine
+from eft_engine import Engine, errors
 from eft_integrations.backends.scripted import ScriptedBackend
 from eft_integrations.chat.messages import Message, ToolCall
 from eft_integrations.langchain import EFTChatModel
@@ -238,9 +238,9 @@ def test_structured_output_with_raw_and_parsing_errors() -> None:
     assert isinstance(good["raw"], AIMessage)
     assert bad["parsed"] is None
     assert bad["parsing_error"] is not None
-    with pytest.raises(ValueError, match="needs a schema"):
+    with pytest.raises(errors.InvalidOptionError, match="needs a schema"):
         llm.with_structured_output()
-    with pytest.raises(ValueError, match="method must be"):
+    with pytest.raises(errors.InvalidOptionError, match="method must be"):
         llm.with_structured_output(Person, method="wish")  # type: ignore[arg-type]
 
 

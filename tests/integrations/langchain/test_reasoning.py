@@ -68,7 +68,7 @@ def test_answer_without_a_thought_has_no_block_of_one() -> None:
 
 def test_text_behind_calls_is_a_block_of_its_own() -> None:
     """LangChain numbers blocks by their kind alone, and would add such a text to a call."""
-    chunks = Chunks("m", in_blocks=True)
+    chunks = Chunks(lambda: "m", in_blocks=True)
     deltas = [
         ChatDelta(reasoning="hm"),
         *(ChatDelta(call=CallDelta(index, f"call_{index}", "look", "{}")) for index in range(3)),

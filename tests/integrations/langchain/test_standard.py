@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import pytest
@@ -54,8 +55,23 @@ class Properties:
         return {"method": self.method}
 
 
+@pytest.fixture
+def _listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The suite loads JSON with `allowed_objects="all"`, which are the classes in a closed list of LangChain's."""
+    own = tuple(EFTChatModel.lc_id())
+    loading = importlib.import_module("langchain_core.load.load")
+    monkeypatch.setitem(loading.ALL_SERIALIZABLE_MAPPINGS, own, own)
+    monkeypatch.setattr(loading, "_default_class_paths_cache", {})
+
+
+@pytest.mark.usefixtures("_listed")
 class TestUnit(Properties, ChatModelUnitTests):  # type: ignore[misc]
-    """Construction, binding, parameters."""
+    """Construction, binding, parameters, JSON (which models have that are named)."""
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        """A trio by name; nothing is loaded."""
+        return {"preset": "atlas", "temperature": 0.0}
 
 
 class IntegrationSuite(Properties, ChatModelIntegrationTests):  # type: ignore[misc]

@@ -179,11 +179,8 @@ def test_strict_is_a_keyword_of_every_call() -> None:
 
 
 def test_errors_of_the_model_are_no_parsing_errors() -> None:
-    class Refusing(ScriptedBackend):
-        def chat(self, request: Any) -> ChatResult:
-            raise errors.InvalidGrammarError("no")
-
-    structured = EFTChatModel(backend=Refusing([])).with_structured_output(Person, include_raw=True)
+    backend = ScriptedBackend([errors.InvalidGrammarError("no")])
+    structured = EFTChatModel(backend=backend).with_structured_output(Person, include_raw=True)
     with pytest.raises(Exception, match="no") as raised:
         structured.invoke("Who?")
     assert isinstance(raised.value.__cause__, errors.InvalidGrammarError)

@@ -16,7 +16,7 @@ from llama_index.core.evaluation import FaithfulnessEvaluator
 from llama_index.core.llms import ChatMessage
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 import eft_integrations
 from eft_engine import Engine, SamplingParams, errors
@@ -237,21 +237,21 @@ def test_conversation_reaches_the_backend_in_neutral_form() -> None:
     ("ask", "kind", "reason"),
     [
         (lambda llm: llm.complete("word " * 6000), errors.ContextOverflowError, "context"),
-        (lambda llm: llm.complete("hi", temperature=-1.0), ValueError, "temperature"),
+        (lambda llm: llm.complete("hi", temperature=-1.0), errors.InvalidOptionError, "temperature"),
         (lambda llm: llm.complete("hi", reward_weights={"nobody": 1.0}), errors.UnknownPairError, "nobody"),
         (lambda llm: llm.complete("hi", model="another"), errors.ModelNotFoundError, "another"),
         (lambda llm: llm.complete("hi", timeout=0.0, ignore_eos=True, max_tokens=500), TimeoutError, "cancelled"),
-        (lambda llm: llm.chat(user(), tool_choice="any"), ValueError, "no tools were given"),
-        (lambda llm: llm.chat(user(), tools=[{"name": "f"}]), ValueError, "a tool is written"),
-        (lambda llm: llm.chat(user(), response_format="json"), ValueError, "response_format"),
+        (lambda llm: llm.chat(user(), tool_choice="any"), errors.InvalidOptionError, "no tools were given"),
+        (lambda llm: llm.chat(user(), tools=[{"name": "f"}]), errors.InvalidOptionError, "a tool is written"),
+        (lambda llm: llm.chat(user(), response_format="json"), errors.InvalidOptionError, "response_format"),
         (
             lambda llm: llm.chat([ChatMessage(role="user", blocks=[ImageBlock(image=b"x")])]),
-            ValueError,
+            errors.InvalidOptionError,
             "reads text only",
         ),
         (
             lambda llm: llm.structured_predict(Person, PROMPT, {"max_tokens": 2}, who="Ann"),
-            ValueError,
+            errors.IncompleteOutputError,
             "more tokens",
         ),
     ],
@@ -262,9 +262,9 @@ def test_errors_say_what_is_wrong_and_the_engine_lives_on(ask: Any, kind: type[E
     assert model().complete("Hello").text == GREETING
 
 
-def test_rule_that_no_schema_holds_is_reported_as_pydantic_does() -> None:
+def test_rule_that_no_schema_holds_is_reported_with_what_pydantic_says() -> None:
     llm, _ = make('{"name": 3}')
-    with pytest.raises(ValidationError, match="name"):
+    with pytest.raises(errors.OutputError, match="name: Input should be a valid string, so it is no Person"):
         llm.structured_predict(Person, PROMPT, who="Ann")
 
 
@@ -273,7 +273,7 @@ def test_call_that_does_not_fit_is_no_call_and_says_so() -> None:
     response = llm.chat_with_tools([ADD], "Hello", tool_required=True)
     assert llm.get_tool_calls_from_response(response, error_on_no_tool_call=False) == []
     assert response.raw["choices"][0]["finish_reason"] == "length"
-    with pytest.raises(ValueError, match="a call was begun"):
+    with pytest.raises(errors.NoToolCallError, match="a call was begun"):
         llm.get_tool_calls_from_response(response)
 
 

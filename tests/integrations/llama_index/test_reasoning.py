@@ -15,6 +15,7 @@ from llama_index.core.tools import FunctionTool
 from llama_index.core.workflow import StopEvent
 from pydantic import BaseModel
 
+from eft_engine import errors
 from eft_integrations.backends.scripted import ScriptedBackend
 from eft_integrations.chat.messages import InvalidToolCall, Message, ToolCall
 from eft_integrations.chat.request import ChatResult
@@ -175,7 +176,7 @@ def test_object_that_is_cut_anywhere_is_an_error(way: str) -> None:
         *[cut(Message("assistant", WRITTEN[:place]), is_object=True) for place in range(len(WRITTEN))], WRITTEN
     )
     for _ in range(len(WRITTEN)):
-        with pytest.raises(ValueError, match="max_tokens before the JSON of Person was whole"):
+        with pytest.raises(errors.IncompleteOutputError, match="max_tokens before the JSON of Person was whole"):
             PREDICTIONS[way](llm)
     assert PREDICTIONS[way](llm) == Person(name="Ann", tags=["a", "b"])
 
@@ -185,7 +186,7 @@ def test_object_that_breaks_its_schema_is_an_error(way: str) -> None:
     reply = cut(Message("assistant", WRITTEN))
     unfit = dataclasses.replace(reply, finish_reason="stop", metadata={"format_error": "tags: non-unique elements"})
     llm, _ = make(unfit)
-    with pytest.raises(ValueError, match="tags: non-unique elements, so it is no Person"):
+    with pytest.raises(errors.OutputError, match="tags: non-unique elements, so it is no Person"):
         PREDICTIONS[way](llm)
 
 

@@ -315,7 +315,7 @@ async def test_unknown_field_is_ignored_and_named_in_the_reply() -> None:
 
 
 async def test_failure_that_nobody_foresaw_is_a_server_error_that_tells_nothing() -> None:
-    response = await ask(ScriptedBackend([]))
+    response = await ask(ScriptedBackend([IndexError("lost")]))
     assert response.status_code == 500
     assert response.json()["error"] == {
         "message": "the server failed; its log says why",

@@ -235,7 +235,7 @@ async def test_metrics_show_queue_batch_times_tokens_acceptance_and_cache(engine
 
 async def test_prompts_are_not_logged(engine: Engine, capfd: pytest.CaptureFixture[str]) -> None:
     secret = "a very secret prompt"
-    with running({"m": backend_of(engine), "broken": ScriptedBackend([])}, log_level="debug") as url:
+    with running({"m": backend_of(engine), "broken": ScriptedBackend([IndexError("lost")])}, log_level="debug") as url:
         async with httpx.AsyncClient(base_url=url, timeout=60) as client:
             await client.post("/v1/completions", json={"model": "m", "prompt": secret, "max_tokens": 2})
             await client.post("/v1/completions", json={"model": "m", "prompt": [secret, 1]})

@@ -8,7 +8,7 @@ from typing import Any
 from eft_engine.config import resolve_weights
 from eft_integrations.backends.scripted import ScriptedBackend
 from eft_integrations.chat.messages import Message, ToolCall
-from eft_integrations.chat.request import ChatRequest, ChatResult
+from eft_integrations.chat.request import ChatRequest
 
 OBJECT = {"city": "Paris", "sunny": True}
 
@@ -20,13 +20,7 @@ class ToolUser(ScriptedBackend):
     """
 
     def __init__(self) -> None:
-        super().__init__([])
-
-    def chat(self, request: ChatRequest) -> ChatResult:
-        """The answer to this request."""
-        with self._lock:
-            self._replies.append(self._reply(request))
-        return super().chat(request)
+        super().__init__(self._reply)
 
     def _reply(self, request: ChatRequest) -> Message:
         called = [message for message in request.messages if message.role == "tool"]

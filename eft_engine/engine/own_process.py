@@ -1,0 +1,44 @@
+"""Which process an engine belongs to. A forked child has a copy of its memory, and not the thread that would answer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from eft_engine.errors import ForkedEngineError
+
+
+class OwnProcess:
+    """The process in which it was made. To be asked before a lock is taken: a lock that was held at the fork is held for ever."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is that process."""
+        return os.getpid() == self._pid
+
+    def check(self) -> None:
+        """Refuse to go on in another process.
+
+        Raises:
+            ForkedEngineError: this is a child of it.
+        """
+        if not self.is_here:
+            raise ForkedEngineError(
+                f"the engine was loaded by process {self._pid}, and this is process {os.getpid()}, which was forked from it and "
+                "has none. Load one here, after the fork (a model that is made here and names its trio does so by itself); in a "
+                "server that forks workers, do not load before it forks, or start workers with the method spawn",
+                pid=self._pid,
+            )
+
+
+def at_fork(*, before: Callable[[], None] | None = None, in_child: Callable[[], None] | None = None) -> None:
+    """Call `before` in a process that is about to fork, and `in_child` in the new one. Does nothing where no process forks."""
+    if not hasattr(os, "register_at_fork"):
+        return
+    if before is not None:
+        os.register_at_fork(before=before)
+    if in_child is not None:
+        os.register_at_fork(after_in_child=in_child)

@@ -1,0 +1,298 @@
+"""Blocks of code that give their weights to everything that is asked inside them, however deep in a chain the model is called.
+
+A context variable alone is not enough. A generator runs in the context of whoever asks for its next piece: what it sets is seen by
+its reader between two pieces, and is missing when another context asks for the next one, as Starlette's threads do. So a block that
+a generator entered is in effect where that generator runs and in the tasks and threads that it started, and nowhere else; any other
+block is in effect in its context and in those that are copied from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import opcode
+import sys
+import threading
+import types
+import warnings
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar, cast
+
+from eft_engine.config import RewardWeights
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+GENERATORS = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+FIXTURES = ("_pytest.", "pytest_asyncio.")
+"""Packages that run a generator up to its `yield` and keep it there while other code is to see what it set, as contextlib does."""
+THREADS_OF_A_CALL = "anyio."
+"""Runs every call of a function in a context that ends with it."""
+WRAPS_A_PIECE = "ASYNC_GEN_WRAP"
+
+
+class WeightsWarning(UserWarning):
+    """The weights of a block did not reach what was asked."""
+
+
+@dataclass(eq=False)
+class Block:
+    """One block that was entered.
+
+    Args:
+        weights: its weights.
+        outer: the block that was in effect where it was entered.
+        generator: the frame of the generator that entered it; None: it was no generator.
+        place: file and line.
+        is_carried: it stands for another block while a stream that was made inside that is read.
+    """
+
+    weights: RewardWeights
+    outer: Block | None
+    generator: types.FrameType | None
+    place: str
+    is_carried: bool = False
+    is_left: bool = False
+    was_used: bool = False
+
+    def is_within(self, other: Block) -> bool:
+        """Whether this block was entered inside of the other one."""
+        block: Block | None = self
+        while block is not None:
+            if block is other:
+                return True
+            block = block.outer
+        return False
+
+
+@dataclass(eq=False)
+class Unused:
+    """What a context keeps of a block in which nothing was asked, until something is asked after it."""
+
+    block: Block
+    was_told: bool = False
+
+
+_CURRENT: ContextVar[Block | Unused | None] = ContextVar("eft_reward_weights", default=None)
+_OF_GENERATORS: dict[types.FrameType, list[Block]] = {}
+"""Open blocks by the generator that entered them, the innermost last."""
+
+
+class weights(contextlib.ContextDecorator):
+    """Calls inside the block use these weights: in this thread or task, and in those that inherit its context.
+
+    A weight that is given with the call itself goes first; see the table in the README. An inner block stands in place of the outer
+    one, whole: a pair that it does not name has its own weight. Streams that are made inside and read later keep the weights. As a
+    decorator it surrounds every call of a function, a coroutine function or a generator function.
+
+    Args:
+        reward_weights: a number for every pair, or weights by pair name (pairs not named keep their own).
+    """
+
+    def __init__(self, reward_weights: RewardWeights) -> None:
+        self._reward_weights = reward_weights
+        self._entered: list[Block] = []
+
+    def __enter__(self) -> Self:
+        from eft_integrations.lazy import watch
+
+        watch()
+        self._entered.append(_enter(self._reward_weights, sys._getframe(1)))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        _leave(self._entered.pop(), failed=kind is not None)
+
+    def __call__(self, function: Function) -> Function:
+        """Surround every call of a function with such a block; of a generator, every piece."""
+        from eft_integrations.lazy import carried, is_lazy
+
+        @functools.wraps(function)
+        def call(*args: Any, **keywords: Any) -> Any:
+            with weights(self._reward_weights):
+                made = function(*args, **keywords)
+                return carried(made, in_effect()) if is_lazy(made) else made
+
+        @functools.wraps(function)
+        async def acall(*args: Any, **keywords: Any) -> Any:
+            with weights(self._reward_weights):
+                return await function(*args, **keywords)
+
+        return cast("Function", acall if inspect.iscoroutinefunction(function) else call)
+
+
+def current_weights() -> RewardWeights:
+    """The weights of the block that is in effect, or None."""
+    block = in_effect()
+    return None if block is None else block.weights
+
+
+def weights_of_call(*, has_own: bool = False) -> RewardWeights:
+    """`current_weights` for a call to a model, which thereby uses the block. Of a block that it may have missed the user is told,
+    unless the call has weights of its own.
+    """
+    block = in_effect()
+    if block is not None:
+        block.was_used = True
+        return block.weights
+    if not has_own:
+        _tell_of_unused()
+    return None
+
+
+def in_effect() -> Block | None:
+    """The innermost block here."""
+    running = _of_running_generator()
+    inherited = _inherited()
+    if running is None or (inherited is not None and inherited.is_within(running)):
+        return inherited
+    return running
+
+
+class carrying:
+    """One step of a generator that stands for a stream which was made inside a block, in whatever context that is read."""
+
+    def __init__(self, block: Block) -> None:
+        self._block = block
+
+    def __enter__(self) -> None:
+        frame = sys._getframe(1)
+        self._carried = Block(self._block.weights, self._block, frame, self._block.place, is_carried=True)
+        self._before = _CURRENT.get()
+        _CURRENT.set(self._carried)
+        _OF_GENERATORS.setdefault(frame, []).append(self._carried)
+
+    def __exit__(self, *error: object) -> None:
+        _close(self._carried)
+        _CURRENT.set(self._before)
+
+
+# ---- which block is in effect -----------------------------------------------------------------------------------------------
+
+
+def _of_running_generator() -> Block | None:
+    """The block of the nearest generator on this thread's stack that has one open."""
+    frame = sys._getframe(2) if _OF_GENERATORS else None
+    while frame is not None:
+        if blocks := _OF_GENERATORS.get(frame):
+            return blocks[-1]
+        frame = frame.f_back
+    return None
+
+
+def _inherited() -> Block | None:
+    """The innermost block that this context has or was copied with."""
+    block = _newest()
+    while block is not None and not _reaches_its_context(block):
+        block = block.outer
+    return block
+
+
+def _reaches_its_context(block: Block) -> bool:
+    """Whether a block holds in its context. That of a generator does in tasks and threads that it waits for, not between pieces."""
+    if block.is_left:
+        return False
+    frame = block.generator
+    return frame is None or frame.f_back is not None or _is_awaiting(frame)
+
+
+def _is_awaiting(frame: types.FrameType) -> bool:
+    """Whether an async generator that does not run waits for something; False: it has given a piece, or is over.
+
+    Both are the same instruction; in front of a piece stands one that wraps it, by itself or as an intrinsic function.
+    """
+    if not frame.f_code.co_flags & inspect.CO_ASYNC_GENERATOR:
+        return False
+    code, at = frame.f_code.co_code, frame.f_lasti
+    name, before = opcode.opname[code[at]], opcode.opname[code[at - 2]]
+    return name in ("YIELD_VALUE", "SEND") and before not in (WRAPS_A_PIECE, "CALL_INTRINSIC_1")
+
+
+# ---- entering and leaving ---------------------------------------------------------------------------------------------------
+
+
+def _enter(reward_weights: RewardWeights, frame: types.FrameType) -> Block:
+    opener = _opener(frame)
+    is_generator = bool(opener.f_code.co_flags & GENERATORS)
+    place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    block = Block(reward_weights, in_effect(), opener if is_generator else None, place)
+    if is_generator:
+        _OF_GENERATORS.setdefault(opener, []).append(block)
+    elif opener is not frame and _module(opener).startswith(THREADS_OF_A_CALL):
+        _tell(
+            block,
+            "was entered by a function that runs in a context of its own, so it reaches nothing outside of that function: "
+            "FastAPI runs dependencies with `yield` so. Write `async def` in front of the dependency",
+        )
+    _CURRENT.set(block)
+    return block
+
+
+def _opener(frame: types.FrameType) -> types.FrameType:
+    """Who entered a block: what stands inside a context manager that contextlib made belongs to whoever entered that."""
+    while frame.f_back is not None:
+        is_helper = _module(frame) == "contextlib"
+        driver = _module(frame.f_back)
+        is_manager = frame.f_code.co_flags & GENERATORS and (driver == "contextlib" or driver.startswith(FIXTURES))
+        if not (is_helper or is_manager):
+            break
+        frame = frame.f_back
+    return frame
+
+
+def _module(frame: types.FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))
+
+
+def _leave(block: Block, *, failed: bool) -> None:
+    if block.generator is not None:
+        _close(block)
+    if _newest() is block:
+        _CURRENT.set(block.outer if block.was_used or failed else Unused(block))
+    else:
+        block.is_left = True
+
+
+def _close(block: Block) -> None:
+    """Let a generator's block be open no more."""
+    assert block.generator is not None
+    blocks = _OF_GENERATORS[block.generator]
+    blocks.remove(block)
+    if not blocks:
+        del _OF_GENERATORS[block.generator]
+
+
+def _newest() -> Block | None:
+    """What this context was given last, in effect or not."""
+    found = _CURRENT.get()
+    return found.block.outer if isinstance(found, Unused) else found
+
+
+# ---- what is told -----------------------------------------------------------------------------------------------------------
+
+_TOLD: set[str] = set()
+_TOLD_LOCK = threading.Lock()
+
+
+def _tell_of_unused() -> None:
+    """Something is asked without weights after a block in which nothing was asked: perhaps it was made inside and begins now."""
+    found = _CURRENT.get()
+    if isinstance(found, Unused) and not found.was_told and not found.block.was_used:
+        found.was_told = True
+        _tell(
+            found.block,
+            "was left before anything was asked, and this call has no weights of a block. What begins when it is read or awaited "
+            "must be read inside of the block. Or give the weights another way: with_weights(...), or LangChain's "
+            'config={"configurable": {"eft_reward_weights": ...}}',
+        )
+
+
+def _tell(block: Block, what: str) -> None:
+    """Warn, once for every place."""
+    with _TOLD_LOCK:
+        if block.place in _TOLD:
+            return
+        _TOLD.add(block.place)
+    warnings.warn(f"the block weights({block.weights!r}) at {block.place} {what}", WeightsWarning, stacklevel=2)

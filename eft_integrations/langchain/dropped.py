@@ -1,0 +1,42 @@
+"""Weights that were given to a chain: LangChain hands the keywords of a chain's call to its first step, or to nobody."""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType
+
+from langchain_core.language_models import BaseLanguageModel
+from langchain_core.runnables import RunnableSequence
+from langchain_core.runnables.base import RunnableBindingBase
+
+CHAINS = ("langchain_core.runnables.", "langgraph.")
+"""Packages of what calls models on behalf of others."""
+
+
+def dropping_chain() -> str | None:
+    """What to say of a chain on this thread's stack that was given `reward_weights` and dropped them; None if there is none."""
+    message = None
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if "kwargs" in frame.f_code.co_varnames and frame.f_globals.get("__name__", "").startswith(CHAINS):
+            chain, given = frame.f_locals.get("self"), frame.f_locals.get("kwargs")
+            if isinstance(given, dict) and given.get("reward_weights") is not None and not _passes_on(chain):
+                message = _message(chain, frame.f_code.co_name, given["reward_weights"])
+        frame = frame.f_back
+    return message
+
+
+def _message(chain: object, method: str, weights: object) -> str:
+    config = f'config={{"configurable": {{"eft_reward_weights": {weights!r}}}}}'
+    return (
+        f"{type(chain).__name__}.{method} was given reward_weights={weights!r}. LangChain hands keywords to the first step of a "
+        f"chain only, so no model would get them; write .{method}(..., {config})"
+    )
+
+
+def _passes_on(chain: object) -> bool:
+    """Whether the keywords went to a model: the first step. The one that is called now is another, and was not meant."""
+    first = chain
+    while isinstance(first, RunnableSequence | RunnableBindingBase):
+        first = first.first if isinstance(first, RunnableSequence) else first.bound
+    return isinstance(first, BaseLanguageModel)

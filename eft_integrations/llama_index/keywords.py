@@ -1,0 +1,203 @@
+"""Keywords that LlamaIndex's components and users of its other LLMs give with a call, as those of `CallKeywords`.
+
+Nothing that could change an answer is dropped: what has another name here gets it, what says nothing of an answer is left out, and
+what cannot be done is an error that says what to write instead. A name that nobody knows stays, for `CallKeywords` to refuse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from llama_index.core.tools.types import BaseTool
+from pydantic import BaseModel
+
+from eft_engine import errors
+from eft_integrations.class_schema import schema_of_class
+from eft_integrations.llama_index.tools import tool_form
+from eft_integrations.weights import HEADER, parse_weights
+from eft_integrations.wire.openai import schema_format, wrong
+
+SAME = {
+    "allow_parallel_tool_calls": "parallel_tool_calls",
+    "eos_token_id": "stop_token_ids",
+    "max_new_tokens": "max_tokens",
+    "max_output_tokens": "max_tokens",
+    "max_tokens_to_sample": "max_tokens",
+    "num_predict": "max_tokens",
+    "repeat_penalty": "repetition_penalty",
+    "request_timeout": "timeout",
+    "stop_sequences": "stop",
+    "stopping_ids": "stop_token_ids",
+    "think": "thinking",
+    "thinking_dict": "thinking",
+}
+"""By the name in another LLM of LlamaIndex, the name here."""
+
+OPEN = ("options", "extra_body")
+"""Mappings of further keywords: Ollama's and OpenAI's."""
+
+UNHEARD = frozenset(
+    {
+        "extra_query", "idempotency_key", "metadata", "pad_token_id", "prompt_cache_key", "prompt_cache_retention",
+        "safety_identifier", "service_tier", "store", "stream_options", "use_cache", "user", "verbose",
+    }
+)  # fmt: skip
+"""What says nothing of an answer: where a request goes and how it is counted, kept and filled up."""
+
+ADVICE: dict[str, tuple[tuple[object, ...], str]] = {
+    "audio": ((), "this model answers in text"),
+    "best_of": ((1,), "a call has one answer"),
+    "echo": ((False,), "put the prompt in front of the answer yourself"),
+    "image_documents": (([], ()), "this model reads text only"),
+    "modalities": ((["text"],), "this model answers in text"),
+    "n": ((1,), "a call has one answer; for several ask again, with another seed each"),
+    "num_beams": ((1,), "there is no beam search; temperature=0 takes the most probable token"),
+    "num_ctx": ((), "it is an option of the LLM: EFTLLM(context_window=...)"),
+    "num_return_sequences": ((1,), "a call has one answer; for several ask again, with another seed each"),
+    "stream": ((), "the method says it: stream_chat, stream_complete"),
+}
+"""What is not there: values that say nothing (None always does), and what to do otherwise."""
+
+
+def call_keywords(given: Mapping[str, object]) -> dict[str, object]:
+    """The keywords of `CallKeywords` that a call's mean.
+
+    >>> call_keywords({"num_predict": 9, "image_documents": None, "tool_required": True, "options": {"top_k": 3}})
+    {'max_tokens': 9, 'top_k': 3, 'tool_choice': 'required'}
+
+    Raises:
+        InvalidOptionError: a keyword that cannot be done here, or two names of one that differ.
+    """
+    found: dict[str, object] = {}
+    for name, value in _flat(given):
+        own = SAME.get(name, name)
+        if name in UNHEARD or (name in SAME and value is None):
+            continue
+        if name in ADVICE:
+            neutral, advice = ADVICE[name]
+            if value is not None and value not in neutral:
+                raise wrong(name, f"{advice}; got {value!r}", value)
+        elif own in found and found[own] is not None and value is not None and found[own] != value:
+            raise wrong(name, f"{own}={found[own]!r} was given too, and means the same; give one of them", value)
+        elif value is not None or found.get(own) is None:
+            found[own] = value
+    for name, meant in MEANT.items():
+        if name in found and (value := found.pop(name)) is not None:
+            _add(found, name, value, meant(value))
+    return found
+
+
+def _flat(given: Mapping[str, object]) -> list[tuple[str, object]]:
+    """The keywords, and those in mappings of further ones."""
+    flat: list[tuple[str, object]] = []
+    for name, value in given.items():
+        if name not in OPEN:
+            flat.append((name, value))
+        elif isinstance(value, Mapping):
+            flat += [(str(key).removeprefix("eft_"), own) for key, own in value.items()]
+        elif value is not None:
+            raise wrong(name, f"must be a mapping, got {value!r}", value)
+    return flat
+
+
+def _add(found: dict[str, object], name: str, value: object, meant: Mapping[str, object]) -> None:
+    """What a keyword means; what was given in so many words goes before it where both can hold."""
+    for own, meaning in meant.items():
+        if found.get(own) is None:
+            found[own] = meaning
+        elif found[own] != meaning and name not in ("tool_required", "extra_headers"):
+            raise wrong(name, f"{value!r} means {own}={meaning!r}, and {own}={found[own]!r} was given too", value)
+
+
+# ---- keywords that mean others -------------------------------------------------------------------------------------------
+
+
+def reasoning_meant(value: object) -> dict[str, object]:
+    """What Ollama's and Anthropic's `thinking` mean.
+
+    >>> reasoning_meant(False), reasoning_meant({"type": "enabled", "budget_tokens": 512})
+    ({'reasoning': False}, {'reasoning': True, 'reasoning_budget': 512})
+    """
+    match value:
+        case bool() | str():
+            return {"reasoning": value}
+        case {"type": "enabled", **rest}:
+            budget = rest.get("budget_tokens")
+            return {"reasoning": True} if budget is None else {"reasoning": True, "reasoning_budget": budget}
+        case {"type": "disabled"}:
+            return {"reasoning": False}
+        case {"type": "adaptive"}:
+            return {"reasoning": "auto"}
+    raise wrong(
+        "thinking", f'must be True, False, an effort or {{"type": "enabled", "budget_tokens": ...}}, got {value!r}'
+    )
+
+
+def _headers_meant(value: object) -> dict[str, object]:
+    """Of the headers that a client would send, the one that a server of trios reads. The others say nothing of the answer."""
+    if not isinstance(value, Mapping):
+        raise wrong("extra_headers", f"must be a mapping, got {value!r}", value)
+    carried = next((own for name, own in value.items() if str(name).lower() == HEADER.lower()), None)
+    if carried is None:
+        return {}
+    try:
+        return {"reward_weights": parse_weights(str(carried))}
+    except ValueError as error:
+        raise wrong("extra_headers", f"{HEADER}: {error}", value) from None
+
+
+def _format_meant(value: object) -> dict[str, object]:
+    """Ollama's `format`: any JSON, or that of a schema."""
+    match value:
+        case "":
+            return {}
+        case "json":
+            return {"response_format": {"type": "json_object"}}
+        case Mapping():
+            return {"response_format": schema_format(str(value.get("title") or "answer"), value)}
+    raise wrong("format", f'must be "json" or a JSON schema, got {value!r}', value)
+
+
+def _response_format_meant(value: object) -> dict[str, object]:
+    """A class stands for its schema."""
+    if isinstance(value, type) and issubclass(value, BaseModel):
+        return {"response_format": schema_format(value.__name__, schema_of_class(value))}
+    return {"response_format": value}
+
+
+def _tools_meant(value: object) -> dict[str, object]:
+    """Tools of LlamaIndex in OpenAI's form."""
+    if not isinstance(value, list | tuple):
+        return {"tools": value}
+    return {"tools": [tool_form(tool.metadata) if isinstance(tool, BaseTool) else tool for tool in value]}
+
+
+MEANT: dict[str, Callable[[object], dict[str, object]]] = {
+    "do_sample": lambda value: {} if value else {"temperature": 0.0},
+    "extra_headers": _headers_meant,
+    "format": _format_meant,
+    "json_mode": lambda value: {"response_format": {"type": "json_object"}} if value else {},
+    "response_format": _response_format_meant,
+    "stop_token_ids": lambda value: {"stop_token_ids": [value] if isinstance(value, int) else value},
+    "thinking": reasoning_meant,
+    "tool_required": lambda value: {"tool_choice": "required"} if value else {},
+    "tools": _tools_meant,
+}
+"""What keywords mean in terms of others."""
+
+
+def continued_text(keywords: Mapping[str, object]) -> dict[str, object]:
+    """The keywords of a call that continues a text as it stands.
+
+    Raises:
+        InvalidOptionError: one that only a chat template can carry out.
+    """
+    for name in ("tools", "documents", "chat_template_kwargs"):
+        if keywords.get(name):
+            raise errors.InvalidOptionError(
+                f"{name}: a text is continued as it stands (formatted=True, messages_to_prompt, completion_to_prompt or "
+                f"query_wrapper_prompt), and only the model's chat template writes {name}; leave out one or the other",
+                option=name,
+                value=keywords[name],
+            )
+    return dict(keywords)

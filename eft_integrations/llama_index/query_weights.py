@@ -1,0 +1,179 @@
+"""Which weights a query engine's or chat engine's answer was asked at, in its `metadata`.
+
+LlamaIndex reports every query, synthesis and call of a model as spans, nested as they call each other. What is asked inside of the
+span of an answer belongs to that answer; so does what a streamed answer asks when it is read.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from llama_index.core.base.response.schema import (
+    AsyncStreamingResponse,
+    PydanticResponse,
+    Response,
+    StreamingResponse,
+)
+from llama_index.core.chat_engine.types import AgentChatResponse
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.span.base import BaseSpan
+from llama_index.core.instrumentation.span_handlers import BaseSpanHandler
+from llama_index_instrumentation.dispatcher import active_span_id
+from pydantic import PrivateAttr
+
+from eft_integrations.chat.request import ChatResult
+from eft_integrations.lazy import is_lazy
+
+KEY = "eft"
+"""Key of `metadata` beside the ids of the source nodes."""
+WITH_METADATA = (Response, PydanticResponse, StreamingResponse, AsyncStreamingResponse, AgentChatResponse)
+
+
+@dataclass(eq=False)
+class Asked:
+    """What was asked inside of one span, and the answers that the span gave."""
+
+    parent_id: str | None = None
+    weights: list[object] = field(default_factory=list)
+    answers: list[Any] = field(default_factory=list)
+
+    def record(self, result: ChatResult) -> None:
+        """One more answer of a model."""
+        self.weights.append(result.metadata.get("reward_weights"))
+        for answer in self.answers:
+            self._tell(answer)
+
+    def attach(self, answer: Any) -> None:
+        """The span's own answer; of a streamed one, what is asked while it is read counts too."""
+        self.answers.append(answer)
+        if isinstance(answer, StreamingResponse) and is_lazy(answer.response_gen):
+            answer.response_gen = _read(answer.response_gen, self)
+        elif isinstance(answer, AsyncStreamingResponse) and is_lazy(answer.response_gen):
+            answer.response_gen = _aread(answer.response_gen, self)
+        if self.weights:
+            self._tell(answer)
+
+    def _tell(self, answer: Any) -> None:
+        distinct = [weights for index, weights in enumerate(self.weights) if weights not in self.weights[:index]]
+        report: dict[str, object] = {"reward_weights": self.weights[-1]}
+        if len(distinct) > 1:
+            report["all_reward_weights"] = distinct
+        if answer.metadata is None:
+            answer.metadata = {}
+        answer.metadata[KEY] = report
+
+
+_READING: ContextVar[tuple[Asked, ...]] = ContextVar("eft_answers_being_read", default=())
+"""Whose streamed answers are being read here, the outermost first."""
+
+
+def _read(pieces: Generator[Any, None, None], asked: Asked) -> Generator[Any, None, None]:
+    try:
+        while True:
+            token = _READING.set((*_READING.get(), asked))
+            try:
+                piece = next(pieces)
+            except StopIteration:
+                return
+            finally:
+                _READING.reset(token)
+            yield piece
+    finally:
+        pieces.close()
+
+
+async def _aread(pieces: AsyncGenerator[Any, None], asked: Asked) -> AsyncGenerator[Any, None]:
+    try:
+        while True:
+            token = _READING.set((*_READING.get(), asked))
+            try:
+                piece = await anext(pieces)
+            except StopAsyncIteration:
+                return
+            finally:
+                _READING.reset(token)
+            yield piece
+    finally:
+        await pieces.aclose()
+
+
+class QueryWeights(BaseSpanHandler[BaseSpan]):
+    """Remembers, of every open span, what is asked inside of it."""
+
+    _open: dict[str, Asked] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def class_name(cls) -> str:
+        """What LlamaIndex calls the handler."""
+        return "QueryWeights"
+
+    def listeners(self) -> Callable[[ChatResult], None]:
+        """What to tell of an answer to a question that is asked here, innermost span first."""
+        reading = _READING.get()
+        inside: list[Asked] = []
+        span_id = active_span_id.get()
+        while span_id is not None and (asked := self._open.get(span_id)) is not None:
+            inside.append(asked)
+            span_id = asked.parent_id
+
+        def tell(result: ChatResult) -> None:
+            for asked in (*inside, *reversed(reading)):
+                asked.record(result)
+
+        return tell
+
+    def span_enter(
+        self,
+        id_: str,
+        bound_args: inspect.BoundArguments,
+        instance: Any | None = None,
+        parent_id: str | None = None,
+        tags: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """See `BaseSpanHandler`."""
+        self._open[id_] = Asked(parent_id)
+
+    def span_exit(
+        self,
+        id_: str,
+        bound_args: inspect.BoundArguments,
+        instance: Any | None = None,
+        result: Any | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """See `BaseSpanHandler`."""
+        asked = self._open.pop(id_, None)
+        if asked is not None and isinstance(result, WITH_METADATA):
+            asked.attach(result)
+
+    def span_drop(
+        self,
+        id_: str,
+        bound_args: inspect.BoundArguments,
+        instance: Any | None = None,
+        err: BaseException | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """See `BaseSpanHandler`."""
+        self._open.pop(id_, None)
+
+    def new_span(self, *args: Any, **kwargs: Any) -> BaseSpan | None:
+        """No span of its own."""
+        return None
+
+    def prepare_to_exit_span(self, *args: Any, **kwargs: Any) -> BaseSpan | None:
+        """No span of its own."""
+        return None
+
+    def prepare_to_drop_span(self, *args: Any, **kwargs: Any) -> BaseSpan | None:
+        """No span of its own."""
+        return None
+
+
+QUERY_WEIGHTS = QueryWeights()
+get_dispatcher().add_span_handler(QUERY_WEIGHTS)
