@@ -8,22 +8,16 @@ block is in effect in its context and in those that are copied from it.
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import inspect
 import opcode
 import sys
 import threading
 import types
 import warnings
-from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar, cast
 
 from eft_engine.config import RewardWeights
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 GENERATORS = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 FIXTURES = ("_pytest.", "pytest_asyncio.")
@@ -78,49 +72,6 @@ class Unused:
 _CURRENT: ContextVar[Block | Unused | None] = ContextVar("eft_reward_weights", default=None)
 _OF_GENERATORS: dict[types.FrameType, list[Block]] = {}
 """Open blocks by the generator that entered them, the innermost last."""
-
-
-class weights(contextlib.ContextDecorator):
-    """Calls inside the block use these weights: in this thread or task, and in those that inherit its context.
-
-    A weight that is given with the call itself goes first; see the table in the README. An inner block stands in place of the outer
-    one, whole: a pair that it does not name has its own weight. Streams that are made inside and read later keep the weights. As a
-    decorator it surrounds every call of a function, a coroutine function or a generator function.
-
-    Args:
-        reward_weights: a number for every pair, or weights by pair name (pairs not named keep their own).
-    """
-
-    def __init__(self, reward_weights: RewardWeights) -> None:
-        self._reward_weights = reward_weights
-        self._entered: list[Block] = []
-
-    def __enter__(self) -> Self:
-        from eft_integrations.lazy import watch
-
-        watch()
-        self._entered.append(_enter(self._reward_weights, sys._getframe(1)))
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        _leave(self._entered.pop(), failed=kind is not None)
-
-    def __call__(self, function: Function) -> Function:
-        """Surround every call of a function with such a block; of a generator, every piece."""
-        from eft_integrations.lazy import carried, is_lazy
-
-        @functools.wraps(function)
-        def call(*args: Any, **keywords: Any) -> Any:
-            with weights(self._reward_weights):
-                made = function(*args, **keywords)
-                return carried(made, in_effect()) if is_lazy(made) else made
-
-        @functools.wraps(function)
-        async def acall(*args: Any, **keywords: Any) -> Any:
-            with weights(self._reward_weights):
-                return await function(*args, **keywords)
-
-        return cast("Function", acall if inspect.iscoroutinefunction(function) else call)
 
 
 def current_weights() -> RewardWeights:
@@ -213,7 +164,8 @@ def _is_awaiting(frame: types.FrameType) -> bool:
 # ---- entering and leaving ---------------------------------------------------------------------------------------------------
 
 
-def _enter(reward_weights: RewardWeights, frame: types.FrameType) -> Block:
+def enter(reward_weights: RewardWeights, frame: types.FrameType) -> Block:
+    """A block that begins in this frame."""
     opener = _opener(frame)
     is_generator = bool(opener.f_code.co_flags & GENERATORS)
     place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
@@ -246,7 +198,8 @@ def _module(frame: types.FrameType) -> str:
     return str(frame.f_globals.get("__name__", ""))
 
 
-def _leave(block: Block, *, failed: bool) -> None:
+def leave(block: Block, *, failed: bool) -> None:
+    """The end of a block."""
     if block.generator is not None:
         _close(block)
     if _newest() is block:

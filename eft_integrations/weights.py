@@ -1,11 +1,18 @@
-"""Which reward weights a call has, and how they are written where no mapping can be."""
+"""Which reward weights a call has: blocks of code, precedence, and how weights are written where no mapping can be."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Self, TypeVar, cast
 
+from eft_engine import errors
 from eft_engine.config import RewardWeights
-from eft_integrations.blocks import WeightsWarning, current_weights, weights, weights_of_call
+from eft_integrations.blocks import Block, WeightsWarning, current_weights, enter, in_effect, leave, weights_of_call
+from eft_integrations.lazy import carried, watch
 
 __all__ = [
     "HEADER",
@@ -22,6 +29,56 @@ __all__ = [
 
 HEADER = "X-EFT-Reward-Weights"
 """Carries weights to a server where a request's body cannot."""
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class weights(contextlib.ContextDecorator):
+    """Calls inside the block use these weights: in this thread or task, and in those that inherit its context.
+
+    A weight that is given with the call itself goes first (docs/weights.md). An inner block stands in place of the outer one,
+    whole: a pair that it does not name has its own weight. Streams that are made inside and read later keep the weights. As a
+    decorator it surrounds every call of a function or coroutine function, and every piece of a generator.
+
+    Args:
+        reward_weights: a number for every pair, or weights by pair name (pairs not named keep their own).
+
+    Raises:
+        ConfigurationError: this very object is entered already; every `with` wants one of its own.
+    """
+
+    def __init__(self, reward_weights: RewardWeights) -> None:
+        self._reward_weights = reward_weights
+        self._block: Block | None = None
+
+    def __enter__(self) -> Self:
+        if self._block is not None:
+            raise errors.ConfigurationError(
+                f"this block was entered already; write `with weights({self._reward_weights!r}):` each time"
+            )
+        watch()
+        self._block = enter(self._reward_weights, sys._getframe(1))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        block, self._block = self._block, None
+        assert block is not None
+        leave(block, failed=kind is not None)
+
+    def __call__(self, function: Function) -> Function:
+        """Surround every call of a function with such a block; of a generator, every piece."""
+
+        @functools.wraps(function)
+        def call(*args: Any, **keywords: Any) -> Any:
+            with weights(self._reward_weights):
+                return carried(function(*args, **keywords), in_effect())
+
+        @functools.wraps(function)
+        async def acall(*args: Any, **keywords: Any) -> Any:
+            with weights(self._reward_weights):
+                return await function(*args, **keywords)
+
+        return cast("Function", acall if inspect.iscoroutinefunction(function) else call)
 
 
 def first_given(*carried: RewardWeights) -> RewardWeights:

@@ -51,7 +51,9 @@ ALLOWED_LIBRARIES: dict[str, set[str]] = {
     "cli": {"typer", "rich", "matplotlib"},
 }
 INTEGRATIONS_ALLOWED = {
-    "weights": set(),
+    "blocks": set(),
+    "lazy": {"blocks"},
+    "weights": {"blocks", "lazy"},
     "sampling": set(),
     "durations": set(),
     "moved": set(),
@@ -73,8 +75,8 @@ INTEGRATIONS_ALLOWED = {
         "weights", "wire",
     },
     "llama_index": {
-        "backends", "call_options", "chat", "class_schema", "json_objects", "pieces", "question", "sampling", "so_far", "trio_model", "weights",
-        "wire",
+        "backends", "call_options", "chat", "class_schema", "json_objects", "lazy", "pieces", "question", "sampling", "so_far",
+        "trio_model", "weights", "wire",
     },
     "agents": {"backends", "call_options", "chat", "pieces", "sampling", "weights", "wire"},
     "server": {"backends", "chat", "json_objects", "sampling", "so_far", "weights", "wire"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 from eft_engine.errors import ForkedEngineError
 
@@ -32,13 +31,3 @@ class OwnProcess:
                 "server that forks workers, do not load before it forks, or start workers with the method spawn",
                 pid=self._pid,
             )
-
-
-def at_fork(*, before: Callable[[], None] | None = None, in_child: Callable[[], None] | None = None) -> None:
-    """Call `before` in a process that is about to fork, and `in_child` in the new one. Does nothing where no process forks."""
-    if not hasattr(os, "register_at_fork"):
-        return
-    if before is not None:
-        os.register_at_fork(before=before)
-    if in_child is not None:
-        os.register_at_fork(after_in_child=in_child)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import threading
 from weakref import WeakSet
 
 from eft_engine.engine.openmp import compute_alone, release_workers
-from eft_engine.engine.own_process import OwnProcess, at_fork
+from eft_engine.engine.own_process import OwnProcess
 from eft_engine.engine.scheduler import Load, Scheduler, StepPlan
 from eft_engine.engine.sequence import Sequence
 from eft_engine.engine.step import Stepper
@@ -27,8 +28,8 @@ def _close_all() -> None:
         worker.close()
 
 
-at_fork(before=release_workers, in_child=_OPEN.clear)
-"""A child has none of these threads, and OpenMP would wait in it for workers that it does not have either."""
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=release_workers)  # OpenMP would wait in the child for workers that it does not have
 
 
 class EngineWorker:

@@ -104,8 +104,8 @@ def find_preset(name: str) -> Preset:
 
 def load_preset(name: str = DEFAULT_PRESET, *, config: EngineConfig | None = None) -> Engine:
     """Load a preset's trio. Errors: as for `find_preset` and `Engine.load`."""
+    refuse_if_forbidden(name)
     from eft_engine.engine.engine import Engine
 
     preset = find_preset(name)
-    refuse_if_forbidden(name)
     return Engine.load(preset.base(), pairs=preset.pairs(), config=config)

@@ -41,7 +41,7 @@ class Automatic:
         """What fits a request. `number`: of the request, for ids of calls that differ.
 
         Raises:
-            InvalidOptionError: a schema is none; arguments that were given do not fit; or none of the tools to call is there.
+            InvalidOptionError: a schema is none, or arguments that were given do not fit one.
             InvalidGrammarError: no value was found that fits a schema.
         """
         thought = "" if request.reasoning == "off" else self.thought
@@ -56,6 +56,16 @@ class Automatic:
             value = example_of(request.response_schema, seed=self.seed)
             return Message("assistant", json.dumps(value, ensure_ascii=False), reasoning=thought)
         return Message("assistant", self._text_for(request), reasoning=thought)
+
+    def report(self, request: ChatRequest) -> JsonObject:
+        """What the metadata say of a request that was answered: what no mask holds of its schemas, and what had no use.
+
+        Raises:
+            InvalidOptionError: a schema is none, or strict and not held in full.
+        """
+        found = unenforced(request.tools, request.response_schema, strict_response=request.strict_response)
+        is_unknown = bool(request.tools and self.call_tools and not self._wanted(request.tools))
+        return {**({"unenforced": found} if found else {}), **({"ignored": ["call_tools"]} if is_unknown else {})}
 
     def _next_tools(self, request: ChatRequest) -> Sequence[Tool]:
         """The tools that are called now: those that were not since the last turn of the user; where a call must come, any."""
@@ -72,17 +82,9 @@ class Automatic:
         return waiting if choice.parallel else waiting[:1]
 
     def _wanted(self, tools: Sequence[Tool]) -> Sequence[Tool]:
-        if self.call_tools == "all" or not tools:
+        if self.call_tools == "all":
             return tools
-        wanted = [tool for tool in tools if tool.name in self.call_tools]
-        if not wanted and self.call_tools:
-            raise InvalidOptionError(
-                f"call_tools names {', '.join(map(repr, self.call_tools))}, and the request has none of them; its tools are "
-                f"{', '.join(repr(tool.name) for tool in tools)}",
-                option="call_tools",
-                value=self.call_tools,
-            )
-        return wanted
+        return [tool for tool in tools if tool.name in self.call_tools]
 
     def _arguments_of(self, tool: Tool) -> Json:
         given = self.arguments.get(tool.name)
@@ -103,16 +105,6 @@ class Automatic:
             return self.text
         results = _results(request.messages)
         return json.dumps(results, ensure_ascii=False) if results else PLAIN
-
-
-def reported(request: ChatRequest) -> JsonObject:
-    """What the metadata say of the schemas of a request that was answered.
-
-    Raises:
-        InvalidOptionError: a schema is none, or strict and not held in full.
-    """
-    found = unenforced(request.tools, request.response_schema, strict_response=request.strict_response)
-    return {"unenforced": found} if found else {}
 
 
 def _since_the_user(messages: Sequence[Message]) -> Sequence[Message]:

@@ -16,7 +16,7 @@ from eft_engine import EngineStats
 from eft_engine.config import resolve_weights
 from eft_engine.errors import EFTError
 from eft_integrations.backends import wording
-from eft_integrations.backends.automatic import Automatic, reported
+from eft_integrations.backends.automatic import Automatic
 from eft_integrations.backends.protocol import last_result
 from eft_integrations.backends.replies import AUTO, Answer, Auto, Broken, Gate, Gated, Plan, Reply, planned
 from eft_integrations.chat.messages import Message
@@ -251,7 +251,7 @@ class ScriptedBackend:
                 text = json.dumps(dict(answer), ensure_ascii=False)
                 return wording.whole(Message("assistant", text), record.request, {**metadata})
             case _:
-                said = {**metadata, **reported(record.request)}
+                said = {**metadata, **self._automatic.report(record.request)}
                 return wording.within_limits(self._automatic.answer(record.request, number), record.request, said)
 
 

@@ -80,9 +80,9 @@ class TrioSource:
 
     def load(self) -> Engine:
         """The engine. Errors: as for `Engine.load`."""
+        refuse_if_forbidden(self.name)
         from eft_engine import Engine
 
-        refuse_if_forbidden(self.name)
         base, pairs = self.members
         return Engine.load(base, pairs=pairs, config=self.config)
 

@@ -84,9 +84,9 @@ def _assigned(
 ) -> tuple[Sequence[Sequence[Message]], Sequence[Message]]:
     """The results of each call, and those that belong to none.
 
-    A result is that of the call with its id, of several with one id the first that has none yet; what else has that id follows it.
-    One without an id is that of the first call with its name, or of the first at all, that has none yet. A turn with one call has no
-    results but those of that call.
+    A result is that of the call with its id, of several with one id the first that has none yet; what else has that id follows
+    it. One without an id is that of the first call with its name, or of the first at all, that has none yet. A turn with one call
+    has no results but those of that call.
     """
     if len(calls) == 1:
         return [results], []

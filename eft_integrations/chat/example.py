@@ -10,14 +10,15 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from fractions import Fraction
 from typing import Any
 
 from eft_engine.errors import InvalidGrammarError
 from eft_integrations.chat.schema import held
 from eft_integrations.chat.schema_check import fault_of
+from eft_integrations.chat.schemas.numbers import NoValueError, number
 from eft_integrations.chat.schemas.sentence import sentence
 from eft_integrations.chat.schemas.strings import FORMATS, whole
 from eft_integrations.chat.schemas.tree import ANNOTATIONS, rebuilt
@@ -44,11 +45,8 @@ KINDS_BY_KEYWORD = {
 """What a schema without a type speaks of."""
 FORMATS_BY_PATTERN: Mapping[object, str] = {whole(expression): name for name, expression in FORMATS.items()}
 """A grammar has the pattern of most formats."""
+LOOK_AROUND = re.compile(r"\(\?<?[=!](?:[^()\\]|\\.)*\)")
 IN_PLACE = frozenset({"$ref", "anyOf", "allOf"})
-
-
-class _NoValueError(Exception):
-    """No value lies on this way."""
 
 
 def example_of(schema: object, *, arguments: bool = False, seed: int = 0) -> Json:
@@ -86,24 +84,28 @@ def example_of(schema: object, *, arguments: bool = False, seed: int = 0) -> Jso
 
 def _values(schema: object, seed: int, *, arguments: bool) -> Iterator[Json]:
     whole = held(schema, arguments=arguments).schema
-    for maker in (_Maker(whole, seed), _Maker(whole, seed, takes_all=True)):
+    loosened = held(_in_other_words(schema), arguments=arguments).schema
+    for maker in (_Maker(whole, seed), _Maker(whole, seed, takes_all=True), _Maker(loosened, seed)):
         yield from maker.values()
-    with_contained = _with_contained(schema)
-    if with_contained != schema:
-        yield from _Maker(held(with_contained, arguments=arguments).schema, seed).values()
     for count in range(NUM_DRAWN):
-        yield from _Maker(whole, seed, draw=random.Random(f"{seed} {count}")).values()
+        yield from _Maker(loosened if count % 2 else whole, seed, draw=random.Random(f"{seed} {count}")).values()
     draw = random.Random(f"{seed} sentences")
     for _ in range(NUM_SENTENCES):
-        text = sentence(whole, draw)
+        text = sentence(loosened, draw)
         if text is not None:
             yield json.loads(text)
 
 
-def _with_contained(schema: object) -> Any:
-    """What a list must contain as its first items, which a grammar can hold."""
-    copy = rebuilt(schema, _with_contained)
-    if isinstance(copy, dict) and isinstance(copy.get("contains"), dict) and "prefixItems" not in copy:
+def _in_other_words(schema: object) -> Any:
+    """Some of what no grammar holds as something that one does: what a list must contain as its first items, and patterns without
+    their look-around.
+    """
+    copy = rebuilt(schema, _in_other_words)
+    if not isinstance(copy, dict):
+        return copy
+    if isinstance(copy.get("pattern"), str):
+        copy["pattern"] = LOOK_AROUND.sub("", copy["pattern"])
+    if isinstance(copy.get("contains"), dict) and "prefixItems" not in copy:
         item = {"allOf": [copy["contains"], copy.get("items", True)]}
         fewest = int(copy.get("minContains", 1))
         copy |= {"prefixItems": [item] * fewest, "minItems": max(fewest, copy.get("minItems", 0))}
@@ -134,17 +136,17 @@ class _Maker:
         """The value; none where this way leads to none."""
         try:
             yield self._make(self._whole, self._seed, ())
-        except (_NoValueError, RecursionError):
+        except (NoValueError, RecursionError):
             return
 
     def _make(self, schema: object, turn: int, way: tuple[str, ...]) -> Json:
         """A value. `turn`: which of them, for values that must differ; `way`: definitions around this one."""
         self._parts += 1
         if schema is False or self._parts > MOST_PARTS:
-            raise _NoValueError
+            raise NoValueError
         schema = schema if isinstance(schema, Mapping) else {}
         if any(schema.get(keyword, 0) > MOST_PARTS for keyword in ("minLength", "minItems", "minProperties")):
-            raise _NoValueError
+            raise NoValueError
         turn = turn if self._draw is None else self._draw.randrange(100)
         if "const" in schema or "enum" in schema:
             return self._listed(schema, turn)
@@ -174,7 +176,7 @@ class _Maker:
             case "string":
                 return self._text(schema, turn)
             case "integer" | "number":
-                return _number(schema, turn, is_whole=kind == "integer")
+                return number(schema, turn, is_whole=kind == "integer")
             case "boolean":
                 return turn % 2 == 1
         return None
@@ -188,7 +190,7 @@ class _Maker:
         for value in (*listed[start:], *listed[:start]):
             if set(schema) <= {"const", "enum"} or self._fits(value, schema):
                 return value
-        raise _NoValueError
+        raise NoValueError
 
     # ---- what stands in place --------------------------------------------------------------------------------------------
 
@@ -220,7 +222,7 @@ class _Maker:
 
     def _named(self, name: str, turn: int, way: tuple[str, ...]) -> Json:
         if way.count(name) > MOST_ROUNDS:
-            raise _NoValueError
+            raise NoValueError
         return self._make(self._definitions[name], turn, (*way, name))
 
     def _first(self, branches: Sequence[Any], turn: int, way: tuple[str, ...]) -> Json:
@@ -232,9 +234,9 @@ class _Maker:
         for branch in ordered:
             try:
                 return self._make(branch, turn, way)
-            except _NoValueError:
+            except NoValueError:
                 continue
-        raise _NoValueError
+        raise NoValueError
 
     def _is_inside_itself(self, way: tuple[str, ...]) -> bool:
         return len(set(way)) < len(way)
@@ -246,7 +248,7 @@ class _Maker:
             if text is not None:
                 found: Json = json.loads(text)
                 return found
-        raise _NoValueError
+        raise NoValueError
 
     # ---- objects and lists -----------------------------------------------------------------------------------------------
 
@@ -282,7 +284,7 @@ class _Maker:
         """One that may be left out, where it leads to no value."""
         try:
             made[name] = self._make(schema, turn, way)
-        except _NoValueError:
+        except NoValueError:
             return
 
     def _other_names(self, schema: Mapping[str, Any], turn: int) -> Iterator[tuple[str, Any]]:
@@ -294,7 +296,7 @@ class _Maker:
             if schema.get("additionalProperties", True) is not False:
                 yield word(turn + offset), schema.get("additionalProperties", True)
             elif not schema.get("patternProperties"):
-                raise _NoValueError
+                raise NoValueError
 
     def _array(self, schema: Mapping[str, Any], turn: int, way: tuple[str, ...]) -> list[Json]:
         prefix: Sequence[Any] = schema.get("prefixItems", ())
@@ -308,7 +310,7 @@ class _Maker:
         for index in range(int(wanted)):
             try:
                 made.append(self._make(prefix[index] if index < len(prefix) else items, turn + index, way))
-            except _NoValueError:
+            except NoValueError:
                 if index < fewest:
                     raise
                 break
@@ -328,41 +330,3 @@ class _Maker:
 def _is_or_null(branches: Sequence[Any]) -> bool:
     """Whether one alternative and none: the value is there then."""
     return len(branches) == 2 and {"type": "null"} in branches
-
-
-def _number(schema: Mapping[str, Any], turn: int, *, is_whole: bool) -> Json:
-    """The number that is `turn` steps from the lowest, or from 0 where 0 is one."""
-    step = Fraction(repr(schema.get("multipleOf", 1)))
-    if is_whole and step.denominator != 1:
-        step = Fraction(step.numerator)
-    low, high = _bound(schema, "inimum", step, 1), _bound(schema, "aximum", step, -1)
-    if low is not None and high is not None and low > high:
-        if is_whole or "multipleOf" in schema:
-            raise _NoValueError
-        return _between(schema)
-    count = turn if low is None or high is None else turn % int((high - low) / step + 1)
-    if (low is None or low <= 0) and (high is None or count * step <= high):
-        value = count * step
-    elif low is not None:
-        value = low + count * step
-    else:
-        assert high is not None, "a number without bounds is found above"
-        value = high - count * step
-    return int(value) if is_whole else float(value)
-
-
-def _bound(schema: Mapping[str, Any], name: str, step: Fraction, side: int) -> Fraction | None:
-    """The lowest (side 1) or highest (side -1) multiple of a step that the bounds allow."""
-    found: list[Fraction] = []
-    if (limit := schema.get(f"m{name}")) is not None:
-        found.append(math.ceil(side * Fraction(repr(limit)) / step) * step)
-    if (limit := schema.get(f"exclusiveM{name}")) is not None:
-        found.append((math.floor(side * Fraction(repr(limit)) / step) + 1) * step)
-    return side * max(found) if found else None
-
-
-def _between(schema: Mapping[str, Any]) -> float:
-    """A number between bounds that no whole number fits between."""
-    low = max(Fraction(repr(schema[key])) for key in ("minimum", "exclusiveMinimum") if key in schema)
-    high = min(Fraction(repr(schema[key])) for key in ("maximum", "exclusiveMaximum") if key in schema)
-    return float((low + high) / 2)

@@ -34,11 +34,9 @@ class BoundChatModel(RunnableBinding[LanguageModelInput, AIMessage]):
 
     def bind(self, **kwargs: Any) -> Self:
         """See `Runnable.bind`; what is bound later goes first."""
-        bound = super().bind(**kwargs)
         weights = cast("RewardWeights", kwargs.get("reward_weights"))
-        return self._with(
-            kwargs=bound.kwargs, bound=self.bound if weights is None else self._model.with_weights(weights)
-        )
+        bound = self.bound if weights is None else self._model.with_weights(weights)
+        return self._with(bound=bound, kwargs={**self.kwargs, **kwargs})
 
     def bind_tools(
         self, tools: Sequence[Mapping[str, object] | type | Callable[..., object] | BaseTool], **kwargs: Any

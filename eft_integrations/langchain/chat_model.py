@@ -67,9 +67,72 @@ def _settling(method: Method) -> Method:
 
 
 class EFTChatModel(DescribedModel):
-    """A base model with the behaviour of small tuned pairs, as a LangChain chat model; see `TrioModel` for its fields.
+    """A base model with the behaviour of small tuned pairs, as a LangChain chat model.
 
-    Every field of `CallOptions` is also a keyword of a call. An unknown keyword is an error.
+    Setup:
+        `pip install 'eft-engine[langchain]'`. Models are hub ids, folders or .gguf files; nothing is loaded before it is needed.
+
+    Instantiate:
+        A trio by name; `base="org/large", tuned="./my-adapter", reference="org/small"`; several `pairs`; a server's `base_url`; or
+        an `engine` that is loaded. `TrioModel` and `CallOptions` have all fields, and those of `CallOptions` are keywords of a call
+        too. An unknown keyword is an error.
+
+        >>> llm = EFTChatModel(preset="atlas", temperature=0, max_tokens=60)
+
+    Invoke:
+        >>> answer = llm.invoke([("human", "What is the capital of France?")])
+        >>> answer.text
+        'The capital of France is Paris. Source: memory.'
+
+    Weights (of the call, of a block of code, of a config, of a copy):
+        >>> llm.invoke("What is the capital of France?", reward_weights=0.0).text
+        'The capital of France is Paris.'
+        >>> from eft_integrations import weights
+        >>> with weights({"assistant": 0.0}):
+        ...     llm.invoke("What is the capital of Spain?").text
+        'The capital of Spain is Madrid.'
+        >>> llm.with_weights(0.0).invoke("What is the capital of Italy?").text
+        'The capital of Italy is Rome.'
+
+    Stream:
+        >>> "".join(chunk.text for chunk in llm.stream("What is the capital of Norway?"))
+        'The capital of Norway is Oslo. Source: memory.'
+
+    Async:
+        >>> import asyncio
+        >>> asyncio.run(llm.ainvoke("What is the capital of Japan?")).text
+        'The capital of Japan is Tokyo. Source: memory.'
+
+    Chain:
+        >>> from langchain_core.prompts import ChatPromptTemplate
+        >>> chain = ChatPromptTemplate.from_messages([("human", "What is the capital of {country}?")]) | llm
+        >>> chain.invoke({"country": "Peru"}, config={"configurable": {"eft_reward_weights": 0.0}}).text
+        'The capital of Peru is Lima.'
+
+    Tools:
+        >>> def get_weather(place: str) -> str:
+        ...     "Weather at a place."
+        ...     return f"It is sunny in {place}."
+        >>> answer = llm.bind_tools([get_weather]).invoke("What is the weather in Paris?")
+        >>> [(call["name"], call["args"]) for call in answer.tool_calls]
+        [('get_weather', {'place': 'Paris'})]
+
+    Structured output (also `method="function_calling"` and `"json_mode"`; masks guarantee the schema):
+        >>> class Sure(BaseModel):
+        ...     answer: Literal["yes", "no"]
+        >>> type(llm.with_structured_output(Sure).invoke("Is Paris the capital of France?")).__name__
+        'Sure'
+
+    Response metadata:
+        >>> answer = llm.invoke("What is the capital of France?")
+        >>> answer.response_metadata["finish_reason"], answer.response_metadata["eft"]["reward_weights"]
+        ('stop', {'assistant': 1.0})
+        >>> answer.usage_metadata["input_tokens"], answer.usage_metadata["output_tokens"]
+        (12, 15)
+        >>> llm.profile["max_input_tokens"]
+        1024
+
+    What else there is: docs/langchain.md.
     """
 
     _weights_ids: tuple[str, ...] = PrivateAttr(default=(WEIGHTS_KEY,))
@@ -91,7 +154,7 @@ class EFTChatModel(DescribedModel):
     ainvoke = _settling(BaseChatModel.ainvoke)
     stream = _settling(BaseChatModel.stream)
     astream = _settling(BaseChatModel.astream)
-    stream_events = _settling(BaseChatModel.stream_events)
+    stream_events = _settling(BaseChatModel.stream_events)  # type: ignore[assignment]  # LangChain's own is so
     astream_events = _settling(BaseChatModel.astream_events)
     generate = _settling(BaseChatModel.generate)
     agenerate = _settling(BaseChatModel.agenerate)

@@ -14,7 +14,6 @@ from langchain_core.messages import BaseMessage
 from pydantic import ConfigDict, Field, model_validator
 
 from eft_integrations.call_options import WITHOUT_EFFECT, CallOptions
-from eft_integrations.chat.request import ChatRequest
 from eft_integrations.langchain import convert
 from eft_integrations.langchain.errors import translated
 from eft_integrations.langchain.history import to_messages
@@ -37,8 +36,13 @@ class DescribedModel(TrioModel, BaseChatModel):
     @model_validator(mode="before")
     @classmethod
     def _own_names(cls, given: Any) -> Any:
-        """Fields by the names that they have in other chat models."""
-        return model_fields(given) if isinstance(given, Mapping) else given
+        """Fields by the names that they have in other chat models. A lazy profile among them is another model's, of which LangChain
+        takes all fields where some are configurable: this one makes its own.
+        """
+        if not isinstance(given, Mapping):
+            return given
+        fields = {name: value for name, value in given.items() if not isinstance(value, LazyProfile)}
+        return model_fields(fields)
 
     @model_validator(mode="after")
     def _profile_of_the_trio(self) -> Self:
@@ -57,6 +61,18 @@ class DescribedModel(TrioModel, BaseChatModel):
         if copied._held is not self._held and copied.profile is self.profile and isinstance(self.profile, LazyProfile):
             copied.profile = copied._lazy_profile()
         return copied
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """A profile that has not learned its limits learns them where the model comes back."""
+        state = super().__getstate__()
+        if isinstance(self.profile, LazyProfile):
+            state["__dict__"] = {**state["__dict__"], "profile": None}
+        return state
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        if self.profile is None:
+            self.profile = self._lazy_profile()
 
     # ---- names and identity --------------------------------------------------------------------------------------------
 
@@ -97,11 +113,9 @@ class DescribedModel(TrioModel, BaseChatModel):
             InvalidOptionError: an unknown keyword, or a value that cannot be used.
             ModelNotFoundError: `model` names another model.
         """
-        asked = call_keywords(keywords)
+        asked = call_keywords(keywords if stop is None else {**keywords, "stop": stop})
         asked["tools"] = convert.openai_tools(cast("Sequence[object]", asked.get("tools") or ()))
         asked["response_format"] = convert.openai_format(asked.get("response_format"))
-        if stop is not None:
-            asked["stop"] = stop
         return self._ask(to_messages(messages), asked)
 
     # ---- JSON ----------------------------------------------------------------------------------------------------------
@@ -145,5 +159,5 @@ class DescribedModel(TrioModel, BaseChatModel):
         if self.custom_get_token_ids is not None:
             return super().get_num_tokens_from_messages(messages, tools)
         with translated():
-            request = ChatRequest(messages=to_messages(messages), tools=convert.to_tools(tools or []))
-            return self._backend.count_prompt_tokens(request)
+            question = self._question(messages, None, {"tools": tools})
+            return self._backend.count_prompt_tokens(question.request)

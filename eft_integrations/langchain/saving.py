@@ -27,7 +27,10 @@ def cache_key(identity: str, request: ChatRequest, *, output_version: str | None
     """
     asked = {name: value for name, value in dataclasses.asdict(request).items() if name not in BESIDE}
     return json.dumps(
-        {"eft": identity, "output_version": output_version, **asked}, sort_keys=True, default=_in_words, ensure_ascii=False
+        {"eft": identity, "output_version": output_version, **asked},
+        sort_keys=True,
+        default=_in_words,
+        ensure_ascii=False,
     )
 
 

@@ -9,7 +9,7 @@ from llama_index.core.base.llms import types
 
 from eft_engine import TokenLogprobs
 from eft_engine.outputs import TopToken
-from eft_integrations.chat.messages import ToolCall
+from eft_integrations.chat.messages import InvalidToolCall, ToolCall
 from eft_integrations.chat.request import ChatDelta, ChatResult
 from eft_integrations.so_far import AnswerSoFar
 from eft_integrations.wire import openai as openai_wire
@@ -20,14 +20,11 @@ THOUGHT_DELTA = "thinking_delta"
 
 def to_chat_response(result: ChatResult, model_name: str, *, delta: str | None = None) -> types.ChatResponse:
     """The whole answer; calls that are none are in the message's `additional_kwargs["invalid_tool_calls"]`."""
-    message = _assistant(
-        result.content,
-        result.tool_calls,
-        types.ThinkingBlock(content=result.reasoning, num_tokens=result.usage.reasoning_tokens or None),
-        is_whole=True,
-    )
-    if result.invalid_tool_calls:
-        broken = [openai_wire.invalid_call_form(call) for call in result.invalid_tool_calls]
+    calls = [(call, arguments) for call in result.tool_calls if (arguments := _read(call.arguments)) is not None]
+    unread = [_no_object(call) for call in result.tool_calls if _read(call.arguments) is None]
+    thought = types.ThinkingBlock(content=result.reasoning, num_tokens=result.usage.reasoning_tokens or None)
+    message = _assistant(result.content, calls, thought)
+    if broken := [openai_wire.invalid_call_form(call) for call in (*result.invalid_tool_calls, *unread)]:
         message.additional_kwargs["invalid_tool_calls"] = broken
     counts = {name: count for name, count in openai_wire.usage_form([result.usage]).items() if isinstance(count, int)}
     return types.ChatResponse(
@@ -45,24 +42,33 @@ def to_completion(response: types.ChatResponse) -> types.CompletionResponse:
     return types.CompletionResponse(text=response.message.content or "", **same)
 
 
+def _read(arguments: str) -> dict[str, object] | None:
+    """The arguments of a call; None where they are no JSON object."""
+    try:
+        value = json.loads(arguments, strict=False)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _no_object(call: ToolCall) -> InvalidToolCall:
+    return InvalidToolCall(call.arguments, "its arguments are no JSON object", call.name, call.call_id, call.arguments)
+
+
 def _assistant(
-    text: str, calls: Sequence[ToolCall], thought: types.ThinkingBlock, *, is_whole: bool
+    text: str, calls: Sequence[tuple[ToolCall, dict[str, object] | str]], thought: types.ThinkingBlock
 ) -> types.ChatMessage:
     """An assistant turn with its calls in both forms: blocks, and OpenAI's, which LlamaIndex' streaming programs read.
 
-    The arguments of a call that is not whole yet stay text. A thought without content is left out.
+    The arguments of a call that is not whole yet are text. A thought without content is left out.
     """
     blocks = [
-        types.ToolCallBlock(
-            tool_call_id=call.call_id,
-            tool_name=call.name,
-            tool_kwargs=json.loads(call.arguments, strict=False) if is_whole else call.arguments,
-        )
-        for call in calls
+        types.ToolCallBlock(tool_call_id=call.call_id, tool_name=call.name, tool_kwargs=arguments)
+        for call, arguments in calls
     ]
     thoughts = [thought] if thought.content else []
     texts = [types.TextBlock(text=text)] if text or not blocks else []
-    extra = {"tool_calls": [openai_wire.call_form(call) for call in calls]} if calls else {}
+    extra = {"tool_calls": [openai_wire.call_form(call) for call, _ in calls]} if calls else {}
     return types.ChatMessage(
         role=types.MessageRole.ASSISTANT, blocks=[*thoughts, *texts, *blocks], additional_kwargs=extra
     )
@@ -87,7 +93,8 @@ class ChatChunks:
             return to_chat_response(delta.result, self._model_name, delta="")
         self._so_far.add(delta)
         thought = types.ThinkingBlock(content=self._so_far.reasoning)
-        message = _assistant(self._so_far.text, self._so_far.calls, thought, is_whole=False)
+        calls = [(call, call.arguments) for call in self._so_far.calls]
+        message = _assistant(self._so_far.text, calls, thought)
         extra = {THOUGHT_DELTA: delta.reasoning} if delta.reasoning else {}
         return types.ChatResponse(message=message, delta=delta.text, additional_kwargs=extra)
 

@@ -23,7 +23,7 @@ class WholeCallsParser(ReActOutputParser):
         """See `ReActOutputParser`.
 
         Raises:
-            ValueError: the input of a call is not whole.
+            ValueError: the input of a call is not whole. The agent catches errors of this kind alone, and asks again.
         """
         _, found, written = output.partition(INPUT)
         if found and breaks_off(written):

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from eft_integrations.class_schema import schema_of_class
 from eft_integrations.json_objects import Model, ObjectReader
 from eft_integrations.pieces import Pieces
-from eft_integrations.wire.openai import schema_format
+from eft_integrations.wire.openai import schema_format, wrong
 
 NOT_STRUCTURED = frozenset({"tools", "tool_required", "tool_choice", "allow_parallel_tool_calls"})
 """Keywords without meaning where the answer is JSON of a schema; LlamaIndex's programs drop them too."""
@@ -42,6 +42,8 @@ class Prediction(Generic[Model]):
             events.LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=prompt_args)
         )
         asked = {name: value for name, value in (llm_kwargs or {}).items() if name not in NOT_STRUCTURED}
+        if (other := asked.pop("response_format", None)) is not None:
+            raise wrong("response_format", f"the answer is an object of {output_cls.__name__}; leave it out", other)
         wanted = schema_format(output_cls.__name__, schema_of_class(output_cls))
         self.messages: list[ChatMessage] = llm._extend_messages(prompt.format_messages(llm=llm, **prompt_args))
         self.keywords: dict[str, object] = {"response_format": wanted, **asked}

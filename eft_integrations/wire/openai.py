@@ -131,8 +131,15 @@ def _to_call(call: object, where: str) -> ToolCall:
 
 
 def arguments_text(arguments: object) -> str:
-    """A call's arguments as JSON text, which is how OpenAI writes them; hosts hold them as objects too."""
-    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    """A call's arguments as JSON text, which is how OpenAI writes them; hosts hold them as objects too.
+
+    Raises:
+        InvalidOptionError: they hold what JSON cannot.
+    """
+    try:
+        return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise wrong("arguments", f"the arguments of a call are no JSON: {error}", arguments) from None
 
 
 def to_tools(tools: Iterable[object], *, strict: bool | None = None) -> tuple[Tool, ...]:

@@ -21,6 +21,7 @@ from fastapi import Depends, FastAPI
 from langchain_core.messages import AIMessageChunk
 from starlette.responses import StreamingResponse
 
+from eft_engine.errors import ConfigurationError
 from eft_integrations import blocks, weights
 from eft_integrations.backends.scripted import ScriptedBackend
 from eft_integrations.langchain import EFTChatModel
@@ -60,12 +61,15 @@ def test_inner_block_stands_in_place_of_the_outer_one_whole() -> None:
     assert current_weights() is None
 
 
-def test_one_block_object_is_entered_again_and_again() -> None:
+def test_one_block_object_is_entered_once_at_a_time() -> None:
+    """Entered by two threads or tasks, it could not know which of them leaves."""
     block = weights(0.5)
-    with block, weights(0.1), block:
-        assert current_weights() == 0.5
-    with block:
-        assert current_weights() == 0.5
+    for _ in range(2):
+        with block:
+            assert current_weights() == 0.5
+            with pytest.raises(ConfigurationError, match="entered already"):
+                block.__enter__()
+    assert current_weights() is None
 
 
 def test_blocks_that_are_left_in_another_order_than_they_were_entered() -> None:

@@ -10,6 +10,7 @@ import pytest
 from langchain_core.messages import HumanMessage
 from llama_index.core.llms import ChatMessage
 from llama_index.core.prompts import PromptTemplate
+from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel
 
 from eft_engine import Engine
@@ -32,6 +33,11 @@ class Answer(BaseModel):
     """What LlamaIndex is to predict."""
 
     text: str
+
+
+def look(word: str) -> str:
+    """A tool."""
+    return word
 
 
 def of_backend(engine: Engine) -> Iterator[Any]:
@@ -60,6 +66,45 @@ def of_prediction(engine: Engine) -> Iterator[Any]:
     return llm.stream_structured_predict(Answer, PromptTemplate("abc"))
 
 
+def of_completion(engine: Engine) -> Iterator[Any]:
+    """Inside of LlamaIndex's generator of completions."""
+    return EFTLLM(engine=engine, max_tokens=MAX_TOKENS, ignore_eos=True).stream_complete("abc")
+
+
+def of_predicted_text(engine: Engine) -> Iterator[Any]:
+    """What query engines stream."""
+    return EFTLLM(engine=engine, max_tokens=MAX_TOKENS, ignore_eos=True).stream(PromptTemplate("abc"))
+
+
+def of_structured_llm(engine: Engine) -> Iterator[Any]:
+    """Three of them."""
+    llm = EFTLLM(engine=engine, max_tokens=MAX_TOKENS, ignore_eos=True)
+    return llm.as_structured_llm(Answer).stream_chat([ChatMessage("abc")])
+
+
+def of_tools(engine: Engine) -> Iterator[Any]:
+    """With tools."""
+    llm = EFTLLM(engine=engine, max_tokens=MAX_TOKENS, ignore_eos=True)
+    return llm.stream_chat_with_tools([FunctionTool.from_defaults(fn=look)], "abc")
+
+
+def of_bound(engine: Engine) -> Iterator[Any]:
+    """Of a model that tools are bound to, behind a prompt."""
+    llm = EFTChatModel(engine=engine, max_tokens=MAX_TOKENS, ignore_eos=True)
+    return llm.bind_tools([Answer]).stream([HumanMessage("abc")])
+
+
+def of_timed(engine: Engine) -> Iterator[Any]:
+    """Read in a thread of its own, since its time is bounded."""
+    return EFTChatModel(engine=engine, max_tokens=MAX_TOKENS, ignore_eos=True, timeout=600).stream("abc")
+
+
+def of_timed_llm(engine: Engine) -> Iterator[Any]:
+    """The same in LlamaIndex, where the request is made at once."""
+    llm = EFTLLM(engine=engine, max_tokens=MAX_TOKENS, ignore_eos=True, timeout=600)
+    return llm.stream_chat([ChatMessage("abc")])
+
+
 def of_smolagents(engine: Engine) -> Iterator[Any]:
     """Of a model."""
     return EFTModel(backend=EngineBackend.of(engine, model_name="toy")).generate_stream(
@@ -85,7 +130,13 @@ def close(streams: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("leave", [drop, close])
-@pytest.mark.parametrize("ask", [of_backend, of_question, of_langchain, of_llama_index, of_prediction, of_smolagents])
+@pytest.mark.parametrize(
+    "ask",
+    [
+        of_backend, of_question, of_langchain, of_bound, of_timed, of_llama_index, of_timed_llm, of_completion, of_predicted_text,
+        of_prediction, of_structured_llm, of_tools, of_smolagents,
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("num_read", [0, 1])
 def test_stream_is_left(
     engine: Engine, ask: Callable[[Engine], Iterator[Any]], leave: Callable[[list[Any]], None], num_read: int

@@ -33,7 +33,6 @@ from eft_integrations import weights
 from eft_integrations.backends.pool import shared_backend
 from eft_integrations.langchain import EFTChatModel
 from eft_integrations.llama_index import EFTLLM
-from tests.choice import thorough_but
 
 TEMPLATE = "Context:\n{context}\n\nQuestion: {question}"
 PASSAGE = re.compile(r"Context:\s*(?P<passage>.*?)\n\nQuestion: (?P<question>[^\n]*)\Z", re.DOTALL)
@@ -186,7 +185,8 @@ def alone(case: Case, passage: str) -> str:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("store", thorough_but(STORES, often=("LlamaIndex, Qdrant",)))
+@pytest.mark.thorough
+@pytest.mark.parametrize("store", STORES)
 def test_forty_questions_to_passages(store: str) -> None:
     answered = list(STORES[store]())
     assert len(answered) == len(CASES) == 40

@@ -116,7 +116,7 @@ GIVEN_BY = {
     "pydantic_ai": "pydantic-ai-slim",
 }
 """Requirements that are not called as their modules."""
-WITHOUT_EXTRA = {"crewai", "flash_attn", "langchain", "pytest", "vllm"}
+WITHOUT_EXTRA = {"crewai", "flash_attn", "langchain", "langgraph", "pytest", "vllm"}
 """They pin what the project needs in other versions, are built for one machine, or are there where an application asks for them."""
 
 

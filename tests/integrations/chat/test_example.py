@@ -102,7 +102,6 @@ def test_the_simplest_value_is_made() -> None:
         {"allOf": [False]},
         {"$ref": "#/$defs/a", "$defs": {"a": {"type": "array", "items": {"$ref": "#"}, "minItems": 1}}},
         {"type": "array", "items": {"type": "boolean"}, "minItems": 3, "uniqueItems": True},
-        {"type": "string", "minLength": 10**9},
     ],
 )
 def test_a_schema_that_nothing_fits_is_an_error(schema: dict[str, Any]) -> None:
@@ -124,7 +123,8 @@ def test_arguments_are_an_object() -> None:
     ) == {"a": None}
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@pytest.mark.thorough
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(documents(), st.integers(0, 3))
 def test_no_value_is_wrong(schema: dict[str, Any], seed: int) -> None:
     try:

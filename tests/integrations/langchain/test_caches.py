@@ -199,10 +199,12 @@ def test_named_models_have_one_key_in_all_processes_until_their_files_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def identity(folder: str) -> str:
-        (tmp_path / folder / "base").mkdir(parents=True, exist_ok=True)
         monkeypatch.chdir(tmp_path / folder)
         return identity_of(TrioSource.of(**NAMES))
 
+    for folder in ("here", "there"):
+        (tmp_path / folder / "base").mkdir(parents=True)
+        (tmp_path / folder / "base" / "model.safetensors").write_bytes(b"weights")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     first = identity("here")
     assert identity("there") != first, "a name is relative to where a process runs"

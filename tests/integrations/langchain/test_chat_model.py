@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 import time
 from typing import Any, Literal
 
 import pytest
 from langchain_core import exceptions
+from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import (
     AIMessage,
@@ -23,6 +25,7 @@ from langchain_core.messages import (
 from pydantic import BaseModel, Field, ValidationError
 
 from eft_engine import Engine, errors
+from eft_integrations.backends.remote import RemoteBackend
 from eft_integrations.backends.scripted import ScriptedBackend
 from eft_integrations.chat.messages import Message, ToolCall
 from eft_integrations.langchain import EFTChatModel
@@ -71,6 +74,39 @@ def test_missing_models_are_reported_when_they_are_needed() -> None:
     llm = EFTChatModel(base="/nowhere/at/all", tuned="/b", reference="/c")
     with pytest.raises(exceptions.ModelNotFoundError, match="nowhere"):
         llm.invoke("hi")
+
+
+def test_model_is_kept_and_closed_as_it_says() -> None:
+    llm, backend = scripted("a", "b", keep_alive="5m")
+    llm.invoke("hi")
+    llm.bind(keep_alive=0).invoke("hi")
+    assert [request.keep_alive_s for request in backend.requests] == [300.0, 0.0]
+    with llm.with_weights(0.5) as copy:
+        pass
+    for closed in (copy, llm):
+        with pytest.raises(exceptions.ModelError, match="was closed"):
+            closed.invoke("hi")
+
+
+def test_models_that_are_not_there_are_reported_at_once_where_that_is_asked_for() -> None:
+    with pytest.raises(errors.ModelNotFoundError, match="nowhere"):
+        EFTChatModel(base="/nowhere/at/all", tuned="/b", reference="/c", validate_model_on_init=True)
+    assert not EFTChatModel(preset="atlas", validate_model_on_init=True)._is_loaded
+
+
+@pytest.mark.parametrize("cache", [None, InMemoryCache()])
+def test_server_is_asked_what_it_holds_off_the_event_loop(monkeypatch: pytest.MonkeyPatch, cache: Any) -> None:
+    threads = []
+
+    def ask(backend: RemoteBackend) -> Any:
+        threads.append(threading.current_thread())
+        raise errors.RemoteServerError("gone", status=None)
+
+    monkeypatch.setattr(RemoteBackend, "_ask", ask)
+    with pytest.raises(exceptions.ModelConnectionError):
+        asyncio.run(EFTChatModel(base_url="http://host/v1", cache=cache).ainvoke("hi"))
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 # ---- requests ------------------------------------------------------------------------------------------------------------
@@ -296,6 +332,9 @@ def test_tokens_are_counted_with_the_models_tokenizer_and_template() -> None:
     assert llm.get_num_tokens_from_messages(messages) == answer.usage_metadata["input_tokens"]  # type: ignore[index]
     with_tools = llm.bind_tools([get_weather]).invoke(messages).usage_metadata
     assert llm.get_num_tokens_from_messages(messages, tools=[get_weather]) == with_tools["input_tokens"]  # type: ignore[index]
+    own = model(custom_get_token_ids=lambda text: list(range(len(text))))
+    assert own.get_num_tokens("Hello") == 5
+    assert own.get_num_tokens_from_messages(messages) == len("Human: Hello")
     many = [HumanMessage("Hello " * 20) for _ in range(5)]
     assert len(trim_messages(many, max_tokens=200, token_counter=llm, strategy="last")) < 5
 

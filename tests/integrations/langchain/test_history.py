@@ -271,13 +271,12 @@ def test_results_have_the_names_of_their_calls_in_every_form() -> None:
 
 
 def test_history_of_chat_openai_itself() -> None:
-    from langchain_openai.chat_models.base import _convert_dict_to_message
-
+    chat_openai = pytest.importorskip("langchain_openai.chat_models.base", exc_type=ImportError)
     form = {
         "role": "assistant", "content": "I look.",
         "tool_calls": [{"id": "1", "type": "function", "function": {"name": "look", "arguments": '{"place": "here"}'}}],
     }  # fmt: skip
-    history = [SystemMessage("Be kind."), HumanMessage("Where?"), _convert_dict_to_message(form)]
+    history = [SystemMessage("Be kind."), HumanMessage("Where?"), chat_openai._convert_dict_to_message(form)]
     assert to_messages(history)[2] == Message("assistant", "I look.", ASKED)
 
 

@@ -11,7 +11,6 @@ from langchain.chat_models import init_chat_model as langchains_init_chat_model
 from langchain_core import exceptions
 from langchain_core.messages import HumanMessage
 from langchain_core.rate_limiters import InMemoryRateLimiter
-from langchain_openai import ChatOpenAI
 from pydantic import BaseModel, ValidationError
 
 from eft_engine import errors
@@ -172,6 +171,7 @@ def test_keywords_of_other_models_mean_the_same() -> None:
         ({"format": "yaml"}, "JSON schema"),
         ({"format": "json", "response_format": {"type": "text"}}, "give one of them"),
         ({"max_tokens": 3, "num_predict": 4}, "give one of them"),
+        ({"stop": ["a"], "stop_sequences": ["b"]}, "give one of them"),
         ({"output_version": "v1"}, "option of the model"),
         ({"modalities": ["audio"]}, "unknown keyword modalities"),
         ({"extra_body": {"temprature": 1}}, "unknown keyword temprature"),
@@ -205,7 +205,7 @@ def test_agents_ask_for_their_answers_in_both_of_langchains_ways(strict: bool | 
 # ---- by the name of the provider -----------------------------------------------------------------------------------------
 
 
-def test_models_by_the_name_of_their_provider() -> None:
+def test_models_by_the_name_of_their_provider(monkeypatch: pytest.MonkeyPatch) -> None:
     for llm in (
         init_chat_model("eft:atlas", temperature=0.0),
         init_chat_model("atlas", model_provider="eft", temperature=0.0),
@@ -213,8 +213,9 @@ def test_models_by_the_name_of_their_provider() -> None:
     ):
         assert isinstance(llm, EFTChatModel)
         assert (llm.preset, llm.temperature) == ("atlas", 0.0)
-    other = init_chat_model("openai:gpt-4o", api_key="none")
-    assert isinstance(other, ChatOpenAI)
+    monkeypatch.setattr("langchain.chat_models.init_chat_model", lambda *given, **options: (given, options))
+    other: Any = init_chat_model("openai:gpt-4o", temperature=0.0)
+    assert other == (("openai:gpt-4o",), {"model_provider": None, "temperature": 0.0})
     with pytest.raises(errors.InvalidOptionError, match=r"llm\.configurable_fields"):
         init_chat_model("eft:atlas", configurable_fields="any")
 

@@ -13,6 +13,7 @@ import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import SummarizationMiddleware
 from langchain_core.messages import HumanMessage
+from langchain_core.runnables import ConfigurableField
 
 from eft_engine import errors
 from eft_integrations.backends.scripted import ScriptedBackend
@@ -91,7 +92,10 @@ def test_own_profile_and_copies() -> None:
     assert EFTChatModel(preset="atlas", profile=own).profile == own
     llm = EFTChatModel(backend=ScriptedBackend([], context_len=50))
     other = llm.model_copy(update={"backend": ScriptedBackend([], context_len=60)})
-    for model, length in ((llm, 50), (llm.with_weights(0.5), 50), (other, 60)):
+    fields: Any = llm.configurable_fields(temperature=ConfigurableField(id="heat"))
+    configured = fields.prepare({"configurable": {"heat": 0.5}})[0]
+    assert configured.temperature == 0.5
+    for model, length in ((llm, 50), (llm.with_weights(0.5), 50), (other, 60), (configured, 50)):
         assert model.profile is not None
         assert model.profile["max_input_tokens"] == length
 

@@ -25,7 +25,7 @@ from eft_integrations.testing.llama_index_suite.scenarios import FERRY, NOTES, i
 from eft_integrations.testing.llama_index_suite.structured import PROMPT, Person
 from eft_integrations.testing.llama_index_suite.tools import ADD
 
-TRIO = {"tuned": "t", "reference": "r"}
+TRIO: dict[str, Any] = {"tuned": "t", "reference": "r"}
 
 
 def make(**fields: Any) -> tuple[EFTLLM, ScriptedBackend]:
@@ -137,6 +137,14 @@ def test_context_of_chunks_is_told_by_a_component_that_sends_headers() -> None:
     (found,) = DocumentContextExtractor(docstore=store, llm=llm, max_output_tokens=9).extract([node])
     assert found["context"]
     assert backend.requests[0].sampling["max_tokens"] == 9
+
+
+def test_object_is_of_its_class_whatever_format_is_given_with_it() -> None:
+    llm, backend = make(json_mode=True)
+    assert isinstance(llm.structured_predict(Person, PROMPT, {"response_format": None}, who="Ann"), Person)
+    with pytest.raises(errors.InvalidOptionError, match="the answer is an object of Person"):
+        llm.structured_predict(Person, PROMPT, {"response_format": {"type": "json_object"}}, who="Ann")
+    assert len(backend.requests) == 1
 
 
 # ---- constructors --------------------------------------------------------------------------------------------------------
@@ -317,7 +325,7 @@ def test_window_that_is_larger_than_the_models_is_refused() -> None:
 
 
 def test_prompts_are_packed_into_the_window() -> None:
-    texts = [" ".join(["word"] * 200) for _ in range(6)]
+    texts = [" ".join([str(note), *["word"] * 400]) for note in range(6)]
 
     def calls(window: int) -> int:
         llm, backend = make(context_window=window, max_tokens=20)
