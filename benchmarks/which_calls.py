@@ -9,6 +9,7 @@ has the table.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -80,64 +81,64 @@ def get_population(city: str) -> str:
 TOOLS: list[BaseTool] = [get_weather, get_population]
 
 
-def judgements(llm: EFTLLM, chat: EFTChatModel) -> tuple[int, int]:
+def judgements(llm: EFTLLM, chat: EFTChatModel, most: int) -> tuple[int, int]:
     """Claims that the judge of faithfulness judged right."""
     judge = FaithfulnessEvaluator(llm=llm)
     found = [
         judge.evaluate(response=claim, contexts=[text]).passing is is_right
-        for text, right, wrong in FACTS
+        for text, right, wrong in FACTS[:most]
         for claim, is_right in ((right, True), (wrong, False))
     ]
     return sum(found), len(found)
 
 
-def keywords(llm: EFTLLM, chat: EFTChatModel) -> tuple[int, int]:
+def keywords(llm: EFTLLM, chat: EFTChatModel, most: int) -> tuple[int, int]:
     """Texts whose keywords are plain: no word of the form, no brace."""
-    nodes = [TextNode(text=text) for text, *_ in FACTS]
+    nodes = [TextNode(text=text) for text, *_ in FACTS[:most]]
     found = KeywordExtractor(llm=llm, keywords=3, num_workers=1, show_progress=False).extract(nodes)
     texts = [str(own["excerpt_keywords"]) for own in found]
     return sum("{" not in text and '"answer"' not in text for text in texts), len(texts)
 
 
-def routes(llm: EFTLLM, chat: EFTChatModel) -> tuple[int, int]:
+def routes(llm: EFTLLM, chat: EFTChatModel, most: int) -> tuple[int, int]:
     """Questions that the selector sent to the right place; one that it could not read counts as wrong."""
     selector = LLMSingleSelector.from_defaults(llm=llm)
     choices = [ToolMetadata(description=f"useful for questions about {topic}") for topic in TOPICS]
     right = 0
-    for question, index in ROUTES:
+    for question, index in ROUTES[:most]:
         try:
             right += selector.select(choices, question).ind == index
         except ValueError:  # what LlamaIndex' parser raises
             continue
-    return right, len(ROUTES)
+    return right, len(ROUTES[:most])
 
 
-def calls(llm: EFTLLM, chat: EFTChatModel) -> tuple[int, int]:
+def calls(llm: EFTLLM, chat: EFTChatModel, most: int) -> tuple[int, int]:
     """Questions at which the model called the right tool of its own will; the others it answered out of thin air, or wrongly."""
     bound = chat.bind_tools(TOOLS)
-    found = [[call["name"] for call in bound.invoke(question).tool_calls] == [name] for question, name in CALLS]
+    found = [[call["name"] for call in bound.invoke(question).tool_calls] == [name] for question, name in CALLS[:most]]
     return sum(found), len(found)
 
 
-def citations(llm: EFTLLM, chat: EFTChatModel) -> tuple[int, int]:
+def citations(llm: EFTLLM, chat: EFTChatModel, most: int) -> tuple[int, int]:
     """Answers of the citation engine that name a source in brackets."""
     index = VectorStoreIndex([TextNode(text=text) for text, *_ in FACTS], embed_model=MockEmbedding(8))
     engine = CitationQueryEngine.from_args(index, llm=llm, similarity_top_k=2)
-    texts = [str(engine.query(question)) for question in ASKED[:3]]
+    texts = [str(engine.query(question)) for question in ASKED[:most]]
     return sum("[1]" in text or "[2]" in text for text in texts), len(texts)
 
 
-def answers(llm: EFTLLM, chat: EFTChatModel) -> tuple[int, int]:
+def answers(llm: EFTLLM, chat: EFTChatModel, most: int) -> tuple[int, int]:
     """Answers from a text that have the form."""
     synthesizer = get_response_synthesizer(llm=llm)
     found = [
         parse_json_answer(str(synthesizer.synthesize(question, [NodeWithScore(node=TextNode(text=text))]))) is not None
-        for question, (text, *_) in zip(ASKED, FACTS, strict=True)
+        for question, (text, *_) in zip(ASKED[:most], FACTS[:most], strict=True)
     ]
     return sum(found), len(found)
 
 
-KINDS: dict[str, Callable[[EFTLLM, EFTChatModel], tuple[int, int]]] = {
+KINDS: dict[str, Callable[[EFTLLM, EFTChatModel, int], tuple[int, int]]] = {
     "answers from a text, in form (ResponseSynthesizer)": answers,
     "claims judged right (FaithfulnessEvaluator)": judgements,
     "texts with plain keywords (KeywordExtractor)": keywords,
@@ -147,30 +148,38 @@ KINDS: dict[str, Callable[[EFTLLM, EFTChatModel], tuple[int, int]]] = {
 }
 
 
-def measure(engine: Engine, weight: float, max_tokens: int) -> dict[str, tuple[int, int]]:
-    """All kinds at one weight."""
+def measure(engine: Engine, weight: float, *, most: int, max_tokens: int) -> dict[str, tuple[int, int]]:
+    """All kinds at one weight, each told when it is done."""
     llm = EFTLLM(engine=engine, reward_weights=weight, temperature=0.0, max_tokens=max_tokens)
     chat = EFTChatModel(engine=engine, reward_weights=weight, temperature=0.0, max_tokens=max_tokens)
-    return {name: kind(llm, chat) for name, kind in KINDS.items()}
+    found: dict[str, tuple[int, int]] = {}
+    for name, kind in KINDS.items():
+        found[name] = kind(llm, chat, most)
+        sys.stderr.write(f"weight {weight:g}: {found[name][0]} of {found[name][1]} {name}\n")
+    return found
 
 
 def main(
     base: Annotated[Path, typer.Option(help="The large model, a GGUF file.")],
     reference: Annotated[Path, typer.Option(help="The small model, a GGUF file.")],
     adapter: Annotated[Path, typer.Option(help="A LoRA on the reference, a GGUF file or a folder.")],
+    most: Annotated[int, typer.Option(help="Texts or questions of each kind.")] = 4,
     threads: Annotated[int, typer.Option(help="Of llama.cpp.")] = 2,
     max_tokens: Annotated[int, typer.Option(help="Tokens per answer.")] = 64,
 ) -> None:
     """Ask all kinds of questions at weight 0 and 1."""
     start = time.monotonic()
     with Trio(base, reference, adapter, threads).load() as engine:
-        results = {weight: measure(engine, weight, max_tokens) for weight in (0.0, 1.0)}
+        results = {weight: measure(engine, weight, most=most, max_tokens=max_tokens) for weight in (0.0, 1.0)}
     table = Table("kind of call", "weight 0", "weight 1")
     for name in KINDS:
         table.add_row(name, *(f"{right} of {count}" for right, count in (own[name] for own in results.values())))
     Console().print(table)
     told = {str(weight): {name: list(own) for name, own in found.items()} for weight, found in results.items()}
-    finish("which_calls", {"max_tokens": max_tokens, "seconds": round(time.monotonic() - start), "results": told})
+    finish(
+        "which_calls",
+        {"max_tokens": max_tokens, "most": most, "seconds": round(time.monotonic() - start), "results": told},
+    )
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, PrivateAttr, SecretStr
+from pydantic import BeforeValidator, Field, PrivateAttr, SecretStr, field_serializer
 
-from eft_engine import EngineConfig, MemberConfig, PromptOptions, errors
+from eft_engine import EngineConfig, MemberConfig, PromptOptions, TunedPair, errors
 from eft_engine.config import RewardWeights
 from eft_integrations.backends.pool import backend_of
 from eft_integrations.backends.protocol import ChatBackend
@@ -89,6 +89,18 @@ class TrioModel(CallOptions):
     )
 
     _held: Holding = PrivateAttr()
+
+    @field_serializer("base", "tuned", "reference", "pairs")
+    def _as_given(self, value: object) -> object:
+        """What was set of a `MemberConfig`: a tuned adapter has everything else from its reference."""
+        match value:
+            case MemberConfig() | TunedPair():
+                return value.model_dump(exclude_unset=True)
+            case Mapping():
+                return {name: self._as_given(inner) for name, inner in value.items()}
+            case list() | tuple():
+                return [self._as_given(inner) for inner in value]
+        return value
 
     def model_post_init(self, context: object, /) -> None:
         """Choose the backend: before validators of the host's class, which may ask it."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
@@ -34,45 +35,50 @@ class Gate:
     """
 
     def __init__(self) -> None:
-        self._opened = threading.Event()
+        self._is_open = False
         self._reached = threading.Event()
-        self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+        self._waiting: set[Callable[[], object]] = set()
         self._lock = threading.Lock()
 
     @property
     def is_open(self) -> bool:
         """Whether answers pass."""
-        return self._opened.is_set()
+        return self._is_open
 
     def open(self) -> None:
         """Let all answers pass, those that wait and those to come; from any thread."""
         with self._lock:
-            self._opened.set()
-            for loop, event in self._waiting:
-                loop.call_soon_threadsafe(event.set)
+            self._is_open = True
+            for wake in self._waiting:
+                wake()
 
     def wait_until_reached(self, timeout_s: float | None = None) -> bool:
         """Wait until an answer stands here, or has; False after `timeout_s` seconds. Not for the event loop's own thread."""
         return self._reached.wait(timeout_s)
 
-    def pass_through(self) -> None:
-        """Wait until it is open."""
-        self._reached.set()
-        self._opened.wait()
+    def pass_through(self, woken: threading.Event) -> None:
+        """Wait until it is open, or until somebody else sets `woken`."""
+        with self._waker(woken.set):
+            woken.wait()
 
     async def apass_through(self) -> None:
         """Wait until it is open, without blocking the event loop."""
-        here = (asyncio.get_running_loop(), asyncio.Event())
+        loop, woken = asyncio.get_running_loop(), asyncio.Event()
+        with self._waker(lambda: loop.call_soon_threadsafe(woken.set)):
+            await woken.wait()
+
+    @contextmanager
+    def _waker(self, wake: Callable[[], object]) -> Iterator[None]:
         with self._lock:
-            if self._opened.is_set():
-                here[1].set()
-            self._waiting.add(here)
+            self._waiting.add(wake)
+            if self._is_open:
+                wake()
         self._reached.set()
         try:
-            await here[1].wait()
+            yield
         finally:
             with self._lock:
-                self._waiting.discard(here)
+                self._waiting.discard(wake)
 
 
 @dataclass(frozen=True)

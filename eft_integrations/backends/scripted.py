@@ -262,11 +262,14 @@ class _Turn:
         self._record = record
         self._plan = plan
         self._result = result
+        self._left = threading.Event()
 
     def pieces(self) -> Generator[ChatDelta]:
         for index, delta in enumerate(wording.pieces(self._result)):
             if self._waits_at(index, delta) and self._plan.gate is not None:
-                self._plan.gate.pass_through()
+                self._plan.gate.pass_through(self._left)
+            if self._record.was_left:
+                return
             yield self._passed(index, delta)
 
     async def apieces(self) -> AsyncIterator[ChatDelta]:
@@ -292,6 +295,7 @@ class _Turn:
         """The caller reads no further."""
         if self._record.answer is None and self._record.error is None:
             self._record.was_left = True
+        self._left.set()
 
 
 def _is_at(after: int, index: int, delta: ChatDelta) -> bool:

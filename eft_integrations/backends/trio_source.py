@@ -60,7 +60,15 @@ class TrioSource:
     @functools.cached_property
     def key(self) -> str:
         """The same for sources that make the same engine, in whatever way they are written, and for no others."""
-        named = {"preset": self.preset, "base": self.base, "pairs": dict(self.pairs), "config": self.config}
+        named = {
+            "preset": self.preset,
+            "base": self.base,
+            "pairs": dict(self.pairs),
+            "set": {
+                name: sorted(pair.tuned.model_fields_set) for name, pair in self.pairs.items()
+            },  # see `resolve_pair`
+            "config": self.config,
+        }
         return json.dumps(named, sort_keys=True, default=_plain)
 
     @property

@@ -58,7 +58,7 @@ class DescribedModel(TrioModel, BaseChatModel):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """See `TrioModel.model_copy`. A copy that names another trio has that trio's profile."""
         copied = super().model_copy(update=update, deep=deep)
-        if copied._held is not self._held and copied.profile is self.profile and isinstance(self.profile, LazyProfile):
+        if copied._held is not self._held and isinstance(copied.profile, LazyProfile):
             copied.profile = copied._lazy_profile()
         return copied
 

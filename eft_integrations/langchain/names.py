@@ -44,6 +44,16 @@ UNHEARD = frozenset(
 )  # fmt: skip
 """What says nothing of an answer: where a request is sent and counted, how its price is bargained, whether it is streamed."""
 
+OF_A_CONNECTION = (
+    "default_headers",
+    "http_client",
+    "http_async_client",
+    "openai_proxy",
+    "organization",
+    "openai_organization",
+)
+"""Those of them that mean something where a server is asked."""
+
 ADVICE = {
     "num_ctx": 'the context is as long as the models have it; shorten it with engine_config={"max_context_len": ...}',
     "context_window": 'the context is as long as the models have it; shorten it with engine_config={"max_context_len": ...}',
@@ -94,6 +104,9 @@ def model_fields(given: Mapping[str, object]) -> dict[str, object]:
     """
     same, advice = {**SAME, **SAME_OF_A_MODEL}, {**ADVICE, **ADVICE_OF_A_MODEL}
     renamed = _renamed(given, same, advice, kept=frozenset({"max_retries", "output_version"}))
+    for name in OF_A_CONNECTION:
+        if renamed.get("base_url") is not None and given.get(name) is not None:
+            raise _wrong(name, given[name], "a server is sent api_key and no other header, by a client of our own")
     model = renamed.pop("model", None)
     return renamed if model is None else {**_named_trio(model, renamed), **renamed}
 

@@ -41,10 +41,10 @@ def plain_constructor(constructor: SerializedConstructor) -> SerializedConstruct
 
 
 def plain(value: object) -> object:
-    """Configurations as JSON, wherever they are in a value."""
+    """What was set of configurations as JSON, wherever they are in a value: a tuned adapter has the rest from its reference."""
     match value:
         case BaseModel():
-            return value.model_dump(mode="json")
+            return value.model_dump(mode="json", exclude_unset=True, fallback=repr)
         case dict():
             return {name: plain(inner) for name, inner in value.items()}
         case list() | tuple():
@@ -53,4 +53,4 @@ def plain(value: object) -> object:
 
 
 def _in_words(value: object) -> JsonObject | str:
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else repr(value)
+    return value.model_dump(mode="json", fallback=repr) if isinstance(value, BaseModel) else repr(value)

@@ -20,7 +20,7 @@ from llama_index.core.base.response.schema import (
 )
 from llama_index.core.chat_engine.types import AgentChatResponse
 from llama_index_instrumentation import get_dispatcher
-from llama_index_instrumentation.dispatcher import active_span_id
+from llama_index_instrumentation.span import active_span_id
 from llama_index_instrumentation.span.base import BaseSpan
 from llama_index_instrumentation.span_handlers import BaseSpanHandler
 from pydantic import PrivateAttr

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import copy
-import pickle
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.llms import ChatMessage
-from llama_index.core.memory import ChatMemoryBuffer
-from llama_index.core.workflow import Context, JsonSerializer
-from llama_index.core.workflow.context_serializers import PickleSerializer
 
-from eft_engine import Engine, EngineConfig, MemberConfig, PlainText, PromptOptions, TunedPair, context_len_of, errors
-from eft_integrations.backends import EngineBackend, ScriptedBackend, backend_of, shared_backend
+from eft_engine import Engine, EngineConfig, MemberConfig, TunedPair, context_len_of, errors
+from eft_integrations.backends import EngineBackend, remote_backend, shared_backend
 from eft_integrations.langchain import EFTChatModel
 from eft_integrations.llama_index import EFTLLM
 from tests.engine.test_fork import in_child
@@ -83,36 +76,13 @@ def test_same_trio_in_other_words_is_the_same_engine(adapter: Any, fields: dict[
         {**NAMES, "engine_config": EngineConfig(max_num_seqs=3)},
         {**NAMES, "engine_config": EngineConfig(speculation={"drafter": "none"})},
     ],
-    ids=str,
+    ids=["dtype", "adapter", "quantization", "sequences", "speculation"],
 )
 def test_another_option_of_a_member_or_the_engine_is_another_engine(adapter: Any, fields: dict[str, Any]) -> None:
     model = adapter(**fields)
     assert model._backend is not adapter(**NAMES)._backend
     assert model._backend is adapter(**fields)._backend
     assert model._backend.identity != adapter(**NAMES)._backend.identity
-
-
-@ADAPTERS
-def test_options_survive_saving_and_show_in_words(adapter: Any) -> None:
-    base = MemberConfig(source="a", dtype="float32")
-    model = adapter(**{**NAMES, "base": base}, engine_config=EngineConfig(max_num_seqs=3), keep_alive="5m")
-    assert model.base is base
-    assert model.engine_config == {"max_num_seqs": 3}
-    assert "MemberConfig(source='a'" in repr(model)
-    saved = model.model_dump(include={*NAMES, "engine_config", "keep_alive"}, exclude={"class_name"})
-    saved.pop("class_name", None)
-    assert adapter(**saved)._backend is model._backend
-
-
-def test_llama_index_saves_and_restores() -> None:
-    options = PromptOptions(base=PlainText())
-    llm = EFTLLM(
-        **{**NAMES, "base": MemberConfig(source="a", dtype="float32")}, prompt_options=options, temperature=0.5
-    )
-    assert llm.to_dict()["class_name"] == "EFTLLM"
-    for restored in (EFTLLM.from_json(llm.to_json()), EFTLLM.from_dict(llm.to_dict())):
-        assert restored._backend is llm._backend
-        assert (restored.prompt_options, restored.temperature) == (options, 0.5)
 
 
 @ADAPTERS
@@ -226,77 +196,6 @@ async def test_event_loop_runs_on_while_an_engine_is_loaded(adapter: Any, toy_tr
     backend.close()
 
 
-# ---- copies and pickles --------------------------------------------------------------------------------------------------
-
-COPIES: dict[str, Callable[[Any], Any]] = {
-    "copy": copy.copy,
-    "deepcopy": copy.deepcopy,
-    "model_copy": lambda model: model.model_copy(),
-    "deep model_copy": lambda model: model.model_copy(deep=True),
-    "with_weights": lambda model: model.with_weights(0.5),
-}
-
-
-@ADAPTERS
-@pytest.mark.parametrize("name", COPIES)
-def test_copies_share_the_engine(adapter: Any, name: str, toy_trio: ToyTrio) -> None:
-    with toy_trio.engine() as engine:
-        for model in (adapter(engine=engine), adapter(backend=ScriptedBackend(["x"])), adapter(**NAMES)):
-            copied = COPIES[name](model)
-            assert copied is not model
-            assert copied._backend is model._backend
-            assert (copied.engine, copied.backend) == (model.engine, model.backend)
-
-
-@ADAPTERS
-def test_deep_copy_has_options_of_its_own(adapter: Any) -> None:
-    model = adapter(**NAMES, stop=["x"])
-    copied = copy.deepcopy(model)
-    copied.stop.append("y")
-    assert model.stop == ["x"]
-
-
-@ADAPTERS
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_pickled_model_shares_the_engine_of_the_process_where_it_comes_back(adapter: Any) -> None:
-    base = MemberConfig(source="a", dtype="float32")
-    model = adapter(**{**NAMES, "base": base}, prompt_options=PromptOptions(base=PlainText()), temperature=0.5)
-    data = pickle.dumps(model)
-    restored = pickle.loads(data)
-    assert restored._backend is model._backend
-    for field in ("base", "prompt_options", "temperature"):
-        assert getattr(restored, field) == getattr(model, field)
-
-    def elsewhere() -> bool:
-        there = pickle.loads(data)
-        return there._backend is not model._backend and there._backend is adapter(**{**NAMES, "base": base})._backend
-
-    assert in_child(elsewhere) == "True"
-
-
-@ADAPTERS
-@pytest.mark.parametrize("field", ["engine", "backend"])
-def test_model_of_something_that_lives_here_refuses_to_be_pickled(adapter: Any, field: str, toy_trio: ToyTrio) -> None:
-    with toy_trio.engine() as engine:
-        model = adapter(**{field: engine if field == "engine" else backend_of(engine)})
-        with pytest.raises(errors.InvalidOptionError, match=f"made with {field}= .* name the models instead"):
-            pickle.dumps(model)
-
-
-@pytest.mark.parametrize("serializer", [JsonSerializer(), PickleSerializer()], ids=["JSON", "pickle"])
-@pytest.mark.filterwarnings("ignore::workflows.context.state_store.UnserializableKeyWarning")
-async def test_context_of_a_workflow_is_saved_and_restored(serializer: Any) -> None:
-    backend = ScriptedBackend(["one", "two"])
-    agent = FunctionAgent(tools=[], llm=EFTLLM(backend=backend))
-    context = Context(agent)
-    await agent.run("first", ctx=context, memory=ChatMemoryBuffer.from_defaults(llm=agent.llm))
-    named = EFTLLM(**NAMES, temperature=0.5)
-    await context.store.set("llm", named)
-    restored = Context.from_dict(agent, context.to_dict(serializer=serializer), serializer=serializer)
-    assert (await restored.store.get("llm"))._backend is named._backend
-    assert str(await agent.run("second", ctx=restored)) == "two"
-
-
 # ---- the end -------------------------------------------------------------------------------------------------------------
 
 
@@ -371,3 +270,17 @@ def test_forked_child_uses_no_engine_of_its_parent(adapter: Any, names: dict[str
     assert fresh == str((False, answer))
     assert ask(parent.loaded) == answer
     parent.loaded.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_forked_child_has_connections_of_its_own() -> None:
+    backend = remote_backend("http://127.0.0.1:9/v1", served_name="forked")
+    client = backend._connection._client
+
+    def begins_anew() -> bool:
+        with backend._lock, backend._connection._lock:  # held by a parent's thread, or not
+            return backend._connection._client is not client
+
+    with backend._lock, backend._connection._lock:
+        assert in_child(begins_anew) == "True"
+    assert backend._connection._client is client

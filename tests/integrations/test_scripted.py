@@ -293,6 +293,18 @@ def test_a_thread_waits_at_a_gate_too() -> None:
     assert "".join(got) == WORDS
 
 
+@pytest.mark.parametrize("model", [EFTLLM, EFTChatModel])
+def test_a_timeout_leaves_an_answer_that_waits_at_a_gate(model: Any) -> None:
+    backend = ScriptedBackend([Gated(WORDS, Gate(), after=1)])
+    llm = model(backend=backend, timeout=0.05)
+    with pytest.raises(Exception, match="no whole answer within 0.05 s"):
+        llm.invoke("hi") if model is EFTChatModel else llm.complete("hi")
+    assert backend.records[0].was_left
+    for thread in [own for own in threading.enumerate() if own.name == "eft-in-time"]:
+        thread.join(60)
+        assert not thread.is_alive()
+
+
 # ---- through the frameworks ------------------------------------------------------------------------------------------------
 
 

@@ -93,6 +93,11 @@ def test_what_cannot_be_meant_says_what_to_write(given: dict[str, Any], words: s
         scripted(**given)
 
 
+def test_options_of_a_connection_are_refused_where_there_is_one() -> None:
+    with pytest.raises(errors.InvalidOptionError, match="api_key and no other header"):
+        EFTChatModel(base_url="http://host/v1", default_headers={"a": "b"})  # type: ignore[call-arg]
+
+
 def test_name_that_nobody_knows_is_an_error_of_the_model_as_langchains_users_know_it() -> None:
     with pytest.raises(ValidationError, match="temprature"):
         scripted(temprature=1)

@@ -36,8 +36,9 @@ def test_named_model_knows_its_context_without_its_weights(monkeypatch: pytest.M
 
 def test_construction_asks_nobody() -> None:
     code = (
-        "import sys; from eft_integrations.langchain import EFTChatModel\n"
+        "import copy, pickle, sys; from eft_integrations.langchain import EFTChatModel\n"
         "llm = EFTChatModel(preset='atlas'); repr(llm.profile); llm.profile.get('tool_calling'); llm._serialized; str(llm)\n"
+        "copy.deepcopy(llm); llm.with_weights(0.5).bind_tools([]); pickle.loads(pickle.dumps(llm)).profile['tool_calling']\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
         "EFTChatModel(base_url='http://127.0.0.1:9/v1')._get_ls_params()"
     )
@@ -91,13 +92,22 @@ def test_own_profile_and_copies() -> None:
     own: Any = {"max_input_tokens": 100}
     assert EFTChatModel(preset="atlas", profile=own).profile == own
     llm = EFTChatModel(backend=ScriptedBackend([], context_len=50))
-    other = llm.model_copy(update={"backend": ScriptedBackend([], context_len=60)})
+    change = {"backend": ScriptedBackend([], context_len=60)}
+    other, deep = llm.model_copy(update=change), llm.model_copy(update=change, deep=True)
     fields: Any = llm.configurable_fields(temperature=ConfigurableField(id="heat"))
     configured = fields.prepare({"configurable": {"heat": 0.5}})[0]
     assert configured.temperature == 0.5
-    for model, length in ((llm, 50), (llm.with_weights(0.5), 50), (other, 60), (configured, 50)):
+    for model, length in ((llm, 50), (llm.with_weights(0.5), 50), (other, 60), (deep, 60), (configured, 50)):
         assert model.profile is not None
         assert model.profile["max_input_tokens"] == length
+
+
+def test_profile_of_a_pickled_model_and_of_a_deep_copy() -> None:
+    llm = EFTChatModel(preset="atlas")
+    for again in (pickle.loads(pickle.dumps(llm)), copy.deepcopy(llm), llm.model_copy(deep=True)):
+        assert again.profile["max_input_tokens"] == CONTEXT
+    own: Any = {"max_input_tokens": 100}
+    assert pickle.loads(pickle.dumps(EFTChatModel(preset="atlas", profile=own))).profile == own
 
 
 def test_summarization_at_a_fraction_of_the_context() -> None:

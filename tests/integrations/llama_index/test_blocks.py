@@ -112,6 +112,8 @@ ASYNC_OBJECTS: dict[str, Callable[[EFTLLM], Any]] = {
     ).astream_call(),
     "prediction": lambda llm: llm.astream_structured_predict(Place, PromptTemplate("x")),
 }
+if "stream_call" not in vars(LLMTextCompletionProgram):  # it came with a later core
+    del OBJECTS["text program"], ASYNC_OBJECTS["text program"]
 CALL = Message("assistant", "", tool_calls=(ToolCall("1", "Place", '{"name": "Mill"}'),))
 
 
