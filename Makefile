@@ -111,6 +111,7 @@ test-packages: packages  ## the distributions' own tests, of what their wheels i
 	for tests in packages/tests packages/langchain-eft/tests packages/llama-index-llms-eft/tests; do \
 		OMP_NUM_THREADS=1 EFT_TEST_TRIO=$(CURDIR)/build/trio $(PACKAGES)/bin/python -P -m pytest --import-mode=importlib $$tests || exit 1; done
 
+# pip remarks that langchain-huggingface, which is in .venv, wants newer ones; these tests do not use it.
 $(OLDEST)/.installed: constraints-oldest.txt pyproject.toml Makefile $(STAMP)
 	rm -rf $(OLDEST)
 	$(BIN)/python -m venv --without-pip $(OLDEST)

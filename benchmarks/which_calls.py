@@ -81,14 +81,17 @@ def get_population(city: str) -> str:
 TOOLS: list[BaseTool] = [get_weather, get_population]
 
 
-def judgements(llm: EFTLLM, chat: EFTChatModel, most: int) -> tuple[int, int]:
-    """Claims that the judge of faithfulness judged right."""
+def claims_that_follow(llm: EFTLLM, chat: EFTChatModel, most: int) -> tuple[int, int]:
+    """Claims that follow from their text, and that the judge of faithfulness takes for such."""
     judge = FaithfulnessEvaluator(llm=llm)
-    found = [
-        judge.evaluate(response=claim, contexts=[text]).passing is is_right
-        for text, right, wrong in FACTS[:most]
-        for claim, is_right in ((right, True), (wrong, False))
-    ]
+    found = [judge.evaluate(response=claim, contexts=[text]).passing is True for text, claim, _ in FACTS[:most]]
+    return sum(found), len(found)
+
+
+def claims_that_do_not(llm: EFTLLM, chat: EFTChatModel, most: int) -> tuple[int, int]:
+    """Claims that their text contradicts, and that the judge does not take for faithful."""
+    judge = FaithfulnessEvaluator(llm=llm)
+    found = [judge.evaluate(response=claim, contexts=[text]).passing is False for text, _, claim in FACTS[:most]]
     return sum(found), len(found)
 
 
@@ -140,7 +143,8 @@ def answers(llm: EFTLLM, chat: EFTChatModel, most: int) -> tuple[int, int]:
 
 KINDS: dict[str, Callable[[EFTLLM, EFTChatModel, int], tuple[int, int]]] = {
     "answers from a text, in form (ResponseSynthesizer)": answers,
-    "claims judged right (FaithfulnessEvaluator)": judgements,
+    "claims that follow, judged True (FaithfulnessEvaluator)": claims_that_follow,
+    "claims that do not, judged False (FaithfulnessEvaluator)": claims_that_do_not,
     "texts with plain keywords (KeywordExtractor)": keywords,
     "questions sent to the right place (LLMSingleSelector)": routes,
     "right tools called in auto (bind_tools)": calls,
@@ -148,13 +152,15 @@ KINDS: dict[str, Callable[[EFTLLM, EFTChatModel, int], tuple[int, int]]] = {
 }
 
 
-def measure(engine: Engine, weight: float, *, most: int, max_tokens: int) -> dict[str, tuple[int, int]]:
-    """All kinds at one weight, each told when it is done."""
+def measure(
+    engine: Engine, weight: float, names: list[str], *, most: int, max_tokens: int
+) -> dict[str, tuple[int, int]]:
+    """Kinds by name at one weight, each told when it is done."""
     llm = EFTLLM(engine=engine, reward_weights=weight, temperature=0.0, max_tokens=max_tokens)
     chat = EFTChatModel(engine=engine, reward_weights=weight, temperature=0.0, max_tokens=max_tokens)
     found: dict[str, tuple[int, int]] = {}
-    for name, kind in KINDS.items():
-        found[name] = kind(llm, chat, most)
+    for name in names:
+        found[name] = KINDS[name](llm, chat, most)
         sys.stderr.write(f"weight {weight:g}: {found[name][0]} of {found[name][1]} {name}\n")
     return found
 
@@ -164,15 +170,17 @@ def main(
     reference: Annotated[Path, typer.Option(help="The small model, a GGUF file.")],
     adapter: Annotated[Path, typer.Option(help="A LoRA on the reference, a GGUF file or a folder.")],
     most: Annotated[int, typer.Option(help="Texts or questions of each kind.")] = 4,
+    only: Annotated[str, typer.Option(help="Kinds whose name has this in it.")] = "",
     threads: Annotated[int, typer.Option(help="Of llama.cpp.")] = 2,
     max_tokens: Annotated[int, typer.Option(help="Tokens per answer.")] = 64,
 ) -> None:
     """Ask all kinds of questions at weight 0 and 1."""
     start = time.monotonic()
+    names = [name for name in KINDS if only in name]
     with Trio(base, reference, adapter, threads).load() as engine:
-        results = {weight: measure(engine, weight, most=most, max_tokens=max_tokens) for weight in (0.0, 1.0)}
+        results = {weight: measure(engine, weight, names, most=most, max_tokens=max_tokens) for weight in (0.0, 1.0)}
     table = Table("kind of call", "weight 0", "weight 1")
-    for name in KINDS:
+    for name in names:
         table.add_row(name, *(f"{right} of {count}" for right, count in (own[name] for own in results.values())))
     Console().print(table)
     told = {str(weight): {name: list(own) for name, own in found.items()} for weight, found in results.items()}

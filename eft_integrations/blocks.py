@@ -14,8 +14,10 @@ import sys
 import threading
 import types
 import warnings
-from contextvars import ContextVar
+from collections.abc import Callable, Generator
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 from eft_engine.config import RewardWeights
 
@@ -25,6 +27,17 @@ FIXTURES = ("_pytest.", "pytest_asyncio.")
 THREADS_OF_A_CALL = "anyio."
 """Runs every call of a function in a context that ends with it."""
 WRAPS_A_PIECE = "ASYNC_GEN_WRAP"
+
+
+Result = TypeVar("Result")
+
+
+class Steps(Protocol):
+    """What coroutines and steps of asynchronous generators have in common."""
+
+    def send(self, value: Any, /) -> Any: ...
+
+    def throw(self, error: BaseException, /) -> Any: ...
 
 
 class WeightsWarning(UserWarning):
@@ -40,14 +53,14 @@ class Block:
         outer: the block that was in effect where it was entered.
         generator: the frame of the generator that entered it; None: it was no generator.
         place: file and line.
-        is_carried: it stands for another block while a stream that was made inside that is read.
+        is_of_stream: it stands for another block in the carrier of a stream; what is made inside is read inside.
     """
 
     weights: RewardWeights
     outer: Block | None
     generator: types.FrameType | None
     place: str
-    is_carried: bool = False
+    is_of_stream: bool = False
     is_left: bool = False
     was_used: bool = False
 
@@ -71,7 +84,7 @@ class Unused:
 
 _CURRENT: ContextVar[Block | Unused | None] = ContextVar("eft_reward_weights", default=None)
 _OF_GENERATORS: dict[types.FrameType, list[Block]] = {}
-"""Open blocks by the generator that entered them, the innermost last."""
+"""Open blocks by the generator that entered them, or the carrier that runs them, the innermost last."""
 
 
 def current_weights() -> RewardWeights:
@@ -102,22 +115,42 @@ def in_effect() -> Block | None:
     return running
 
 
-class carrying:
-    """One step of a generator that stands for a stream which was made inside a block, in whatever context that is read."""
+class Carrier:
+    """Where something runs with the weights of a block, whoever waits for it: a context of its own, a copy of the one here.
 
-    def __init__(self, block: Block) -> None:
-        self._block = block
+    Threads and tasks that begin there have the block as long as they run, and whoever waits has it never.
+    """
 
-    def __enter__(self) -> None:
-        frame = sys._getframe(1)
-        self._carried = Block(self._block.weights, self._block, frame, self._block.place, is_carried=True)
-        self._before = _CURRENT.get()
-        _CURRENT.set(self._carried)
-        _OF_GENERATORS.setdefault(frame, []).append(self._carried)
+    def __init__(self, block: Block, *, of_stream: bool = False) -> None:
+        block.was_used = True
+        self._block = Block(block.weights, None, None, block.place, is_of_stream=of_stream)
+        self._context = copy_context()
+        self._context.run(_CURRENT.set, self._block)
 
-    def __exit__(self, *error: object) -> None:
-        _close(self._carried)
-        _CURRENT.set(self._before)
+    def run(self, function: Callable[..., Result], *args: object, **keywords: object) -> Result:
+        """Call a function there."""
+        frame = sys._getframe()  # it stands nearer than a generator that waits for this
+        _OF_GENERATORS[frame] = [self._block]
+        try:
+            return self._context.run(function, *args, **keywords)
+        finally:
+            del _OF_GENERATORS[frame]
+
+    @types.coroutine
+    def wait(self, awaited: Steps) -> Generator[Any, Any, Any]:
+        """Await something there."""
+        resume: Callable[..., Any] = awaited.send
+        value: Any = None
+        while True:
+            try:
+                waits_for = self.run(resume, value)
+            except StopIteration as end:
+                return end.value
+            try:
+                value = yield waits_for
+                resume = awaited.send
+            except BaseException as error:  # cancellation too: it is for what is awaited
+                resume, value = awaited.throw, error
 
 
 # ---- which block is in effect -----------------------------------------------------------------------------------------------

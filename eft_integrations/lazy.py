@@ -1,9 +1,10 @@
-"""Streams that frameworks begin when they are read, not when they are made: those that are made inside a block keep its weights.
+"""What frameworks begin when it is read or awaited, not when it is made: what is made inside a block keeps its weights.
 
 `(prompt | llm).stream(x)` is a generator of LangChain's, and a streamed answer of LlamaIndex's query engines is one of theirs: the
 model is called when somebody asks for the first piece, perhaps long after the block. So entering a block puts a thin wrapper around
-the methods that make such streams: what one returns inside a block is read inside of that block, piece by piece. Outside of blocks
-they do what they always do.
+the methods that make such streams and coroutines: what one returns inside a block runs with that block, in a context of its own. So
+do calls under the block of a generator, which the threads and tasks of a call would otherwise lose between two pieces. Outside of
+blocks these methods do what they always do.
 """
 
 from __future__ import annotations
@@ -14,14 +15,19 @@ import inspect
 import opcode
 import sys
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator
+import types
+from collections.abc import AsyncGenerator, Coroutine, Generator
 from typing import Any
 from weakref import WeakSet
 
-from eft_integrations.blocks import Block, carrying, in_effect
+from eft_integrations.blocks import Block, Carrier, in_effect
 
 WATCHED: dict[tuple[str, str], tuple[str, ...]] = {
     ("langchain_core.runnables.base", "Runnable"): (
+        "invoke",
+        "ainvoke",
+        "batch",
+        "abatch",
         "stream",
         "astream",
         "transform",
@@ -41,7 +47,6 @@ LOADED_LATE = tuple(
     f"langchain_core.runnables.{name}" for name in ("branch", "configurable", "fallbacks", "retry", "router")
 )
 """Modules of such subclasses that LangChain loads when they are first used, which may be inside of a block."""
-MARK = "__eft_watched__"
 _KNOWN: WeakSet[type] = WeakSet()
 _LOCK = threading.Lock()
 
@@ -54,8 +59,7 @@ def watch() -> None:
     for (module, name), methods in WATCHED.items():
         root = getattr(sys.modules.get(module), name, None)
         if root is not None:
-            for kind in _family(root) - set(_KNOWN):
-                _watch(kind, methods)
+            _watch(_family(root), methods)
 
 
 def _family(root: type) -> set[type]:
@@ -69,38 +73,51 @@ def _family(root: type) -> set[type]:
     return family
 
 
-def _watch(kind: type, methods: tuple[str, ...]) -> None:
+def _watch(family: set[type], methods: tuple[str, ...]) -> None:
     with _LOCK:
-        for name in methods:
-            method = vars(kind).get(name)
-            if inspect.isroutine(method) and not hasattr(method, MARK):
-                setattr(kind, name, _watched(method))
-        _KNOWN.add(kind)
+        for kind in family - set(_KNOWN):
+            for name in methods:
+                method = vars(kind).get(name)
+                if not isinstance(method, Watched | staticmethod | classmethod) and inspect.isroutine(method):
+                    setattr(kind, name, Watched(method))
+            _KNOWN.add(kind)
 
 
-def _watched(method: Any) -> Callable[..., Any]:
-    """A method whose streams keep the block that they are made in. It is bound as Python does it: it may be a wrapper itself."""
+class Watched:
+    """A method whose streams and coroutines keep the block that they are made in.
 
-    @functools.wraps(method)
-    def call(self: object, *args: Any, **keywords: Any) -> Any:
-        return _kept(method.__get__(self, type(self))(*args, **keywords))
+    It is bound as Python does it, since the method may be a wrapper itself, and asked what it is (a generator function, a coroutine
+    function), it answers as the method does: LangChain makes another runnable of a generator function than of any other.
+    """
 
-    @functools.wraps(method)
-    async def acall(self: object, *args: Any, **keywords: Any) -> Any:
-        return _kept(await method.__get__(self, type(self))(*args, **keywords))
+    __wrapped__: Any
 
-    watched = acall if inspect.iscoroutinefunction(method) else call
-    setattr(watched, MARK, True)
-    return watched
+    def __init__(self, method: Any) -> None:
+        functools.update_wrapper(self, method)
+        for name in ("__code__", "__defaults__", "__kwdefaults__"):
+            if hasattr(method, name):
+                setattr(self, name, getattr(method, name))
 
+    def __get__(self, instance: object, kind: type | None = None) -> Any:
+        return self if instance is None else types.MethodType(self, instance)
 
-def _kept(made: Any) -> Any:
-    block = in_effect()
-    return made if block is not None and block.is_carried else carried(made, block)
+    def __call__(self, instance: object, /, *args: Any, **keywords: Any) -> Any:
+        method = self.__wrapped__.__get__(instance, type(instance))
+        block = in_effect()
+        if block is None or block.is_of_stream:
+            return method(*args, **keywords)
+        if block.generator is None:
+            return carried(method(*args, **keywords), block)
+        return carried(Carrier(block).run(method, *args, **keywords), block)
+
+    def __reduce__(self) -> str:
+        return str(self.__wrapped__.__qualname__)
 
 
 def is_lazy(made: object) -> bool:
-    """Whether something is a stream that has not begun."""
+    """Whether something is a stream or a coroutine that has not begun."""
+    if inspect.iscoroutine(made):
+        return inspect.getcoroutinestate(made) == inspect.CORO_CREATED
     if inspect.isgenerator(made):
         return inspect.getgeneratorstate(made) == inspect.GEN_CREATED
     if not inspect.isasyncgen(made) or made.ag_frame is None:
@@ -110,36 +127,45 @@ def is_lazy(made: object) -> bool:
 
 
 def carried(made: Any, block: Block | None) -> Any:
-    """A stream that has not begun, to be read with the weights of a block; anything else as it is."""
+    """A stream or coroutine that has not begun, to be run with the weights of a block; anything else as it is."""
     if block is None or not is_lazy(made):
         return made
     block.was_used = True
+    if inspect.iscoroutine(made):
+        return _awaited(made, block)
     return _pieces(made, block) if inspect.isgenerator(made) else _apieces(made, block)
 
 
 def _pieces(made: Generator[Any, Any, Any], block: Block) -> Generator[Any, Any, Any]:
+    carrier = Carrier(block, of_stream=True)
     sent: Any = None
     try:
         while True:
             try:
-                with carrying(block):
-                    piece = made.send(sent)
+                piece = carrier.run(made.send, sent)
             except StopIteration as end:
                 return end.value
             sent = yield piece
     finally:
-        made.close()
+        carrier.run(made.close)
 
 
 async def _apieces(made: AsyncGenerator[Any, Any], block: Block) -> AsyncGenerator[Any, Any]:
+    carrier = Carrier(block, of_stream=True)
     sent: Any = None
     try:
         while True:
             try:
-                with carrying(block):
-                    piece = await made.asend(sent)
+                piece = await carrier.wait(made.asend(sent))
             except StopAsyncIteration:
                 return
             sent = yield piece
     finally:
-        await made.aclose()
+        await carrier.wait(made.aclose())
+
+
+async def _awaited(made: Coroutine[Any, Any, Any], block: Block) -> Any:
+    """It needs no context of its own where the block is in effect as long as it runs."""
+    if block.generator is None and in_effect() is block:
+        return await made
+    return await Carrier(block).wait(made)

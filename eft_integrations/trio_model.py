@@ -159,6 +159,11 @@ class TrioModel(CallOptions):
         """What reports and traces call the model."""
         return self._held.model_name
 
+    @property
+    def _shown_name(self) -> str:
+        """The name, or the address of a server that was not asked for it yet, and is not asked for a trace."""
+        return self.model_name if self.base_url is None or self.served_name or self._is_loaded else self.base_url
+
     # ---- loading, keeping and closing ----------------------------------------------------------------------------------
 
     def load(self) -> None:

@@ -27,5 +27,5 @@ def replaced_by(backend: ChatBackend) -> Iterator[None]:
 
 def in_effect(own: ChatBackend) -> ChatBackend:
     """What answers now in place of a model's own backend; itself outside of all blocks."""
-    with _LOCK:
-        return _REPLACEMENTS[-1] if _REPLACEMENTS else own
+    last = _REPLACEMENTS[-1:]  # without the lock, which a forked child may find held
+    return last[0] if last else own

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import random
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -18,10 +17,11 @@ from typing import Any
 from eft_engine.errors import InvalidGrammarError
 from eft_integrations.chat.schema import held
 from eft_integrations.chat.schema_check import fault_of
+from eft_integrations.chat.schemas.loosened import in_other_words
 from eft_integrations.chat.schemas.numbers import NoValueError, number
 from eft_integrations.chat.schemas.sentence import sentence
 from eft_integrations.chat.schemas.strings import FORMATS, whole
-from eft_integrations.chat.schemas.tree import ANNOTATIONS, rebuilt
+from eft_integrations.chat.schemas.tree import ANNOTATIONS
 from eft_integrations.chat.schemas.words import texts_of_format, word
 from eft_integrations.json_types import Json
 
@@ -45,7 +45,6 @@ KINDS_BY_KEYWORD = {
 """What a schema without a type speaks of."""
 FORMATS_BY_PATTERN: Mapping[object, str] = {whole(expression): name for name, expression in FORMATS.items()}
 """A grammar has the pattern of most formats."""
-LOOK_AROUND = re.compile(r"\(\?<?[=!](?:[^()\\]|\\.)*\)")
 IN_PLACE = frozenset({"$ref", "anyOf", "allOf"})
 
 
@@ -84,7 +83,7 @@ def example_of(schema: object, *, arguments: bool = False, seed: int = 0) -> Jso
 
 def _values(schema: object, seed: int, *, arguments: bool) -> Iterator[Json]:
     whole = held(schema, arguments=arguments).schema
-    loosened = held(_in_other_words(schema), arguments=arguments).schema
+    loosened = held(in_other_words(schema), arguments=arguments).schema
     for maker in (_Maker(whole, seed), _Maker(whole, seed, takes_all=True), _Maker(loosened, seed)):
         yield from maker.values()
     for count in range(NUM_DRAWN):
@@ -94,22 +93,6 @@ def _values(schema: object, seed: int, *, arguments: bool) -> Iterator[Json]:
         text = sentence(loosened, draw)
         if text is not None:
             yield json.loads(text)
-
-
-def _in_other_words(schema: object) -> Any:
-    """Some of what no grammar holds as something that one does: what a list must contain as its first items, and patterns without
-    their look-around.
-    """
-    copy = rebuilt(schema, _in_other_words)
-    if not isinstance(copy, dict):
-        return copy
-    if isinstance(copy.get("pattern"), str):
-        copy["pattern"] = LOOK_AROUND.sub("", copy["pattern"])
-    if isinstance(copy.get("contains"), dict) and "prefixItems" not in copy:
-        item = {"allOf": [copy["contains"], copy.get("items", True)]}
-        fewest = int(copy.get("minContains", 1))
-        copy |= {"prefixItems": [item] * fewest, "minItems": max(fewest, copy.get("minItems", 0))}
-    return copy
 
 
 class _Maker:

@@ -81,11 +81,6 @@ class DescribedModel(TrioModel, BaseChatModel):
         return "eft"
 
     @property
-    def _shown_name(self) -> str:
-        """The name, or the address of a server that was not asked for it yet, and is not asked for a trace."""
-        return self.model_name if self.base_url is None or self.served_name or self._is_loaded else self.base_url
-
-    @property
     def _identifying_params(self) -> dict[str, object]:
         """Everything that changes an answer."""
         names = (*NAMES_OF_TRIO, "engine_config", *sorted(set(CallOptions.model_fields) - WITHOUT_EFFECT))

@@ -6,8 +6,15 @@ import sys
 from types import FrameType
 
 from langchain_core.language_models import BaseLanguageModel
-from langchain_core.runnables import RunnableSequence
-from langchain_core.runnables.base import RunnableBindingBase
+from langchain_core.runnables import (
+    RunnableBranch,
+    RunnableGenerator,
+    RunnableLambda,
+    RunnableSequence,
+    RunnableWithFallbacks,
+)
+from langchain_core.runnables.base import RunnableBindingBase, RunnableEachBase
+from langchain_core.runnables.configurable import DynamicRunnable
 
 CHAINS = ("langchain_core.runnables.", "langgraph.")
 """Packages of what calls models on behalf of others."""
@@ -35,8 +42,16 @@ def _message(chain: object, method: str, weights: object) -> str:
 
 
 def _passes_on(chain: object) -> bool:
-    """Whether the keywords went to a model: the first step. The one that is called now is another, and was not meant."""
-    first = chain
-    while isinstance(first, RunnableSequence | RunnableBindingBase):
-        first = first.first if isinstance(first, RunnableSequence) else first.bound
-    return isinstance(first, BaseLanguageModel)
+    """Whether the keywords went to a model, or to a function that takes them: the first step. What is called now was not meant."""
+    match chain:
+        case RunnableSequence():
+            return _passes_on(chain.first)
+        case RunnableBindingBase() | RunnableEachBase():
+            return _passes_on(chain.bound)
+        case RunnableWithFallbacks():
+            return _passes_on(chain.runnable)
+        case DynamicRunnable():
+            return _passes_on(chain.default)
+        case RunnableBranch():
+            return any(_passes_on(branch) for branch in (*(branch for _, branch in chain.branches), chain.default))
+    return isinstance(chain, BaseLanguageModel | RunnableLambda | RunnableGenerator)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from llama_index.core.base.llms import types
 
@@ -81,16 +81,20 @@ def _logprobs(token: TokenLogprobs) -> list[types.LogProb]:
 
 
 class ChatChunks:
-    """The chunks of a streamed answer: every one holds the message so far and what is new."""
+    """The chunks of a streamed answer: every one holds the message so far and what is new.
 
-    def __init__(self, model_name: str) -> None:
+    Args:
+        model_name: tells it once the answer is whole; a server knows its name only when it has been asked something.
+    """
+
+    def __init__(self, model_name: Callable[[], str]) -> None:
         self._model_name = model_name
         self._so_far = AnswerSoFar()
 
     def feed(self, delta: ChatDelta) -> types.ChatResponse:
         """The next chunk; the last has the whole answer, usage and `raw`."""
         if delta.result is not None:
-            return to_chat_response(delta.result, self._model_name, delta="")
+            return to_chat_response(delta.result, self._model_name(), delta="")
         self._so_far.add(delta)
         thought = types.ThinkingBlock(content=self._so_far.reasoning)
         calls = [(call, call.arguments) for call in self._so_far.calls]

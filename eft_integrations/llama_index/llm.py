@@ -117,8 +117,8 @@ class EFTLLM(TrioModel, FunctionCallingLLM):
         )
 
     def to_payload(self) -> dict[str, object]:
-        """What instrumentation events say of this LLM; does not load the engine."""
-        return {"class_name": self.class_name(), "model_name": self.model_name, "reward_weights": self.reward_weights}
+        """What instrumentation events say of this LLM; loads no engine, and asks no server."""
+        return {"class_name": self.class_name(), "model_name": self._shown_name, "reward_weights": self.reward_weights}
 
     def _writes(self, name: str) -> bool:
         """Whether a prompt is written by the field of this name, which was given or set later."""
@@ -175,12 +175,12 @@ class EFTLLM(TrioModel, FunctionCallingLLM):
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[types.ChatMessage], **kwargs: object) -> types.ChatResponseGen:
         """The answer in pieces; the request is submitted now, and closing the generator cancels it."""
-        return self._question(messages, kwargs).stream(ChatChunks(self.model_name).feed)
+        return self._question(messages, kwargs).stream(ChatChunks(lambda: self.model_name).feed)
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[types.ChatMessage], **kwargs: object) -> types.ChatResponseAsyncGen:
         """The answer in pieces, without blocking the event loop; closing the generator cancels the request."""
-        return self._question(messages, kwargs).astream(ChatChunks(self.model_name).feed)
+        return self._question(messages, kwargs).astream(ChatChunks(lambda: self.model_name).feed)
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: object) -> types.CompletionResponse:
@@ -197,14 +197,14 @@ class EFTLLM(TrioModel, FunctionCallingLLM):
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: object) -> types.CompletionResponseGen:
         """See `complete`, in pieces; the request is submitted now."""
-        return self._question_of_text(prompt, formatted, kwargs).stream(ChatChunks(self.model_name).feed_text)
+        return self._question_of_text(prompt, formatted, kwargs).stream(ChatChunks(lambda: self.model_name).feed_text)
 
     @llm_completion_callback()
     async def astream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: object
     ) -> types.CompletionResponseAsyncGen:
         """See `complete`, in pieces; without blocking the event loop."""
-        return self._question_of_text(prompt, formatted, kwargs).astream(ChatChunks(self.model_name).feed_text)
+        return self._question_of_text(prompt, formatted, kwargs).astream(ChatChunks(lambda: self.model_name).feed_text)
 
     async def apredict(self, prompt: BasePromptTemplate, **prompt_args: object) -> str:
         """See `LLM.apredict`, which asks for `metadata`: the engine is loaded beside the event loop first."""

@@ -7,6 +7,7 @@ span of an answer belongs to that answer; so does what a streamed answer asks wh
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -35,21 +36,26 @@ WITH_METADATA = (Response, PydanticResponse, StreamingResponse, AsyncStreamingRe
 
 @dataclass(eq=False)
 class Asked:
-    """What was asked inside of one span, and the answers that the span gave."""
+    """What was asked inside of one span, and the answers that the span gave.
+
+    A streamed answer holds its request, and that holds this, to tell it what was asked. So answers are held weakly: one that is
+    dropped ends its request at once.
+    """
 
     parent_id: str | None = None
     weights: list[object] = field(default_factory=list)
-    answers: list[Any] = field(default_factory=list)
+    answers: list[weakref.ref[Any]] = field(default_factory=list)
 
     def record(self, result: ChatResult) -> None:
         """One more answer of a model."""
         self.weights.append(result.metadata.get("reward_weights"))
-        for answer in self.answers:
-            self._tell(answer)
+        for own in self.answers:
+            if (answer := own()) is not None:
+                self._tell(answer)
 
     def attach(self, answer: Any) -> None:
         """The span's own answer; of a streamed one, what is asked while it is read counts too."""
-        self.answers.append(answer)
+        self.answers.append(weakref.ref(answer))
         if isinstance(answer, StreamingResponse) and is_lazy(answer.response_gen):
             answer.response_gen = _read(answer.response_gen, self)
         elif isinstance(answer, AsyncStreamingResponse) and is_lazy(answer.response_gen):
@@ -62,9 +68,7 @@ class Asked:
         report: dict[str, object] = {"reward_weights": self.weights[-1]}
         if len(distinct) > 1:
             report["all_reward_weights"] = distinct
-        if answer.metadata is None:
-            answer.metadata = {}
-        answer.metadata[KEY] = report
+        answer.metadata = {**(answer.metadata or {}), KEY: report}  # a new mapping: the old one may be a node's
 
 
 _READING: ContextVar[tuple[Asked, ...]] = ContextVar("eft_answers_being_read", default=())

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sys
 
-from eft_integrations.backends.replies import AUTO, Broken, Gate, Gated
+from eft_integrations.backends.replies import AUTO, Broken, Gate, Gated, Reply
 from eft_integrations.backends.scripted import Recorded, ScriptedBackend, ScriptOverError
 from eft_integrations.testing.engines import allow_engines, forbid_engines
 from eft_integrations.testing.scripting import scripted, tool_call
@@ -27,6 +27,7 @@ __all__ = [
     "Gate",
     "Gated",
     "Recorded",
+    "Reply",
     "ScriptOverError",
     "ScriptedBackend",
     "allow_engines",

@@ -400,9 +400,13 @@ def own_stream(llm: EFTChatModel) -> Iterator[AIMessageChunk]:
     yield from llm.stream("late")  # type: ignore[misc]
 
 
+async def own_coroutine(llm: EFTChatModel) -> object:
+    return await llm.ainvoke("late")
+
+
 LATE: dict[str, Callable[[EFTChatModel], Callable[[], object]]] = {
     "a generator": lambda llm: lambda stream=own_stream(llm): list(stream),  # type: ignore[misc]
-    "a coroutine": lambda llm: lambda answer=llm.ainvoke("late"): asyncio.run(answer),  # type: ignore[misc]
+    "a coroutine": lambda llm: lambda answer=own_coroutine(llm): asyncio.run(answer),  # type: ignore[misc]
 }
 
 

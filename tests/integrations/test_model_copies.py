@@ -37,7 +37,7 @@ def test_options_survive_saving_and_show_in_words(adapter: Any) -> None:
 
 
 @ADAPTERS
-def test_saved_adapter_still_has_everything_else_from_its_reference(adapter: Any, tmp_path: Path) -> None:
+def test_saved_adapter_still_has_everything_else_from_its_reference(adapter: Any) -> None:
     pairs = {"a": TunedPair("t", "r"), "b": (MemberConfig(source="t"), "r")}
     model = adapter(base="a", tuned=MemberConfig(source="t"), reference=MemberConfig(source="r"), pairs=pairs)
     explicit = adapter(base="a", tuned={"source": "t", "dtype": None}, reference="r", pairs=pairs)

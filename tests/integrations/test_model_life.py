@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from langchain.agents import create_agent
+from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.llms import ChatMessage
+from llama_index.core.prompts import PromptTemplate
 
 from eft_engine import Engine, EngineConfig, MemberConfig, TunedPair, context_len_of, errors
 from eft_integrations.backends import EngineBackend, remote_backend, shared_backend
+from eft_integrations.backends.trio_source import TrioSource
 from eft_integrations.langchain import EFTChatModel
 from eft_integrations.llama_index import EFTLLM
 from tests.engine.test_fork import in_child
@@ -177,23 +183,69 @@ def test_models_are_looked_for_at_once_where_that_is_asked_for(
         adapter(base_url="http://127.0.0.1:9/v1", validate_model_on_init=True)
 
 
-@ADAPTERS
-async def test_event_loop_runs_on_while_an_engine_is_loaded(adapter: Any, toy_trio: ToyTrio) -> None:
+async def by_agent_of_llama_index(names: dict[str, str]) -> None:
+    """Asks for the metadata before anything else."""
+    await FunctionAgent(tools=[], llm=EFTLLM(**names, **SHORT)).run("abc")
+
+
+async def by_prediction(names: dict[str, str]) -> None:
+    """As query engines ask."""
+    await EFTLLM(**names, **SHORT).apredict(PromptTemplate("abc"))
+
+
+async def by_chat(names: dict[str, str]) -> None:
+    """LlamaIndex without anything around it."""
+    await EFTLLM(**names, **SHORT).achat([ChatMessage("abc")])
+
+
+async def by_agent_of_langchain(names: dict[str, str]) -> None:
+    """A graph."""
+    await create_agent(EFTChatModel(**names, **SHORT)).ainvoke({"messages": [("user", "abc")]})
+
+
+async def by_stream(names: dict[str, str]) -> None:
+    """LangChain without anything around it."""
+    assert [chunk async for chunk in EFTChatModel(**names, **SHORT).astream("abc")]
+
+
+@pytest.mark.parametrize("ask_it", [by_agent_of_llama_index, by_prediction, by_chat, by_agent_of_langchain, by_stream])
+async def test_event_loop_runs_on_while_an_engine_is_loaded(
+    ask_it: Callable[[dict[str, str]], Awaitable[None]],
+    names: dict[str, str],
+    toy_trio: ToyTrio,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     loading, may_load = threading.Event(), threading.Event()
 
-    def load() -> Engine:
+    def load(source: TrioSource) -> Engine:
         loading.set()
-        assert may_load.wait(60)
+        assert may_load.wait(60), "the event loop stands still"
         return toy_trio.engine()
 
-    backend = EngineBackend(load, model_name="toy")
-    model = adapter(backend=backend, **SHORT)
-    asked = asyncio.ensure_future(model.achat([ChatMessage("abc")]) if adapter is EFTLLM else model.ainvoke("abc"))
+    monkeypatch.setattr(TrioSource, "load", load)
+    asked = asyncio.ensure_future(ask_it(names))
     while not loading.is_set():
         await asyncio.sleep(0)
     may_load.set()  # only an event loop that runs gets here
     await asked
-    backend.close()
+    shared_backend(**names).close()
+
+
+@ADAPTERS
+async def test_server_is_first_asked_beside_the_event_loop(adapter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        threads.append(threading.current_thread())
+        return httpx.Response(503, json={"error": {"message": "not yet"}})
+
+    model = adapter(base_url="http://127.0.0.1:9/v2")
+    client = httpx.Client(transport=httpx.MockTransport(answer))
+    monkeypatch.setattr(model._held.own._connection, "_client", client)
+    with pytest.raises(Exception, match="503"):
+        await (model.achat([ChatMessage("abc")]) if adapter is EFTLLM else model.ainvoke("abc"))
+    assert threads
+    assert threading.current_thread() not in threads
 
 
 # ---- the end -------------------------------------------------------------------------------------------------------------

@@ -255,11 +255,11 @@ def test_an_error_comes_before_anything(error: Any) -> None:
 @pytest.mark.parametrize(("after", "seen"), [(0, ""), (2, "one two"), (99, WORDS)])
 def test_an_error_in_the_middle_comes_behind_so_many_pieces(after: int, seen: str) -> None:
     backend = ScriptedBackend([Broken(WORDS, RuntimeError("broken"), after=after)])
-    got = ""
+    got: list[str] = []
+    pieces = (got.append(delta.text) for delta in backend.stream(asked()))
     with pytest.raises(RuntimeError, match="broken"):
-        for delta in backend.stream(asked()):
-            got += delta.text
-    assert got == seen
+        list(pieces)
+    assert "".join(got) == seen
     assert str(backend.records[0].error) == "broken"
 
 

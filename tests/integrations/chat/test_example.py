@@ -124,7 +124,7 @@ def test_arguments_are_an_object() -> None:
 
 
 @pytest.mark.thorough
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(documents(), st.integers(0, 3))
 def test_no_value_is_wrong(schema: dict[str, Any], seed: int) -> None:
     try:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from llama_index.core import Document, MockEmbedding, PromptTemplate, SummaryIndex, VectorStoreIndex
-from llama_index.core.base.response.schema import AsyncStreamingResponse, StreamingResponse
+from llama_index.core.base.response.schema import AsyncStreamingResponse, Response, StreamingResponse
 from llama_index.core.llms import ChatMessage
 from llama_index.core.program import FunctionCallingProgram, LLMTextCompletionProgram
-from llama_index.core.query_engine import RouterQueryEngine, SubQuestionQueryEngine
+from llama_index.core.query_engine import CustomQueryEngine, RouterQueryEngine, SubQuestionQueryEngine
 from llama_index.core.question_gen import LLMQuestionGenerator
 from llama_index.core.response_synthesizers import get_response_synthesizer
+from llama_index.core.schema import TextNode
 from llama_index.core.selectors import LLMSingleSelector
 from llama_index.core.tools import QueryEngineTool
 from pydantic import BaseModel
@@ -224,3 +226,34 @@ def test_sub_questions_count_with_the_answer_that_they_are_part_of() -> None:
     assert response.metadata is not None
     assert response.metadata["eft"]["reward_weights"] == {"scripted": 1.0}
     assert [own["scripted"] for own in response.metadata["eft"]["all_reward_weights"]] == [0.0, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("mode", ["compact", "simple_summarize", "generation"])
+async def test_streamed_answer_that_is_dropped_ends_its_request_without_the_garbage_collector(mode: str) -> None:
+    llm, backend = make()
+    gc.disable()
+    try:
+        response = engine(llm, streaming=True, response_mode=mode).query("q")
+        next(response.response_gen)
+        del response
+        aresponse = await engine(llm, streaming=True, response_mode=mode).aquery("q")
+        await anext(aresponse.response_gen)
+        del aresponse
+        await asyncio.sleep(0.01)  # Python closes generators of a loop one turn later each
+    finally:
+        gc.enable()
+    assert [record.was_left for record in backend.records] == [True, True]
+
+
+def test_metadata_that_an_engine_takes_from_a_node_is_left_alone() -> None:
+    llm, _ = make()
+    node = TextNode(text="Mills grind.", metadata={"file": "a"})
+
+    class Own(CustomQueryEngine):
+        def custom_query(self, query_str: str) -> Response:
+            return Response(llm.complete(query_str).text, metadata=node.metadata)
+
+    response = Own().query("q")
+    assert isinstance(response, Response)
+    assert response.metadata == {"file": "a", "eft": {"reward_weights": {"scripted": 1.0}}}
+    assert node.metadata == {"file": "a"}
