@@ -165,7 +165,7 @@ async def _apieces(made: AsyncGenerator[Any, Any], block: Block) -> AsyncGenerat
 
 
 async def _awaited(made: Coroutine[Any, Any, Any], block: Block) -> Any:
-    """It needs no context of its own where the block is in effect as long as it runs."""
+    """It needs no context of its own where the block is in effect as long as it runs. It may give a stream that has not begun."""
     if block.generator is None and in_effect() is block:
-        return await made
-    return await Carrier(block).wait(made)
+        return carried(await made, block)
+    return carried(await Carrier(block).wait(made), block)

@@ -83,6 +83,10 @@ class TrioModel(CallOptions):
     )
     engine: Any = Field(default=None, exclude=True, repr=False, description="an engine that is already loaded")
     backend: Any = Field(default=None, exclude=True, repr=False, description="any ChatBackend")
+    fixed_weights: bool = Field(
+        default=False,
+        description="blocks and configs do not reach this model; only weights given with a call go before",
+    )
     validate_model_on_init: bool = Field(
         default=False,
         description="look for the named models at once, without loading them, and raise what is wrong with them",
@@ -207,9 +211,14 @@ class TrioModel(CallOptions):
 
     # ---- copies --------------------------------------------------------------------------------------------------------
 
-    def with_weights(self, reward_weights: RewardWeights) -> Self:
-        """A copy with other weights that shares the engine; it keeps them through tools, agents and engines of the host."""
-        return self.model_copy(update={"reward_weights": reward_weights})
+    def with_weights(self, reward_weights: RewardWeights, *, fixed: bool = False) -> Self:
+        """A copy with other weights that shares the engine; it keeps them through tools, agents and engines of the host.
+
+        Args:
+            reward_weights: a number for every pair, or weights by pair name.
+            fixed: blocks and configs do not reach the copy; only weights that are given with a call go before.
+        """
+        return self.model_copy(update={"reward_weights": reward_weights, "fixed_weights": fixed})
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """See `BaseModel.model_copy`. A copy that names another trio has that trio's engine; every other one shares this one's."""

@@ -122,18 +122,19 @@ def weights_header(reward_weights: RewardWeights) -> dict[str, str]:
     return {HEADER: ",".join(f"{pair}={weight}" for pair, weight in reward_weights.items())}
 
 
-def settle(keywords: Mapping[str, object], *further: RewardWeights) -> dict[str, object]:
+def settle(keywords: Mapping[str, object], *further: RewardWeights, fixed: bool = False) -> dict[str, object]:
     """A call's keywords with the weights that it, the surrounding block or one of `further` asks for, the first of them.
 
-    To be called when the call is made: a stream that is read later keeps the weights of its call.
+    To be called when the call is made: a stream that is read later keeps the weights of its call. Where the weights of a model are
+    `fixed`, only the call itself goes before them.
 
     >>> with weights(0.2):
-    ...     settle({}, 0.3), settle({"reward_weights": 0.1})
-    ({'reward_weights': 0.2}, {'reward_weights': 0.1})
+    ...     settle({}, 0.3), settle({"reward_weights": 0.1}), settle({}, 0.3, fixed=True)
+    ({'reward_weights': 0.2}, {'reward_weights': 0.1}, {})
     """
-    own = keywords.get("reward_weights")
-    of_block = weights_of_call(has_own=own is not None)
-    if own is not None:
+    has_own = fixed or keywords.get("reward_weights") is not None
+    of_block = weights_of_call(has_own=has_own)
+    if has_own:
         return dict(keywords)
     chosen = first_given(of_block, *further)
     return dict(keywords) if chosen is None else {**keywords, "reward_weights": chosen}

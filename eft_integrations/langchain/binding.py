@@ -48,12 +48,19 @@ class BoundChatModel(RunnableBinding[LanguageModelInput, AIMessage]):
         """See `EFTChatModel.with_structured_output`."""
         kept = {name: value for name, value in self.kwargs.items() if name not in OF_AN_ANSWER}
         answers = self._model.with_structured_output(schema, **{**kept, **kwargs})
-        return answers.with_config(self.config) if self.config else answers
+        if not (self.config or self.config_factories):
+            return answers
+        return RunnableBinding(bound=answers, config=self.config, config_factories=self.config_factories)
 
-    def with_weights(self, reward_weights: RewardWeights) -> Self:
+    def with_alisteners(self, **listeners: Any) -> Self:
+        """See `Runnable.with_alisteners`; LangChain's own binding would be put around this one."""
+        around = cast("RunnableBinding[LanguageModelInput, AIMessage]", super().with_alisteners(**listeners))
+        return self.model_copy(update={"config_factories": [*self.config_factories, *around.config_factories]})
+
+    def with_weights(self, reward_weights: RewardWeights, *, fixed: bool = False) -> Self:
         """See `EFTChatModel.with_weights`; weights that were bound before are gone."""
         kept = {name: value for name, value in self.kwargs.items() if name != "reward_weights"}
-        return self._with(bound=self._model.with_weights(reward_weights), kwargs=kept)
+        return self._with(bound=self._model.with_weights(reward_weights, fixed=fixed), kwargs=kept)
 
     @property
     def _model(self) -> EFTChatModel:

@@ -148,7 +148,8 @@ class EFTChatModel(DescribedModel):
         if keywords.get("reward_weights") is None and (chain := dropping_chain()) is not None:
             raise exceptions.ModelInvalidRequestError(chain)
         configurable = ensure_config(config).get("configurable", {})
-        return settle(keywords, *(configurable.get(key) for key in self._weights_ids))
+        of_config = (configurable.get(key) for key in self._weights_ids)
+        return settle(keywords, *of_config, fixed=self.fixed_weights)
 
     invoke = _settling(BaseChatModel.invoke)
     ainvoke = _settling(BaseChatModel.ainvoke)
@@ -168,6 +169,14 @@ class EFTChatModel(DescribedModel):
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """See `Runnable.with_config`. Tools and schemas may be bound before or after."""
         return BoundChatModel(bound=self, kwargs={}, config={}).with_config(config, **kwargs)
+
+    def with_listeners(self, **listeners: Any) -> Runnable[LanguageModelInput, AIMessage]:
+        """See `Runnable.with_listeners`. Tools and schemas may be bound before or after."""
+        return BoundChatModel(bound=self, kwargs={}, config={}).with_listeners(**listeners)
+
+    def with_alisteners(self, **listeners: Any) -> Runnable[LanguageModelInput, AIMessage]:
+        """See `Runnable.with_alisteners`. Tools and schemas may be bound before or after."""
+        return BoundChatModel(bound=self, kwargs={}, config={}).with_alisteners(**listeners)
 
     @property
     def config_specs(self) -> list[ConfigurableFieldSpec]:

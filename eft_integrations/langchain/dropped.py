@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from types import FrameType
+from typing import Any
 
 from langchain_core.language_models import BaseLanguageModel
 from langchain_core.runnables import (
+    Runnable,
     RunnableBranch,
     RunnableGenerator,
     RunnableLambda,
@@ -27,13 +29,14 @@ def dropping_chain() -> str | None:
     while frame is not None:
         if "kwargs" in frame.f_code.co_varnames and frame.f_globals.get("__name__", "").startswith(CHAINS):
             chain, given = frame.f_locals.get("self"), frame.f_locals.get("kwargs")
-            if isinstance(given, dict) and given.get("reward_weights") is not None and not _passes_on(chain):
-                message = _message(chain, frame.f_code.co_name, given["reward_weights"])
+            weights = given.get("reward_weights") if isinstance(given, dict) else None
+            if weights is not None and isinstance(chain, Runnable) and not _passes_on(chain):
+                message = _message(chain, frame.f_code.co_name, weights)
         frame = frame.f_back
     return message
 
 
-def _message(chain: object, method: str, weights: object) -> str:
+def _message(chain: Runnable[Any, Any], method: str, weights: object) -> str:
     config = f'config={{"configurable": {{"eft_reward_weights": {weights!r}}}}}'
     return (
         f"{type(chain).__name__}.{method} was given reward_weights={weights!r}. LangChain hands keywords to the first step of a "
@@ -42,7 +45,7 @@ def _message(chain: object, method: str, weights: object) -> str:
 
 
 def _passes_on(chain: object) -> bool:
-    """Whether the keywords went to a model, or to a function that takes them: the first step. What is called now was not meant."""
+    """Whether the keywords went to a model, or to a function, which would refuse them: what is called now was not meant."""
     match chain:
         case RunnableSequence():
             return _passes_on(chain.first)

@@ -131,9 +131,8 @@ class EFTLLM(TrioModel, FunctionCallingLLM):
     def _settled(self, keywords: Mapping[str, object]) -> dict[str, object]:
         """The keywords of a call, with those that all calls have, under the names of `CallKeywords`."""
         given = call_keywords(keywords)
-        return settle(
-            {**given, **{name: own for name, own in self.additional_kwargs.items() if given.get(name) is None}}
-        )
+        of_all_calls = {name: own for name, own in self.additional_kwargs.items() if given.get(name) is None}
+        return settle({**given, **of_all_calls}, fixed=self.fixed_weights)
 
     def _question(self, messages: Sequence[types.ChatMessage], keywords: Mapping[str, object]) -> Question:
         asked, said = self._settled(keywords), to_messages(messages)

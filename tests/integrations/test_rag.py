@@ -158,13 +158,6 @@ def through_langchain(store: Any) -> Iterator[Answered]:
         yield Answered(text, found[-1], message.response_metadata["eft"]["reward_weights"])
 
 
-def faiss_of_langchain() -> Any:
-    """LangChain's FAISS."""
-    from langchain_community.vectorstores import FAISS
-
-    return FAISS.from_texts([case.passage for case in CASES], MiniLM())
-
-
 STORES: dict[str, Callable[[], Iterator[Answered]]] = {
     "LlamaIndex, Qdrant": lambda: through_llama_index(QdrantVectorStore("places", client=QdrantClient(":memory:"))),
     "LlamaIndex, FAISS": lambda: through_llama_index(FaissVectorStore(faiss_index=faiss.IndexFlatIP(384))),
@@ -173,7 +166,6 @@ STORES: dict[str, Callable[[], Iterator[Answered]]] = {
             [case.passage for case in CASES], MiniLM(), location=":memory:", collection_name="places"
         )
     ),
-    "LangChain, FAISS": lambda: through_langchain(faiss_of_langchain()),
 }
 
 

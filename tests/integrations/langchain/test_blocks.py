@@ -13,7 +13,7 @@ from langchain_core.exceptions import ModelInvalidRequestError
 from langchain_core.load import dumpd
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableParallel
+from langchain_core.runnables import ConfigurableField, Runnable, RunnableConfig, RunnableLambda, RunnableParallel
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import create_react_agent
 
@@ -285,3 +285,17 @@ def test_generator_of_an_application_is_told_by_name(monkeypatch: pytest.MonkeyP
             stream = own()
     with pytest.warns(WeightsWarning, match="langchain/test_blocks.py"):
         list(stream)
+
+
+def test_fixed_weights_stay_in_blocks_and_under_configs_and_give_way_to_the_call() -> None:
+    llm, backend = make()
+    at_0 = llm.with_weights(0.0, fixed=True)
+    config: RunnableConfig = {"configurable": {"eft_reward_weights": 0.3}}
+    with weights(0.5):
+        at_0.invoke("hi", config=config)
+        at_0.bind_tools([look]).invoke("hi", config=config)
+        at_0.invoke("hi", reward_weights=0.1)
+        at_0.with_weights(0.2).invoke("hi")
+        llm.bind(temperature=0.5).with_weights(0.0, fixed=True).invoke("hi")  # type: ignore[attr-defined]
+        at_0.configurable_fields(temperature=ConfigurableField(id="heat")).invoke("hi")
+    assert asked(backend) == [0.0, 0.0, 0.1, 0.5, 0.0, 0.0]

@@ -199,6 +199,18 @@ def test_answers_of_chat_engines_tell_the_weights_in_effect() -> None:
         assert response.metadata["eft"]["reward_weights"] == {"scripted": 0.25}, mode
 
 
+def test_fixed_weights_stay_in_blocks() -> None:
+    """What decides stays at 0 while the answers have the weight of the request."""
+    llm, backend = make('[{"choice": 1, "reason": "mills"}]')
+    tools = [QueryEngineTool.from_defaults(engine(llm), description=about) for about in ("mills", "ferries")]
+    at_0 = llm.with_weights(0.0, fixed=True)
+    router = RouterQueryEngine.from_defaults(tools, llm=llm, selector=LLMSingleSelector.from_defaults(llm=at_0))
+    with weights(0.7):
+        router.query("q")
+    assert asked(backend) == [0.0, 0.7]
+    assert at_0.complete("q", reward_weights=0.1).raw["eft"]["reward_weights"] == {"scripted": 0.1}
+
+
 async def test_queries_at_once_tell_their_own_weights() -> None:
     llm, _ = make()
 
