@@ -135,6 +135,7 @@ class Carrier:
             return self._context.run(function, *args, **keywords)
         finally:
             del _OF_GENERATORS[frame]
+            del frame  # which holds itself by this name, and its callers' streams with it
 
     @types.coroutine
     def wait(self, awaited: Steps) -> Generator[Any, Any, Any]:

@@ -16,6 +16,7 @@ import opcode
 import sys
 import threading
 import types
+import weakref
 from collections.abc import AsyncGenerator, Coroutine, Generator
 from typing import Any
 from weakref import WeakSet
@@ -38,11 +39,25 @@ WATCHED: dict[tuple[str, str], tuple[str, ...]] = {
         "batch_as_completed",
         "abatch_as_completed",
     ),
-    ("llama_index.core.response_synthesizers.base", "BaseSynthesizer"): ("get_response", "aget_response"),
+    ("workflows.workflow", "Workflow"): ("run",),
+    ("llama_index.core.base.llms.base", "BaseLLM"): (
+        "achat",
+        "acomplete",
+        "stream_chat",
+        "astream_chat",
+        "astream_complete",
+    ),
+    ("llama_index.core.base.base_query_engine", "BaseQueryEngine"): ("query", "aquery"),
+    ("llama_index.core.chat_engine.types", "BaseChatEngine"): ("chat", "achat", "stream_chat", "astream_chat"),
+    ("llama_index.core.response_synthesizers.base", "BaseSynthesizer"): (
+        "synthesize",
+        "asynthesize",
+        "get_response",
+        "aget_response",
+    ),
     ("llama_index.core.types", "BasePydanticProgram"): ("stream_call", "astream_call"),
-    ("llama_index.core.llms.structured_llm", "StructuredLLM"): ("stream_chat", "astream_chat"),
 }
-"""Methods by the class whose subclasses have them."""
+"""Methods by the class whose subclasses have them; no class is below two of these."""
 LOADED_LATE = tuple(
     f"langchain_core.runnables.{name}" for name in ("branch", "configurable", "fallbacks", "retry", "router")
 )
@@ -131,9 +146,14 @@ def carried(made: Any, block: Block | None) -> Any:
     if block is None or not is_lazy(made):
         return made
     block.was_used = True
-    if inspect.iscoroutine(made):
-        return _awaited(made, block)
-    return _pieces(made, block) if inspect.isgenerator(made) else _apieces(made, block)
+    if isinstance(made, types.CoroutineType):
+        answer = _awaited(made, block)
+        for name in ("__name__", "__qualname__"):
+            setattr(answer, name, getattr(made, name))
+        weakref.finalize(answer, made.close).atexit = False  # if it never begins, what is inside need not be awaited
+        return answer
+    kept = Block(block.weights, None, None, block.place)  # without the generator, which may hold this stream
+    return _pieces(made, kept) if inspect.isgenerator(made) else _apieces(made, kept)
 
 
 def _pieces(made: Generator[Any, Any, Any], block: Block) -> Generator[Any, Any, Any]:

@@ -66,7 +66,16 @@ class weights(contextlib.ContextDecorator):
         leave(block, failed=kind is not None)
 
     def __call__(self, function: Function) -> Function:
-        """Surround every call of a function with such a block; of a generator, every piece."""
+        """Surround every call of a function with such a block; of a generator, every piece.
+
+        Raises:
+            ConfigurationError: it is no function: a class, or a property, a class method or a tool.
+        """
+        if isinstance(function, type | staticmethod | classmethod) or not callable(function):
+            raise errors.ConfigurationError(
+                f"weights({self._reward_weights!r}) decorates functions, got a {type(function).__name__}; "
+                "write it below other decorators, next to the function"
+            )
 
         @functools.wraps(function)
         def call(*args: Any, **keywords: Any) -> Any:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from eft_engine.config import EngineConfig, MemberConfig, TunedPair
-from eft_engine.models.gguf_weights import config_from_gguf
-from eft_engine.models.network_plans import GGUFReader, choose_runtime
 from eft_engine.models.skeleton import context_len_of_config, load_config
 from eft_engine.models.sources import ResolvedMember, is_adapter, resolve_source
 
@@ -26,8 +24,7 @@ def context_len_of(
         LoadError: a member is missing, unreadable, or of a family that nobody here knows.
     """
     config = config or EngineConfig()
-    reader = GGUFReader()
-    limits = [_network_context_len(role, member, reader, config) for role, member in _networks(base, pairs or {})]
+    limits = [_network_context_len(role, member, config) for role, member in _networks(base, pairs or {})]
     return min([*limits, config.max_context_len or limits[0]])
 
 
@@ -44,18 +41,27 @@ def _without_adapter(member: MemberConfig, role: str) -> ResolvedMember:
     return ResolvedMember(member, resolve_source(member, role=role))
 
 
-def _network_context_len(role: str, member: ResolvedMember, reader: GGUFReader, config: EngineConfig) -> int:
+def _network_context_len(role: str, member: ResolvedMember, config: EngineConfig) -> int:
     own, source = member.config, member.source
-    gguf = reader.read(role, member)
-    if gguf is None:
-        return context_len_of_config(
-            load_config(
-                source.location,
-                member=role,
-                source=str(source),
-                revision=own.revision,
-                trust_remote_code=own.trust_remote_code,
-            )
+    if source.gguf_file is not None:
+        return _gguf_context_len(role, member, config)
+    return context_len_of_config(
+        load_config(
+            source.location,
+            member=role,
+            source=str(source),
+            revision=own.revision,
+            trust_remote_code=own.trust_remote_code,
         )
+    )
+
+
+def _gguf_context_len(role: str, member: ResolvedMember, config: EngineConfig) -> int:
+    # Imported here because it takes seconds, and folders, which an event loop may ask for, need none of it.
+    from eft_engine.models.gguf_weights import config_from_gguf
+    from eft_engine.models.network_plans import GGUFReader, choose_runtime
+
+    gguf = GGUFReader().read(role, member)
+    assert gguf is not None, "a .gguf file"
     runtime, _ = choose_runtime(role, member, gguf, config)
     return gguf.context_len if runtime == "llama.cpp" else context_len_of_config(config_from_gguf(gguf, member=role))

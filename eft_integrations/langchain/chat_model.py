@@ -31,7 +31,7 @@ from eft_engine.config import RewardWeights
 from eft_integrations.langchain import convert
 from eft_integrations.langchain.binding import BoundChatModel
 from eft_integrations.langchain.described import DescribedModel
-from eft_integrations.langchain.dropped import dropping_chain
+from eft_integrations.langchain.dropped import dropped_configurable, dropping_chain
 from eft_integrations.langchain.errors import translated
 from eft_integrations.langchain.streams import Chunks
 from eft_integrations.langchain.structured import structured_output
@@ -147,7 +147,7 @@ class EFTChatModel(DescribedModel):
         """
         if keywords.get("reward_weights") is None and (chain := dropping_chain()) is not None:
             raise exceptions.ModelInvalidRequestError(chain)
-        configurable = ensure_config(config).get("configurable", {})
+        configurable = {**dropped_configurable(), **ensure_config(config).get("configurable", {})}
         of_config = (configurable.get(key) for key in self._weights_ids)
         return settle(keywords, *of_config, fixed=self.fixed_weights)
 

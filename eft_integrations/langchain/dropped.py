@@ -1,10 +1,13 @@
-"""Weights that were given to a chain: LangChain hands the keywords of a chain's call to its first step, or to nobody."""
+"""Weights that were given to a chain: LangChain hands the keywords of a chain's call to its first step, or to nobody, and the older
+chains and retrievers hand on no config.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.language_models import BaseLanguageModel
 from langchain_core.runnables import (
@@ -20,6 +23,8 @@ from langchain_core.runnables.configurable import DynamicRunnable
 
 CHAINS = ("langchain_core.runnables.", "langgraph.")
 """Packages of what calls models on behalf of others."""
+OF_NO_CONFIG = ("langchain_classic.chains.base", "langchain_core.retrievers")
+"""Modules of what takes a config and hands on its callbacks alone."""
 
 
 def dropping_chain() -> str | None:
@@ -34,6 +39,18 @@ def dropping_chain() -> str | None:
                 message = _message(chain, frame.f_code.co_name, weights)
         frame = frame.f_back
     return message
+
+
+def dropped_configurable() -> Mapping[str, object]:
+    """What the nearest caller on this thread's stack was configured with that hands on no config; empty if there is none."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals.get("__name__") in OF_NO_CONFIG and "config" in frame.f_code.co_varnames:
+            config = frame.f_locals.get("config")
+            if isinstance(config, dict) and config.get("configurable"):
+                return cast("Mapping[str, object]", config["configurable"])
+        frame = frame.f_back
+    return {}
 
 
 def _message(chain: Runnable[Any, Any], method: str, weights: object) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.tools.types import BaseTool
 from pydantic import BaseModel
 
@@ -184,6 +185,23 @@ MEANT: dict[str, Callable[[object], dict[str, object]]] = {
     "tools": _tools_meant,
 }
 """What keywords mean in terms of others."""
+
+
+def check_variables(prompt: BasePromptTemplate, given: Mapping[str, object]) -> None:
+    """Keywords of `predict` and its kin, which LlamaIndex hands to the prompt and to nobody else.
+
+    Raises:
+        InvalidOptionError: weights are among them, and the prompt has no such variable: they would be lost.
+    """
+    known = {*prompt.template_vars, *(prompt.template_var_mappings or ()), *(prompt.function_mappings or ())}
+    if given.get("reward_weights") is not None and "reward_weights" not in known:
+        raise wrong(
+            "reward_weights",
+            "this method's keywords are variables of the prompt, which has none of this name, and the model would not get it; "
+            "write `with weights(...):` around the call, ask llm.with_weights(...), or, for objects, give "
+            'llm_kwargs={"reward_weights": ...}',
+            given["reward_weights"],
+        )
 
 
 def continued_text(keywords: Mapping[str, object]) -> dict[str, object]:

@@ -26,7 +26,7 @@ from eft_integrations.chat.request import DEFAULT_MAX_TOKENS
 from eft_integrations.json_objects import Model, partial_object
 from eft_integrations.llama_index.convert import ChatChunks, to_chat_response, to_completion
 from eft_integrations.llama_index.history import to_messages
-from eft_integrations.llama_index.keywords import call_keywords, continued_text
+from eft_integrations.llama_index.keywords import call_keywords, check_variables, continued_text
 from eft_integrations.llama_index.names import model_fields
 from eft_integrations.llama_index.query_weights import QUERY_WEIGHTS
 from eft_integrations.llama_index.structured import Prediction
@@ -214,6 +214,14 @@ class EFTLLM(TrioModel, FunctionCallingLLM):
         """See `LLM.astream` and `apredict`."""
         await self._aload()
         return await super().astream(prompt, **prompt_args)
+
+    def _get_messages(self, prompt: BasePromptTemplate, **prompt_args: object) -> list[types.ChatMessage]:
+        check_variables(prompt, prompt_args)
+        return super()._get_messages(prompt, **prompt_args)
+
+    def _get_prompt(self, prompt: BasePromptTemplate, **prompt_args: object) -> str:
+        check_variables(prompt, prompt_args)
+        return super()._get_prompt(prompt, **prompt_args)
 
     # ---- tools ---------------------------------------------------------------------------------------------------------
 

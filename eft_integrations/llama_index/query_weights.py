@@ -6,6 +6,7 @@ span of an answer belongs to that answer; so does what a streamed answer asks wh
 
 from __future__ import annotations
 
+import functools
 import inspect
 import weakref
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -43,12 +44,12 @@ class Asked:
     """
 
     parent_id: str | None = None
-    weights: list[object] = field(default_factory=list)
+    results: list[tuple[str, object]] = field(default_factory=list)
     answers: list[weakref.ref[Any]] = field(default_factory=list)
 
     def record(self, result: ChatResult) -> None:
         """One more answer of a model."""
-        self.weights.append(result.metadata.get("reward_weights"))
+        self.results.append((result.content, result.metadata.get("reward_weights")))
         for own in self.answers:
             if (answer := own()) is not None:
                 self._tell(answer)
@@ -56,19 +57,38 @@ class Asked:
     def attach(self, answer: Any) -> None:
         """The span's own answer; of a streamed one, what is asked while it is read counts too."""
         self.answers.append(weakref.ref(answer))
+        _WRITERS.setdefault(id(answer), (self, weakref.ref(answer, functools.partial(_forget, id(answer)))))
         if isinstance(answer, StreamingResponse) and is_lazy(answer.response_gen):
             answer.response_gen = _read(answer.response_gen, self)
         elif isinstance(answer, AsyncStreamingResponse) and is_lazy(answer.response_gen):
             answer.response_gen = _aread(answer.response_gen, self)
-        if self.weights:
+        if self.results:
             self._tell(answer)
 
     def _tell(self, answer: Any) -> None:
-        distinct = [weights for index, weights in enumerate(self.weights) if weights not in self.weights[:index]]
-        report: dict[str, object] = {"reward_weights": self.weights[-1]}
+        everything = [weights for _, weights in self.results]
+        distinct = [weights for index, weights in enumerate(everything) if weights not in everything[:index]]
+        report: dict[str, object] = {"reward_weights": self._wrote(answer)}
         if len(distinct) > 1:
             report["all_reward_weights"] = distinct
         answer.metadata = {**(answer.metadata or {}), KEY: report}  # a new mapping: the old one may be a node's
+
+    def _wrote(self, answer: Any) -> object:
+        """The weights of what wrote an answer: of what its innermost span asked, the last one that said the same, else the last.
+
+        Something may be asked behind it: a judge of the answer, or what a memory should keep of it.
+        """
+        results = _WRITERS[id(answer)][0].results or self.results
+        same = [weights for text, weights in results if text == getattr(answer, "response", None)]
+        return same[-1] if same else results[-1][1]
+
+
+_WRITERS: dict[int, tuple[Asked, weakref.ref[Any]]] = {}
+"""The innermost span of every answer that lives, by the answer's id."""
+
+
+def _forget(answer_id: int, _: weakref.ref[Any]) -> None:
+    _WRITERS.pop(answer_id, None)
 
 
 _READING: ContextVar[tuple[Asked, ...]] = ContextVar("eft_answers_being_read", default=())

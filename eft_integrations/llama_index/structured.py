@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from eft_integrations.class_schema import schema_of_class
 from eft_integrations.json_objects import Model, ObjectReader
+from eft_integrations.llama_index.keywords import check_variables
 from eft_integrations.pieces import Pieces
 from eft_integrations.wire.openai import schema_format, wrong
 
@@ -41,6 +42,7 @@ class Prediction(Generic[Model]):
         dispatcher.event(
             events.LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=prompt_args)
         )
+        check_variables(prompt, prompt_args)
         asked = {name: value for name, value in (llm_kwargs or {}).items() if name not in NOT_STRUCTURED}
         if (other := asked.pop("response_format", None)) is not None:
             raise wrong("response_format", f"the answer is an object of {output_cls.__name__}; leave it out", other)

@@ -139,6 +139,14 @@ async def test_async_fixtures_with_a_block_reach_their_test(adial: None) -> None
     assert current_weights() == 0.4
 
 
+@pytest.mark.parametrize(
+    "made", [int, property(current_weights), classmethod(current_weights), staticmethod(current_weights)]
+)
+def test_as_a_decorator_of_what_is_no_function(made: Any) -> None:
+    with pytest.raises(ConfigurationError, match="below other decorators"):
+        weights(0.5)(made)
+
+
 def test_as_a_decorator_of_every_kind_of_function() -> None:
     @weights(0.5)
     def plain() -> Any:

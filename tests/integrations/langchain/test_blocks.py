@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
+import gc
+import inspect
+import pickle
+import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import wrap_model_call
+from langchain_core.documents import Document
 from langchain_core.exceptions import ModelInvalidRequestError
 from langchain_core.load import dumpd
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import ConfigurableField, Runnable, RunnableConfig, RunnableLambda, RunnableParallel
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import create_react_agent
 
-from eft_integrations import blocks, weights
+from eft_integrations import blocks, lazy, weights
 from eft_integrations.backends.scripted import ScriptedBackend
 from eft_integrations.langchain import EFTChatModel
 from eft_integrations.weights import WeightsWarning
@@ -156,6 +165,164 @@ def test_outside_of_blocks_streams_are_what_they_were() -> None:
     assert asked(backend) == [0.5, None]
 
 
+# ---- what runs on between two pieces ---------------------------------------------------------------------------------------
+
+
+def asking_twice(llm: EFTChatModel) -> Any:
+    """A graph whose node asks again while the pieces of its first answer are read."""
+
+    async def node(state: MessagesState) -> MessagesState:
+        first = await llm.ainvoke("first")
+        await asyncio.sleep(0.005)
+        return {"messages": [first, await llm.ainvoke("second")]}
+
+    return StateGraph(MessagesState).add_node(node).add_edge(START, "node").compile()
+
+
+async def test_a_slow_reader_changes_nothing() -> None:
+    llm, backend = make()
+
+    async def body() -> AsyncIterator[Any]:
+        with weights(W):
+            async for piece in asking_twice(llm).astream(MESSAGES, stream_mode="messages"):
+                yield piece
+
+    async for _ in body():
+        await asyncio.sleep(0.02)
+    assert asked(backend) == [W, W]
+
+
+async def test_a_task_that_a_generator_began_runs_on_between_its_pieces() -> None:
+    llm, backend = make()
+
+    async def body() -> AsyncIterator[int]:
+        with weights(W):
+            task = asyncio.create_task(asking_twice(llm).ainvoke(MESSAGES))
+            yield 1
+            await task
+
+    async for _ in body():
+        await asyncio.sleep(0.02)
+        await llm.ainvoke("between")
+    assert asked(backend) == [W, W, None]
+
+
+async def test_every_piece_in_a_task_of_its_own() -> None:
+    """As `asyncio.wait_for` asks for them."""
+    llm, backend = make()
+
+    async def body() -> AsyncIterator[int]:
+        with weights(W):
+            for piece in range(3):
+                await (PROMPT | llm).ainvoke({"x": "hi"})
+                yield piece
+
+    pieces = body()
+    for _ in range(3):
+        await asyncio.create_task(anext(pieces))  # type: ignore[arg-type]
+    await pieces.aclose()  # type: ignore[attr-defined]
+    assert asked(backend) == [W] * 3
+
+
+def test_threads_of_every_piece() -> None:
+    """Pieces in contexts of their own, as Starlette reads them, and a chain that asks in threads."""
+    llm, backend = make()
+
+    def body() -> Iterator[int]:
+        with weights(W):
+            for piece in range(2):
+                RunnableParallel(a=llm, b=llm).invoke("hi")
+                yield piece
+
+    pieces = body()
+    for _ in range(2):
+        contextvars.copy_context().run(next, pieces)
+    pieces.close()  # type: ignore[attr-defined]
+    assert asked(backend) == [W] * 4
+
+
+COROUTINES: dict[str, Callable[[EFTChatModel], Any]] = {
+    "model": lambda llm: llm.ainvoke("hi"),
+    "chain": lambda llm: (PROMPT | llm).ainvoke({"x": "hi"}),
+    "batch": lambda llm: (PROMPT | llm).abatch([{"x": "hi"}]),
+    "agent": lambda llm: create_agent(llm, [look]).ainvoke(MESSAGES),
+    "agent, events": lambda llm: create_agent(llm, [look]).astream_events(MESSAGES, version="v3"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*v3")
+@pytest.mark.parametrize("kind", COROUTINES)
+async def test_coroutine_that_is_made_inside_and_awaited_behind_it(kind: str) -> None:
+    llm, backend = make()
+    answer = await returned(llm, COROUTINES[kind])
+    if kind == "agent, events":
+        async for _ in answer:
+            pass
+    assert asked(backend) == [W, W]
+
+
+async def test_coroutine_that_is_cancelled_before_it_begins() -> None:
+    llm, backend = make()
+    gc.collect()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with weights(W):
+            task = asyncio.create_task((PROMPT | llm).ainvoke({"x": "hi"}))
+        task.cancel()
+        await asyncio.wait([task])
+        del task
+        gc.collect()
+    assert not [warning for warning in told if "never awaited" in str(warning.message)]
+    assert not backend.requests
+
+
+# ---- methods stay what they are --------------------------------------------------------------------------------------------
+
+
+def test_methods_of_runnables_stay_what_they_are() -> None:
+    """LangChain makes a step that streams of a generator function only."""
+
+    class Loud(Runnable[Any, Any]):
+        def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+            return input
+
+        def transform(self, input: Iterator[Any], config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
+            yield from (piece.text.upper() for piece in input)
+
+        @staticmethod
+        def stream(text: str) -> list[str]:  # type: ignore[override]
+            return [text]
+
+    llm, _ = make()
+    with weights(0.5):
+        llm.invoke("a block was used")
+    assert "".join((llm | Loud().transform).stream("hi")) == llm.invoke("hi").text.upper()
+    assert Loud.stream("a") == Loud().stream("a") == ["a"]
+    assert inspect.iscoroutinefunction(Runnable.ainvoke)
+    assert inspect.isasyncgenfunction(Runnable.astream)
+    assert pickle.loads(pickle.dumps(Runnable.stream)) is Runnable.stream
+
+
+def test_block_that_another_thread_enters_while_classes_are_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    def enter() -> None:
+        with weights(0.5):
+            pass
+
+    other = threading.Thread(target=enter)
+
+    class Interrupted(WeakSet[type]):
+        def __iter__(self) -> Iterator[type]:
+            for kind in super().__iter__():
+                if other.ident is None:
+                    other.start()
+                    other.join(0.05)
+                yield kind
+
+    monkeypatch.setattr(lazy, "_KNOWN", Interrupted([Runnable]))
+    enter()
+    other.join()
+
+
 # ---- bound weights ---------------------------------------------------------------------------------------------------------
 
 BOUND: dict[str, Callable[[EFTChatModel], Any]] = {
@@ -256,6 +423,39 @@ def test_weights_for_the_first_step_are_its_own() -> None:
 
 
 # ---- what LangChain is told ------------------------------------------------------------------------------------------------
+
+
+def test_a_function_that_takes_the_weights_may_ask_other_models() -> None:
+    llm, backend = make()
+
+    def answer(question: str, reward_weights: float) -> Any:
+        llm.invoke("which department?")
+        return llm.invoke(question, reward_weights=reward_weights)
+
+    RunnableLambda(answer).invoke("hi", reward_weights=W)
+    assert asked(backend) == [None, W]
+
+
+def test_config_reaches_models_of_retrievers_which_hand_on_none() -> None:
+    llm, backend = make()
+
+    class Rewriting(BaseRetriever):
+        def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
+            return [Document(llm.invoke(query).text)]
+
+    config: RunnableConfig = {"configurable": {"eft_reward_weights": W}}
+    Rewriting().invoke("hi", config)
+    assert asked(backend) == [W]
+
+
+def test_listeners_survive_tools_and_schemas() -> None:
+    llm, _ = make()
+    seen: list[str] = []
+    heard = llm.bind(temperature=0.5).with_listeners(on_start=lambda run: seen.append(run.run_type))
+    heard.bind_tools([look]).invoke("hi")
+    llm.with_listeners(on_start=lambda run: seen.append(run.run_type)).bind_tools([look]).invoke("hi")
+    heard.with_structured_output({"title": "x", "type": "object"}, include_raw=True).invoke("hi")
+    assert seen == ["chat_model", "chat_model", "chain"]
 
 
 def test_the_dial_is_among_the_config_specs_of_a_chain() -> None:

@@ -9,17 +9,23 @@ from typing import Any
 
 import pytest
 from llama_index.core import Document, MockEmbedding, PromptTemplate, SummaryIndex, VectorStoreIndex
+from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.base.response.schema import AsyncStreamingResponse, Response, StreamingResponse
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.chat_engine import SimpleChatEngine
+from llama_index.core.evaluation import RelevancyEvaluator
 from llama_index.core.llms import ChatMessage
+from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.program import FunctionCallingProgram, LLMTextCompletionProgram
-from llama_index.core.query_engine import CustomQueryEngine, RouterQueryEngine, SubQuestionQueryEngine
+from llama_index.core.query_engine import CustomQueryEngine, RetryQueryEngine, RouterQueryEngine, SubQuestionQueryEngine
 from llama_index.core.question_gen import LLMQuestionGenerator
 from llama_index.core.response_synthesizers import get_response_synthesizer
-from llama_index.core.schema import TextNode
+from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.selectors import LLMSingleSelector
 from llama_index.core.tools import QueryEngineTool
 from pydantic import BaseModel
 
+from eft_engine import errors
 from eft_integrations import weights
 from eft_integrations.backends.scripted import ScriptedBackend
 from eft_integrations.chat.messages import Message, ToolCall
@@ -269,3 +275,96 @@ def test_metadata_that_an_engine_takes_from_a_node_is_left_alone() -> None:
     assert isinstance(response, Response)
     assert response.metadata == {"file": "a", "eft": {"reward_weights": {"scripted": 1.0}}}
     assert node.metadata == {"file": "a"}
+
+
+def test_answer_that_is_judged_afterwards_was_written_at_its_own_weight() -> None:
+    llm, _ = make("an answer", "YES")
+    judge = RelevancyEvaluator(llm=llm.with_weights(0.0))
+    response = RetryQueryEngine(engine(llm), judge, callback_manager=CallbackManager([])).query("q")
+    assert str(response) == "an answer"
+    assert response.metadata is not None
+    assert response.metadata["eft"] == {
+        "reward_weights": {"scripted": 1.0},
+        "all_reward_weights": [{"scripted": 1.0}, {"scripted": 0.0}],
+    }
+
+
+def test_answer_that_a_memory_takes_facts_from_was_written_at_its_own_weight() -> None:
+    llm, _ = make("an answer", "<facts><fact>mills grind</fact></facts>")
+
+    class Memory(ChatMemoryBuffer):
+        def put(self, message: ChatMessage) -> None:
+            super().put(message)
+            if message.role == "assistant":
+                llm.with_weights(0.0).complete("facts?")
+
+    chat = SimpleChatEngine.from_defaults(llm=llm, memory=Memory.from_defaults(llm=llm))
+    response = chat.chat("q")
+    assert response.metadata is not None
+    assert response.metadata["eft"]["reward_weights"] == {"scripted": 1.0}
+
+
+LOSING: dict[str, Callable[[EFTLLM], Any]] = {
+    "predict": lambda llm: llm.predict(PromptTemplate("x {s}"), s=1, reward_weights=0.5),
+    "stream": lambda llm: llm.stream(PromptTemplate("x {s}"), s=1, reward_weights=0.5),
+    "apredict": lambda llm: asyncio.run(llm.apredict(PromptTemplate("x {s}"), s=1, reward_weights=0.5)),
+    "structured_predict": lambda llm: llm.structured_predict(Place, PromptTemplate("x {s}"), s=1, reward_weights=0.5),
+    "synthesize": lambda llm: get_response_synthesizer(llm=llm).synthesize(
+        "q", [NodeWithScore(node=TextNode(text="x"))], reward_weights=0.5
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOSING)
+def test_weights_that_would_be_a_variable_of_no_prompt_are_an_error(name: str) -> None:
+    llm, backend = make()
+    with pytest.raises(errors.InvalidOptionError, match="variables of the prompt"):
+        LOSING[name](llm)
+    assert llm.predict(PromptTemplate("at {reward_weights}"), reward_weights=0.5) == "an answer"
+    assert backend.records[-1].text == "at 0.5"
+
+
+def test_generator_with_a_block_that_is_left_early_ends_its_request_without_the_garbage_collector() -> None:
+    llm, backend = make()
+
+    def pages() -> Any:
+        with weights(W):
+            yield from engine(llm, streaming=True).query("q").response_gen
+
+    gc.disable()
+    try:
+        reading = pages()
+        next(reading)
+        reading.close()
+    finally:
+        gc.enable()
+    assert [record.was_left for record in backend.records] == [True]
+
+
+async def test_workflow_that_a_generator_runs_goes_on_while_its_reader_has_an_event() -> None:
+    def look(place: str) -> str:
+        """Look at a place."""
+        return place
+
+    call = Message("assistant", "", tool_calls=(ToolCall("1", "look", '{"place": "x"}'),))
+    llm, backend = make(call, call)
+
+    async def body() -> Any:
+        with weights(0.3):
+            handler = FunctionAgent(tools=[look], llm=llm).run("hi")
+            async for event in handler.stream_events():
+                yield event
+            await handler
+
+    async for _ in body():
+        await asyncio.sleep(0.005)
+    assert asked(backend) == [0.3] * 3
+
+
+async def test_coroutines_that_are_made_inside_and_awaited_behind_it() -> None:
+    llm, backend = make()
+    with weights(0.3):
+        llm.complete("a block was used")
+        answers = [llm.acomplete("q"), engine(llm).aquery("q"), SimpleChatEngine.from_defaults(llm=llm).achat("q")]
+    await asyncio.gather(*answers)
+    assert asked(backend) == [0.3] * 4
