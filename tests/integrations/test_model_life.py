@@ -224,7 +224,7 @@ async def test_event_loop_runs_on_while_an_engine_is_loaded(
 
     monkeypatch.setattr(TrioSource, "load", load)
     asked = asyncio.ensure_future(ask_it(names))
-    while not loading.is_set():
+    while not (loading.is_set() or asked.done()):
         await asyncio.sleep(0)
     may_load.set()  # only an event loop that runs gets here
     await asked

@@ -19,6 +19,7 @@ from eft_engine import Engine, load_preset
 from eft_engine.errors import EnginesForbiddenError, InvalidOptionError, UnknownPairError
 from eft_engine.forbidding import FORBID_ENGINES
 from eft_integrations.agents.smolagents import EFTModel
+from eft_integrations.backends import pool
 from eft_integrations.backends.pool import shared_backend
 from eft_integrations.backends.remote import RemoteBackend
 from eft_integrations.langchain import EFTChatModel
@@ -31,6 +32,12 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 NAMES: dict[str, Any] = {"base": "org/large", "tuned": "org/tuned", "reference": "org/small"}
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_loaded_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines that other tests of this process have loaded by name are there already."""
+    monkeypatch.setattr(pool, "_SHARED", pool.Pool())
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
@@ -137,10 +144,10 @@ def test_the_switch_holds_until_its_block_ends_and_can_be_lifted(monkeypatch: py
         with make_trio("llama").engine() as engine:
             assert engine.weights
     assert FORBID_ENGINES not in os.environ
+    monkeypatch.setenv(FORBID_ENGINES, "0")  # what is put back behind the test
     forbid_engines()
     with pytest.raises(EnginesForbiddenError):
         load_preset("atlas")
-    monkeypatch.delenv(FORBID_ENGINES)
 
 
 def test_importing_the_package_imports_no_pytest_and_the_environment_forbids() -> None:
