@@ -35,7 +35,8 @@ class BoundChatModel(RunnableBinding[LanguageModelInput, AIMessage]):
     def bind(self, **kwargs: Any) -> Self:
         """See `Runnable.bind`; what is bound later goes first."""
         weights = cast("RewardWeights", kwargs.get("reward_weights"))
-        bound = self.bound if weights is None else self._model.with_weights(weights)
+        model = self._model
+        bound = model if weights is None else model.with_weights(weights, fixed=model.fixed_weights)
         return self._with(bound=bound, kwargs={**self.kwargs, **kwargs})
 
     def bind_tools(
