@@ -78,6 +78,7 @@ def generate(
     return engine.generate(prompts, sampling=sampling, reward_weights=weights, speculation=speculation)
 
 
+@pytest.mark.thorough
 def test_random_schemas_are_obeyed_and_closed_or_refused(engine: Engine) -> None:
     chance = random.Random(0)
     schemas: list[dict[str, Any]] = []
