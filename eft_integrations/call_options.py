@@ -13,6 +13,16 @@ from eft_integrations.durations import keep_alive_s
 from eft_integrations.sampling import SamplingFields
 from eft_integrations.wire.reasoning import reasoning_of
 
+NAMES_ELSEWHERE = {
+    "max_new_tokens": "max_tokens",
+    "max_output_tokens": "max_tokens",
+    "num_predict": "max_tokens",
+    "repeat_penalty": "repetition_penalty",
+    "request_timeout": "timeout",
+    "stop_sequences": "stop",
+}
+"""By the name in other packages, the name here; every host has a few more."""
+
 WITHOUT_EFFECT = frozenset({"timeout", "keep_alive"})
 """Options that change no answer."""
 

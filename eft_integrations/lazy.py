@@ -71,10 +71,12 @@ def watch() -> None:
     if "langchain_core.runnables.base" in sys.modules:
         for name in LOADED_LATE:
             importlib.import_module(name)
-    for (module, name), methods in WATCHED.items():
-        root = getattr(sys.modules.get(module), name, None)
-        if root is not None:
-            _watch(_family(root), methods)
+    with _LOCK:
+        known = set(_KNOWN)
+        for (module, name), methods in WATCHED.items():
+            root = getattr(sys.modules.get(module), name, None)
+            if root is not None:
+                _watch(_family(root) - known, methods)
 
 
 def _family(root: type) -> set[type]:
@@ -88,14 +90,13 @@ def _family(root: type) -> set[type]:
     return family
 
 
-def _watch(family: set[type], methods: tuple[str, ...]) -> None:
-    with _LOCK:
-        for kind in family - set(_KNOWN):
-            for name in methods:
-                method = vars(kind).get(name)
-                if not isinstance(method, Watched | staticmethod | classmethod) and inspect.isroutine(method):
-                    setattr(kind, name, Watched(method))
-            _KNOWN.add(kind)
+def _watch(kinds: set[type], methods: tuple[str, ...]) -> None:
+    for kind in kinds:
+        for name in methods:
+            method = vars(kind).get(name)
+            if not isinstance(method, Watched | staticmethod | classmethod) and inspect.isroutine(method):
+                setattr(kind, name, Watched(method))
+        _KNOWN.add(kind)
 
 
 class Watched:

@@ -5,9 +5,9 @@ chains and retrievers hand on no config.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 from langchain_core.language_models import BaseLanguageModel
 from langchain_core.runnables import (
@@ -30,27 +30,28 @@ OF_NO_CONFIG = ("langchain_classic.chains.base", "langchain_core.retrievers")
 def dropping_chain() -> str | None:
     """What to say of a chain on this thread's stack that was given `reward_weights` and dropped them; None if there is none."""
     message = None
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if "kwargs" in frame.f_code.co_varnames and frame.f_globals.get("__name__", "").startswith(CHAINS):
-            chain, given = frame.f_locals.get("self"), frame.f_locals.get("kwargs")
-            weights = given.get("reward_weights") if isinstance(given, dict) else None
-            if weights is not None and isinstance(chain, Runnable) and not _passes_on(chain):
-                message = _message(chain, frame.f_code.co_name, weights)
-        frame = frame.f_back
+    for frame, given in _callers("kwargs", CHAINS):
+        chain, weights = frame.f_locals.get("self"), given.get("reward_weights")
+        if weights is not None and isinstance(chain, Runnable) and not _passes_on(chain):
+            message = _message(chain, frame.f_code.co_name, weights)
     return message
 
 
 def dropped_configurable() -> Mapping[str, object]:
     """What the nearest caller on this thread's stack was configured with that hands on no config; empty if there is none."""
+    found = (config["configurable"] for _, config in _callers("config", OF_NO_CONFIG) if config.get("configurable"))
+    return next(found, {})
+
+
+def _callers(variable: str, modules: tuple[str, ...]) -> Iterator[tuple[FrameType, dict[str, Any]]]:
+    """Functions of these modules on this thread's stack that have a mapping in a variable, with that mapping; the nearest first."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_globals.get("__name__") in OF_NO_CONFIG and "config" in frame.f_code.co_varnames:
-            config = frame.f_locals.get("config")
-            if isinstance(config, dict) and config.get("configurable"):
-                return cast("Mapping[str, object]", config["configurable"])
+        if variable in frame.f_code.co_varnames and frame.f_globals.get("__name__", "").startswith(modules):
+            mapping = frame.f_locals.get(variable)
+            if isinstance(mapping, dict):
+                yield frame, mapping
         frame = frame.f_back
-    return {}
 
 
 def _message(chain: Runnable[Any, Any], method: str, weights: object) -> str:

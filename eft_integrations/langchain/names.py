@@ -8,19 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from eft_engine import errors, find_preset
+from eft_integrations.call_options import NAMES_ELSEWHERE
 from eft_integrations.weights import parse_alias
 from eft_integrations.wire.openai import schema_format
 
-SAME = {
-    "max_completion_tokens": "max_tokens",
-    "max_new_tokens": "max_tokens",
-    "max_output_tokens": "max_tokens",
-    "num_predict": "max_tokens",
-    "repeat_penalty": "repetition_penalty",
-    "request_timeout": "timeout",
-    "stop_sequences": "stop",
-    "think": "reasoning",
-}
+SAME = {**NAMES_ELSEWHERE, "max_completion_tokens": "max_tokens", "think": "reasoning"}
 """By the name in other chat models, the name here: of a model and of a call."""
 
 SAME_OF_A_MODEL = {

@@ -13,21 +13,17 @@ from llama_index.core.tools.types import BaseTool
 from pydantic import BaseModel
 
 from eft_engine import errors
+from eft_integrations.call_options import NAMES_ELSEWHERE
 from eft_integrations.class_schema import schema_of_class
 from eft_integrations.llama_index.tools import tool_form
 from eft_integrations.weights import HEADER, parse_weights
 from eft_integrations.wire.openai import schema_format, wrong
 
 SAME = {
+    **NAMES_ELSEWHERE,
     "allow_parallel_tool_calls": "parallel_tool_calls",
     "eos_token_id": "stop_token_ids",
-    "max_new_tokens": "max_tokens",
-    "max_output_tokens": "max_tokens",
     "max_tokens_to_sample": "max_tokens",
-    "num_predict": "max_tokens",
-    "repeat_penalty": "repetition_penalty",
-    "request_timeout": "timeout",
-    "stop_sequences": "stop",
     "stopping_ids": "stop_token_ids",
     "think": "thinking",
     "thinking_dict": "thinking",

@@ -23,8 +23,7 @@ from llama_index.core.base.response.schema import (
 from llama_index.core.chat_engine.types import AgentChatResponse
 from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.span import active_span_id
-from llama_index_instrumentation.span.base import BaseSpan
-from llama_index_instrumentation.span_handlers import BaseSpanHandler
+from llama_index_instrumentation.span_handlers import NullSpanHandler
 from pydantic import PrivateAttr
 
 from eft_integrations.chat.request import ChatResult
@@ -125,8 +124,8 @@ async def _aread(pieces: AsyncGenerator[Any, None], asked: Asked) -> AsyncGenera
         await pieces.aclose()
 
 
-class QueryWeights(BaseSpanHandler[BaseSpan]):
-    """Remembers, of every open span, what is asked inside of it."""
+class QueryWeights(NullSpanHandler):
+    """Remembers, of every open span, what is asked inside of it; it has no spans of its own."""
 
     _open: dict[str, Asked] = PrivateAttr(default_factory=dict)
 
@@ -185,18 +184,6 @@ class QueryWeights(BaseSpanHandler[BaseSpan]):
     ) -> None:
         """See `BaseSpanHandler`."""
         self._open.pop(id_, None)
-
-    def new_span(self, *args: Any, **kwargs: Any) -> BaseSpan | None:
-        """No span of its own."""
-        return None
-
-    def prepare_to_exit_span(self, *args: Any, **kwargs: Any) -> BaseSpan | None:
-        """No span of its own."""
-        return None
-
-    def prepare_to_drop_span(self, *args: Any, **kwargs: Any) -> BaseSpan | None:
-        """No span of its own."""
-        return None
 
 
 QUERY_WEIGHTS = QueryWeights()
