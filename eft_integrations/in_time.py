@@ -13,6 +13,11 @@ from eft_integrations.chat.request import ChatDelta
 from eft_integrations.pieces import Pieces
 
 
+def late(timeout_s: float | None) -> TimeoutError:
+    """What whoever reads an answer is told when its time is over."""
+    return TimeoutError(f"no whole answer within {timeout_s} s; the request was cancelled")
+
+
 class InTime:
     """Reads an answer in a thread of its own, so that whoever waits for a piece waits no longer than there is time.
 
@@ -61,13 +66,10 @@ class InTime:
         try:
             event = self._events.get(timeout=seconds)
         except queue.Empty:
-            raise self._late() from None
+            raise late(self._timeout_s) from None
         if isinstance(event, BaseException):
             raise event
         return event
-
-    def _late(self) -> TimeoutError:
-        return TimeoutError(f"no whole answer within {self._timeout_s} s; the request was cancelled")
 
     def _read(self, ask: Callable[[], Iterator[ChatDelta]]) -> None:
         """In the thread of its own. What goes wrong is told to whoever reads, or concerns nobody any more."""
@@ -79,7 +81,7 @@ class InTime:
                 if self._is_left:
                     break
                 if delta.result is None and time.monotonic() > self._deadline:
-                    raise self._late()
+                    raise late(self._timeout_s)
             self._is_over = True
             self._events.put("over")
         except BaseException as error:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from eft_integrations.backends.protocol import ChatBackend, last_result
 from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
-from eft_integrations.in_time import InTime
+from eft_integrations.in_time import InTime, late
 from eft_integrations.pieces import Pieces
 
 Form = TypeVar("Form")
@@ -64,7 +64,7 @@ class Question:
                     return
                 yield form(delta)
         except TimeoutError as error:
-            raise self._late() from error
+            raise late(self.timeout_s) from error
         finally:
             await deltas.aclose()  # type: ignore[attr-defined]
 
@@ -80,6 +80,3 @@ class Question:
             return form(delta)
 
         return telling
-
-    def _late(self) -> TimeoutError:
-        return TimeoutError(f"no whole answer within {self.timeout_s} s; the request was cancelled")

@@ -21,7 +21,7 @@ from eft_integrations.backends.protocol import last_result
 from eft_integrations.backends.replies import AUTO, Answer, Auto, Broken, Gate, Gated, Plan, Reply, planned
 from eft_integrations.chat.messages import Message
 from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
-from eft_integrations.json_types import Json
+from eft_integrations.json_types import Json, JsonObject
 from eft_integrations.pieces import Pieces
 
 __all__ = ["AUTO", "Broken", "Gate", "Gated", "Recorded", "ScriptOverError", "ScriptedBackend"]
@@ -239,20 +239,17 @@ class ScriptedBackend:
         )
 
     def _result(self, answer: Answer | Auto, record: Recorded, number: int) -> ChatResult:
-        metadata = {"reward_weights": dict(record.weights)}
+        metadata: JsonObject = {"reward_weights": dict(record.weights)}
         match answer:
             case ChatResult():
                 return dataclasses.replace(answer, metadata={**metadata, **answer.metadata})
-            case Message():
-                return wording.whole(answer, record.request, {**metadata})
-            case str():
-                return wording.whole(Message("assistant", answer), record.request, {**metadata})
+            case Auto():
+                metadata |= self._automatic.report(record.request)
+                return wording.within_limits(self._automatic.answer(record.request, number), record.request, metadata)
             case Mapping():
-                text = json.dumps(dict(answer), ensure_ascii=False)
-                return wording.whole(Message("assistant", text), record.request, {**metadata})
-            case _:
-                said = {**metadata, **self._automatic.report(record.request)}
-                return wording.within_limits(self._automatic.answer(record.request, number), record.request, said)
+                answer = json.dumps(dict(answer), ensure_ascii=False)
+        message = Message("assistant", answer) if isinstance(answer, str) else answer
+        return wording.whole(message, record.request, metadata)
 
 
 class _Turn:

@@ -160,23 +160,28 @@ class EFTChatModel(DescribedModel):
     generate = _settling(BaseChatModel.generate)
     agenerate = _settling(BaseChatModel.agenerate)
 
+    @property
+    def _bindable(self) -> BoundChatModel:
+        """The model with nothing bound yet."""
+        return BoundChatModel(bound=self, kwargs={}, config={})
+
     def bind(self, **kwargs: object) -> Runnable[LanguageModelInput, AIMessage]:  # type: ignore[override]
         """See `Runnable.bind`. Tools and schemas may be bound before or after; what was bound is as good as given with the call."""
-        return BoundChatModel(bound=self, kwargs={}, config={}).bind(**kwargs)
+        return self._bindable.bind(**kwargs)
 
     def with_config(
         self, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """See `Runnable.with_config`. Tools and schemas may be bound before or after."""
-        return BoundChatModel(bound=self, kwargs={}, config={}).with_config(config, **kwargs)
+        return self._bindable.with_config(config, **kwargs)
 
     def with_listeners(self, **listeners: Any) -> Runnable[LanguageModelInput, AIMessage]:
         """See `Runnable.with_listeners`. Tools and schemas may be bound before or after."""
-        return BoundChatModel(bound=self, kwargs={}, config={}).with_listeners(**listeners)
+        return self._bindable.with_listeners(**listeners)
 
     def with_alisteners(self, **listeners: Any) -> Runnable[LanguageModelInput, AIMessage]:
         """See `Runnable.with_alisteners`. Tools and schemas may be bound before or after."""
-        return BoundChatModel(bound=self, kwargs={}, config={}).with_alisteners(**listeners)
+        return self._bindable.with_alisteners(**listeners)
 
     @property
     def config_specs(self) -> list[ConfigurableFieldSpec]:

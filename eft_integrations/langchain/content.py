@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
+from eft_integrations.wire.media import is_text
 from eft_integrations.wire.openai import TEXT_PARTS, UNSEEN_PARTS, wrong
 
 SILENT = (UNSEEN_PARTS - {"server_tool_call"}) | {
@@ -24,8 +25,6 @@ MEDIA = frozenset(
     }
 )  # fmt: skip
 """What would have to be looked at or listened to, if it is no text."""
-TEXT_TYPES = ("text/", "application/json", "application/xml", "application/yaml", "application/x-yaml")
-"""How media types of text begin."""
 TEXT_FORMATS = frozenset({"txt", "md", "csv", "html"})
 """Bedrock's names of text."""
 
@@ -134,7 +133,7 @@ def _file(block: Mapping[str, object], kind: str, where: str) -> Text:
             pass
         case _:
             raise _not_text(where, kind)
-    if not media_type.startswith(TEXT_TYPES):
+    if not is_text(media_type):
         raise _not_text(where, media_type or kind)
     return _document(_decoded(data, where), block)
 

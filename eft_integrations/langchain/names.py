@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from eft_engine import errors, find_preset
 from eft_integrations.call_options import NAMES_ELSEWHERE
 from eft_integrations.weights import parse_alias
-from eft_integrations.wire.openai import schema_format
+from eft_integrations.wire.openai import of_ollamas_format
 
 SAME = {**NAMES_ELSEWHERE, "max_completion_tokens": "max_tokens", "think": "reasoning"}
 """By the name in other chat models, the name here: of a model and of a call."""
@@ -112,15 +112,9 @@ def call_keywords(given: Mapping[str, object]) -> dict[str, object]:
     Raises:
         InvalidOptionError: as for `model_fields`.
     """
-    match given.get("format"):
-        case None | "":
-            return _renamed(given, SAME, ADVICE)
-        case "json":
-            wanted: object = {"type": "json_object"}
-        case Mapping() as schema:
-            wanted = schema_format(str(schema.get("title") or "answer"), schema)
-        case other:
-            raise _wrong("format", other, 'must be "json" or a JSON schema')
+    wanted = of_ollamas_format(given.get("format"))
+    if wanted is None:
+        return _renamed(given, SAME, ADVICE)
     rest = {name: value for name, value in given.items() if name not in ("format", "response_format")}
     if given.get("response_format") is not None:
         raise _wrong("format", given["format"], "response_format was given too; give one of them")

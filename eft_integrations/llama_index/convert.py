@@ -20,8 +20,9 @@ THOUGHT_DELTA = "thinking_delta"
 
 def to_chat_response(result: ChatResult, model_name: str, *, delta: str | None = None) -> types.ChatResponse:
     """The whole answer; calls that are none are in the message's `additional_kwargs["invalid_tool_calls"]`."""
-    calls = [(call, arguments) for call in result.tool_calls if (arguments := _read(call.arguments)) is not None]
-    unread = [_no_object(call) for call in result.tool_calls if _read(call.arguments) is None]
+    read = [(call, _read(call.arguments)) for call in result.tool_calls]
+    calls = [(call, arguments) for call, arguments in read if arguments is not None]
+    unread = [_no_object(call) for call, arguments in read if arguments is None]
     thought = types.ThinkingBlock(content=result.reasoning, num_tokens=result.usage.reasoning_tokens or None)
     message = _assistant(result.content, calls, thought)
     if broken := [openai_wire.invalid_call_form(call) for call in (*result.invalid_tool_calls, *unread)]:

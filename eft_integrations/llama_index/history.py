@@ -9,10 +9,9 @@ from pydantic import BaseModel
 
 from eft_integrations.chat.messages import Message
 from eft_integrations.wire import openai as openai_wire
+from eft_integrations.wire.media import is_text
 from eft_integrations.wire.reasoning import thought_text
 
-TEXT_TYPES = ("text/", "application/json", "application/xml", "application/yaml", "application/x-yaml")
-"""How media types of text begin."""
 UNTITLED = "input_document"
 """The title of a document that has none."""
 CALL_IDS = ("call_id", "tool_use_id", "toolUseId", "tool_call_id", "tool_id", "id")
@@ -108,7 +107,7 @@ def _document(block: types.DocumentBlock, where: str) -> str:
         InvalidOptionError: it is of another kind, lies on a server, or cannot be read.
     """
     kind = block.document_mimetype
-    if kind is not None and not kind.startswith(TEXT_TYPES):
+    if kind is not None and not is_text(kind):
         raise openai_wire.wrong(where, f"a document of type {kind!r} is not text; this model reads text only")
     if block.url is not None and block.data is None and block.path is None and not block.url.startswith("data:"):
         raise openai_wire.wrong(where, f"nothing is fetched from {block.url!r}; give the document's data or path")

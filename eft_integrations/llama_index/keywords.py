@@ -17,7 +17,7 @@ from eft_integrations.call_options import NAMES_ELSEWHERE
 from eft_integrations.class_schema import schema_of_class
 from eft_integrations.llama_index.tools import tool_form
 from eft_integrations.weights import HEADER, parse_weights
-from eft_integrations.wire.openai import schema_format, wrong
+from eft_integrations.wire.openai import of_ollamas_format, schema_format, wrong
 
 SAME = {
     **NAMES_ELSEWHERE,
@@ -144,15 +144,8 @@ def _headers_meant(value: object) -> dict[str, object]:
 
 
 def _format_meant(value: object) -> dict[str, object]:
-    """Ollama's `format`: any JSON, or that of a schema."""
-    match value:
-        case "":
-            return {}
-        case "json":
-            return {"response_format": {"type": "json_object"}}
-        case Mapping():
-            return {"response_format": schema_format(str(value.get("title") or "answer"), value)}
-    raise wrong("format", f'must be "json" or a JSON schema, got {value!r}', value)
+    wanted = of_ollamas_format(value)
+    return {} if wanted is None else {"response_format": wanted}
 
 
 def _response_format_meant(value: object) -> dict[str, object]:

@@ -226,6 +226,25 @@ def schema_format(name: str, schema: Mapping[str, object]) -> dict[str, object]:
     return {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
 
 
+def of_ollamas_format(value: object) -> dict[str, object] | None:
+    """The response format that a `format` of Ollama means: any JSON, or that of a schema; None: it says nothing.
+
+    >>> of_ollamas_format("json"), of_ollamas_format("")
+    ({'type': 'json_object'}, None)
+
+    Raises:
+        InvalidOptionError: it is neither.
+    """
+    match value:
+        case None | "":
+            return None
+        case "json":
+            return {"type": "json_object"}
+        case Mapping():
+            return schema_format(str(value.get("title") or "answer"), value)
+    raise wrong("format", f'must be "json" or a JSON schema, got {value!r}', value)
+
+
 # ---- what is answered ----------------------------------------------------------------------------------------------------
 
 
