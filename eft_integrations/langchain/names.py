@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from eft_engine import errors, find_preset
+from eft_engine import errors
 from eft_integrations.call_options import NAMES_ELSEWHERE
-from eft_integrations.weights import parse_alias
+from eft_integrations.named_trio import named_trio
 from eft_integrations.wire.openai import of_ollamas_format
 
 SAME = {**NAMES_ELSEWHERE, "max_completion_tokens": "max_tokens", "think": "reasoning"}
@@ -89,7 +89,7 @@ def model_fields(given: Mapping[str, object]) -> dict[str, object]:
     """The fields of `EFTChatModel` that a constructor's keywords mean.
 
     >>> model_fields({"model": "atlas@assistant=0.5", "num_predict": 20, "n": 1})
-    {'preset': 'atlas', 'reward_weights': {'assistant': 0.5}, 'max_tokens': 20}
+    {'max_tokens': 20, 'preset': 'atlas', 'reward_weights': {'assistant': 0.5}}
 
     Raises:
         InvalidOptionError: an option that cannot be meant, or two names of one that differ.
@@ -100,7 +100,7 @@ def model_fields(given: Mapping[str, object]) -> dict[str, object]:
         if renamed.get("base_url") is not None and given.get(name) is not None:
             raise _wrong(name, given[name], "a server is sent api_key and no other header, by a client of our own")
     model = renamed.pop("model", None)
-    return renamed if model is None else {**_named_trio(model, renamed), **renamed}
+    return renamed if model is None else {**renamed, **named_trio(model, renamed)}
 
 
 def call_keywords(given: Mapping[str, object]) -> dict[str, object]:
@@ -157,35 +157,6 @@ def _flat(given: Mapping[str, object]) -> Iterator[tuple[str, object]]:
         if name not in OPEN and not (name == "reward_weights" and inner.get(name) is not None):
             yield name, value
     yield from inner.items()
-
-
-def _named_trio(model: object, fields: Mapping[str, object]) -> dict[str, object]:
-    """What `model` names: a served model, the base of pairs that are given, or a preset; perhaps with weights behind the name."""
-    if not isinstance(model, str):
-        raise _wrong("model", model, "must be a string")
-    if any(fields.get(name) is not None for name in ("tuned", "reference", "pairs")):
-        return {"base": model}
-    try:
-        name, weights = parse_alias(model)
-    except ValueError as error:
-        raise _wrong("model", model, str(error)) from None
-    weighted: dict[str, object] = {} if weights is None else {"reward_weights": weights}
-    if fields.get("base_url") is not None:
-        return {"served_name": name, **weighted}
-    for holder in ("engine", "backend"):
-        if (held := fields.get(holder)) is not None:
-            own = getattr(held, "model_name", "eft")
-            if own != name:
-                raise _wrong("model", model, f"the {holder} is {own!r}; leave model out")
-            return weighted
-    try:
-        find_preset(name)
-    except errors.InvalidOptionError as error:
-        advice = (
-            f"a trio has more than one model: write base=..., tuned=... and reference=..., or a preset's name ({error})"
-        )
-        raise _wrong("model", model, advice) from None
-    return {"preset": name, **weighted}
 
 
 def _wrong(option: str, value: object, advice: str) -> errors.InvalidOptionError:

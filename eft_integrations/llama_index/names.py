@@ -12,7 +12,7 @@ from eft_engine import EngineConfig, MemberConfig, errors
 from eft_engine.config import LlamaCppOptions
 from eft_integrations.call_options import CallKeywords
 from eft_integrations.llama_index.keywords import MEANT, SAME, UNHEARD, call_keywords
-from eft_integrations.weights import parse_alias
+from eft_integrations.named_trio import named_trio
 from eft_integrations.wire.openai import wrong
 
 SAME_OF_A_MODEL = {
@@ -78,7 +78,8 @@ def model_fields(given: Mapping[str, object], known: Collection[str]) -> dict[st
     """
     fields = _renamed(given)
     _take_options_of_calls(fields, known)
-    _take_name(fields)
+    if (model := fields.pop("model", None)) is not None:
+        fields |= named_trio(model, fields)
     _take_placement(fields)
     _take_headers(fields)
     if fields.get("context_window") == -1:  # Ollama's "as the model has it"
@@ -124,42 +125,6 @@ def _take_options_of_calls(fields: dict[str, object], known: Collection[str]) ->
     if waiting:
         CallKeywords.read(waiting)
         fields["additional_kwargs"] = waiting
-
-
-def _take_name(fields: dict[str, object]) -> None:
-    """What `model` names: a served model, the base of pairs that are given, or a preset; perhaps with weights behind the name."""
-    model = fields.pop("model", None)
-    if model is None:
-        return
-    if not isinstance(model, str):
-        raise wrong(
-            "model", f"models are named by hub id, folder or .gguf file: base=..., got a {type(model).__name__}", model
-        )
-    own = fields.get("base")
-    if any(fields.get(name) is not None for name in ("tuned", "reference", "pairs")) or own is not None:
-        if own not in (None, model):
-            raise wrong("model", f"base={own!r} was given too, and means the same; give one of them", model)
-        fields["base"] = model
-        return
-    try:
-        name, weights = parse_alias(model)
-    except ValueError as error:
-        raise wrong("model", str(error), model) from None
-    if weights is not None:
-        fields.setdefault("reward_weights", weights)
-    holder = next((fields[name] for name in ("engine", "backend") if fields.get(name) is not None), None)
-    if holder is not None and name != (held := getattr(holder, "model_name", "eft")):
-        raise wrong("model", f"what was given to answer is called {held!r}; leave model out, got {model!r}", model)
-    if holder is None and fields.get("base_url") is not None:
-        fields["served_name"] = name
-    elif holder is None:
-        if "/" in name or "\\" in name or name.endswith(".gguf"):
-            raise wrong(
-                "model",
-                "a trio has more than one model: base=..., tuned=... and reference=..., or a preset's name",
-                model,
-            )
-        fields["preset"] = name
 
 
 # ---- where and how the base is held --------------------------------------------------------------------------------------
