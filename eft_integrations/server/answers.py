@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,6 +12,8 @@ from typing import Protocol
 from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
 from eft_integrations.json_types import JsonObject
 from eft_integrations.sampling import SamplingFields, given_sampling
+from eft_integrations.server.admission import Room, Turns
+from eft_integrations.server.callers import Caller
 from eft_integrations.server.compositions import Chosen, Composition
 from eft_integrations.server.streaming import interleave
 from eft_integrations.wire.openai import invalid_call_form
@@ -25,25 +27,51 @@ class Observer(Protocol):
 
 
 @dataclass(frozen=True)
+class Asking:
+    """Who asks what of which composition, before the requests are made."""
+
+    chosen: Chosen
+    caller: Caller
+    turns: Turns
+    observer: Observer
+    request_id: str
+
+    def answering(self, requests: Sequence[ChatRequest], ignored: Sequence[str]) -> Answering:
+        """The answers to these requests."""
+        return Answering(self, tuple(requests), ignored)
+
+
+@dataclass(frozen=True)
 class Answering:
     """Answers to one body: requests to one composition, and what the replies say besides the answers."""
 
-    chosen: Chosen
+    asking: Asking
     requests: tuple[ChatRequest, ...]
     ignored: Sequence[str]
-    observer: Observer
+
+    @property
+    def chosen(self) -> Chosen:
+        """The composition and its weights."""
+        return self.asking.chosen
 
     async def deltas(self) -> AsyncGenerator[tuple[int, ChatDelta]]:
         """Pieces of all answers as they come, each with the number of its answer."""
         composition = self.chosen.composition
-        streams: list[AsyncIterator[ChatDelta]] = [
-            composition.backend.astream(composition.ask(request)) for request in self.requests
-        ]
-        async with aclosing(interleave(streams)) as pieces:
-            async for index, delta in pieces:
-                if delta.result is not None:
-                    self.observer.observe(composition, delta.result)
-                yield index, delta
+        with self.asking.turns.room(self.asking.caller, len(self.requests)) as room:
+            async with aclosing(interleave([self._answer(request, room) for request in self.requests])) as pieces:
+                async for index, delta in pieces:
+                    if delta.result is not None:
+                        self.asking.observer.observe(composition, delta.result)
+                    yield index, delta
+
+    async def _answer(self, request: ChatRequest, room: Room) -> AsyncGenerator[ChatDelta]:
+        """One answer, when it is its turn."""
+        composition = self.chosen.composition
+        async with room.place():
+            stream = composition.backend.astream(composition.ask(request))
+            async with aclosing(stream):  # type: ignore[type-var]
+                async for delta in stream:
+                    yield delta
 
     async def results(self) -> list[ChatResult]:
         """All answers, whole."""

@@ -9,8 +9,7 @@ from contextlib import aclosing
 from eft_integrations.chat.request import CallDelta, ChatDelta, ChatRequest, ChatResult
 from eft_integrations.json_objects import breaking_end
 from eft_integrations.json_types import JsonObject
-from eft_integrations.server.answers import Answering, Observer, new_id, repeated, sampling_of
-from eft_integrations.server.compositions import Chosen
+from eft_integrations.server.answers import Answering, Asking, new_id, repeated, sampling_of
 from eft_integrations.server.protocol import ChatBody
 from eft_integrations.server.streaming import Event
 from eft_integrations.so_far import AnswerSoFar
@@ -28,7 +27,7 @@ from eft_integrations.wire.openai import (
 from eft_integrations.wire.reasoning import thought_form
 
 
-def chat_answering(body: ChatBody, chosen: Chosen, observer: Observer, *, default_max_tokens: int) -> Answering:
+def chat_answering(body: ChatBody, asking: Asking, *, default_max_tokens: int) -> Answering:
     """What is asked, checked as far as that needs no engine.
 
     Raises:
@@ -49,12 +48,12 @@ def chat_answering(body: ChatBody, chosen: Chosen, observer: Observer, *, defaul
         strict_response=is_strict(body.response_format) or bool(body.eft_strict),
         **body.asked_reasoning(),
         sampling=sampling,
-        reward_weights=chosen.reward_weights,
+        reward_weights=asking.chosen.reward_weights,
         template_variables=body.chat_template_kwargs or {},
         documents=tuple(body.documents or ()),
         lenient_tool_calls=body.eft_lenient_tool_calls is not False,
     )
-    return Answering(chosen, tuple(repeated(request, body.n)), body.ignored, observer)
+    return asking.answering(repeated(request, body.n), body.ignored)
 
 
 def _head(answering: Answering, kind: str) -> JsonObject:

@@ -71,7 +71,8 @@ def serve(
     request_timeout_s: Annotated[float | None, typer.Option(help="Longest time for one answer.")] = None,
     drain_timeout_s: Annotated[int | None, typer.Option(help="Longest wait for answers after SIGTERM.")] = None,
     api_key_file: Annotated[
-        Path | None, typer.Option(help="File with API keys, one a line (or EFT_SERVE_API_KEY).")
+        Path | None,
+        typer.Option(help="File with API keys, one a line, perhaps behind a name; read anew when it changes."),
     ] = None,
     force_usage: Annotated[
         bool | None, typer.Option("--force-usage/--no-force-usage", help="Send usage in every stream.")
@@ -81,9 +82,11 @@ def serve(
     try:
         import uvicorn
 
-        from eft_integrations.server.app import create_app
+        from eft_integrations.server.app import app_of
         from eft_integrations.server.compositions import Compositions
         from eft_integrations.server.loading import load_compositions
+        from eft_integrations.server.reloading import Reloader
+        from eft_integrations.server.service import Service
         from eft_integrations.server.settings import load_settings
     except ModuleNotFoundError as error:
         typer.echo(f"error: the server needs {error.name}: pip install 'eft-engine[server]'", err=True)
@@ -93,18 +96,18 @@ def serve(
         "max_queued_requests": max_queued_requests, "tuned_only_tokens": tuned_only_tokens,
     }  # fmt: skip
     named = any((base, tuned, reference, pair, preset))
-    settings = load_settings(
-        config,
-        host=host,
-        port=port,
-        compositions=[composition(name, base, tuned, reference, pair, preset, weight)] if named else None,
-        engine={key: value for key, value in engine.items() if value is not None} or None,
-        request_timeout_s=request_timeout_s,
-        drain_timeout_s=drain_timeout_s,
-        api_key=None if api_key_file is None else _read_keys(api_key_file),
-        force_usage=force_usage,
-        vllm_args=None if vllm_args is None else shlex.split(vllm_args),
-    )
+    flags: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "compositions": [composition(name, base, tuned, reference, pair, preset, weight)] if named else None,
+        "engine": {key: value for key, value in engine.items() if value is not None} or None,
+        "request_timeout_s": request_timeout_s,
+        "drain_timeout_s": drain_timeout_s,
+        "api_key_file": api_key_file,
+        "force_usage": force_usage,
+        "vllm_args": None if vllm_args is None else shlex.split(vllm_args),
+    }
+    settings = load_settings(config, **flags)
     if engine_kind is EngineKind.vllm:
         _serve_with_vllm(settings, run=not print_only)
         return
@@ -115,9 +118,12 @@ def serve(
         settings.engine,
         upstream_api_key=None if upstream is None else upstream.get_secret_value(),
     )
+    service = Service.of(compositions, settings)
+    files = [file for file in (config, settings.api_key_file) if file is not None]
+    reloader = Reloader(service, lambda: load_settings(config, **flags), files)
     try:
         uvicorn.run(
-            create_app(compositions, settings),
+            app_of(service, reloader=reloader),
             host=settings.host,
             port=settings.port,
             access_log=settings.access_log,
@@ -178,15 +184,3 @@ def composition(
     if not isinstance(chosen, dict):
         raise errors.InvalidOptionError(f"--weight must be NAME=NUMBER, got {weights}", option="weight", value=weights)
     return {"name": name, "base": base, "pairs": named, "preset": preset, "weights": chosen}
-
-
-def _read_keys(file: Path) -> str:
-    from eft_engine import errors
-
-    try:
-        keys = file.read_text(encoding="utf-8").split()
-    except OSError as error:
-        raise errors.InvalidOptionError(f"--api-key-file: {error}", option="api_key_file") from None
-    if not keys:
-        raise errors.InvalidOptionError(f"--api-key-file: {file} holds no key", option="api_key_file")
-    return ",".join(keys)

@@ -9,14 +9,13 @@ from contextlib import aclosing
 from eft_engine import TokenLogprobs
 from eft_integrations.chat.request import ChatRequest, ChatResult
 from eft_integrations.json_types import JsonObject
-from eft_integrations.server.answers import Answering, Observer, new_id, repeated, sampling_of
-from eft_integrations.server.compositions import Chosen
+from eft_integrations.server.answers import Answering, Asking, new_id, repeated, sampling_of
 from eft_integrations.server.protocol import CompletionBody
 from eft_integrations.server.streaming import Event
 from eft_integrations.wire.openai import to_response_schema, usage_form, wrong
 
 
-def completion_answering(body: CompletionBody, chosen: Chosen, observer: Observer) -> Answering:
+def completion_answering(body: CompletionBody, asking: Asking) -> Answering:
     """What is asked, checked as far as that needs no engine: every prompt `n` times, in the order of OpenAI's choices.
 
     Raises:
@@ -38,10 +37,10 @@ def completion_answering(body: CompletionBody, chosen: Chosen, observer: Observe
             prompt=prompt,
             response_schema=to_response_schema(body.response_format),
             sampling=sampling,
-            reward_weights=chosen.reward_weights,
+            reward_weights=asking.chosen.reward_weights,
         )
         requests += repeated(request, body.n)
-    return Answering(chosen, tuple(requests), body.ignored, observer)
+    return asking.answering(requests, body.ignored)
 
 
 def _head(answering: Answering) -> JsonObject:

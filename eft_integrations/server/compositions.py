@@ -18,7 +18,9 @@ from eft_engine.config import RewardWeights, resolve_weights
 from eft_integrations.backends.engine import EngineBackend
 from eft_integrations.backends.protocol import ChatBackend
 from eft_integrations.chat.request import ChatRequest, ChatResult
-from eft_integrations.server.errors import INVALID, ApiError, Kind
+from eft_integrations.server.callers import ANYBODY, Caller
+from eft_integrations.server.errors import INVALID, ApiError, Kind, shortened
+from eft_integrations.server.weight_policy import OPERATORS_OWN, WeightPolicy, check_weights, described
 from eft_integrations.weights import HEADER, first_given, parse_alias, parse_weights
 
 
@@ -26,7 +28,8 @@ from eft_integrations.weights import HEADER, first_given, parse_alias, parse_wei
 class Composition:
     """One model of the server.
 
-    `weights` are the composition's own, by pair name; only these pairs belong to it. `chat_template` replaces the backend's own;
+    `weights` are the composition's own, by pair name; only these pairs belong to it. `weight_policy` bounds what requests may ask
+    for. `chat_template` replaces the backend's own;
     `tool_notation` is how the model writes calls and `reasoning_tags` are the texts around its thoughts, where its template does
     not say.
     """
@@ -34,6 +37,7 @@ class Composition:
     name: str
     backend: ChatBackend
     weights: Mapping[str, float]
+    weight_policy: WeightPolicy = OPERATORS_OWN
     chat_template: str | None = None
     tool_notation: str | None = None
     reasoning_tags: tuple[str, str] | None = None
@@ -59,6 +63,20 @@ class Composition:
         """
         own = resolve_weights(asked, self.weights, owner=repr(self.name))
         return {**dict.fromkeys(self.backend.weights, 0.0), **own}
+
+    def check(self, asked: RewardWeights, caller: Caller) -> None:
+        """Check what a caller asks for against the policy: the caller's own, else the composition's.
+
+        Raises:
+            WeightForbiddenError: a weight is outside.
+            UnknownPairError, InvalidWeightError: as for `settle`.
+        """
+        own = resolve_weights(asked, self.weights, owner=repr(self.name))
+        check_weights(own, self.weights, caller.weight_policy.over(self.weight_policy))
+
+    def allowed(self, caller: Caller) -> dict[str, object]:
+        """What a caller may ask for, by pair name: free, fixed, or [low, high]."""
+        return described(self.weights, caller.weight_policy.over(self.weight_policy))
 
     def ask(self, request: ChatRequest) -> ChatRequest:
         """A request in the backend's terms."""
@@ -101,39 +119,55 @@ class Compositions:
         """All different backends."""
         return list({id(own.backend): own.backend for own in self}.values())
 
-    def find(self, name: str) -> Composition:
+    def of(self, caller: Caller) -> list[Composition]:
+        """What a caller may use."""
+        return [own for own in self if caller.may_use(own.name)]
+
+    def find(self, name: str, caller: Caller = ANYBODY) -> Composition:
         """The composition of a name.
 
         Raises:
-            ApiError: there is none (404).
+            ApiError: there is none that the caller may use (404).
         """
-        if name not in self._by_name:
+        found = self._by_name.get(name)
+        if found is None or not caller.may_use(name):
+            there = ", ".join(own.name for own in self.of(caller))
             raise ApiError(
-                f"there is no model {name!r}; this server has {', '.join(self._by_name)}",
+                f"there is no model {shortened(name)!r} for you; you can use {there or 'none'}",
                 Kind(404, INVALID, "model_not_found", "model"),
             )
-        return self._by_name[name]
+        return found
 
-    def choose(self, model: str, *, body: RewardWeights, header: str | None) -> Chosen:
+    def choose(self, model: str, *, body: RewardWeights, header: str | None, caller: Caller = ANYBODY) -> Chosen:
         """The composition, and the weights by the order: body, header, alias behind the name, the composition's own.
 
         Raises:
             ApiError: there is no such model.
             InvalidOptionError: the header or the alias cannot be read.
+            WeightForbiddenError: the policy does not allow the weights.
+            UnknownPairError, InvalidWeightError: as for `Composition.settle`.
         """
-        composition = self._by_name.get(model)
-        alias = None
-        if composition is None:
+        name, alias = model, None
+        if model not in self._by_name:
             try:
                 name, alias = parse_alias(model)
             except ValueError as error:
                 raise errors.InvalidOptionError(str(error), option="model", value=model) from None
-            composition = self.find(name)
+        composition = self.find(name, caller)
         try:
             carried = parse_weights(header) if header is not None else None
         except ValueError as error:
             raise errors.InvalidOptionError(str(error), option=HEADER, value=header) from None
-        return Chosen(composition, model, first_given(body, carried, alias))
+        asked = first_given(body, carried, alias)
+        composition.check(asked, caller)
+        return Chosen(composition, model, asked)
+
+    def replace_policies(self, policies: Mapping[str, WeightPolicy]) -> None:
+        """Other policies, by composition, for the requests that come from now on."""
+        self._by_name = {
+            name: dataclasses.replace(own, weight_policy=policies.get(name, own.weight_policy))
+            for name, own in self._by_name.items()
+        }
 
     def close(self) -> None:
         """Close all engines."""

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from eft_engine import errors
 
-INVALID, SERVER = "invalid_request_error", "server_error"
+INVALID, PERMISSION, RATE, SERVER = "invalid_request_error", "permission_error", "rate_limit_error", "server_error"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ KINDS: dict[type[Exception], Kind] = {
     errors.InvalidOptionError: Kind(400, INVALID, "invalid_value"),
     errors.ConfigurationError: Kind(400, INVALID),
     errors.KVCacheBudgetError: Kind(400, INVALID, "kv_cache_budget_exceeded", "max_tokens"),
-    errors.QueueFullError: Kind(429, "rate_limit_error", "rate_limit_exceeded"),
+    errors.QueueFullError: Kind(429, RATE, "rate_limit_exceeded"),
     errors.StepOutOfMemoryError: Kind(503, SERVER, "out_of_memory"),
     errors.EngineClosedError: Kind(503, SERVER, "shutting_down"),
     errors.RemoteServerError: Kind(502, SERVER, "upstream_failed"),
@@ -73,6 +73,11 @@ class RequestTimeoutError(ApiError):
             Kind(504, "timeout_error", "request_timeout"),
             headers={"x-should-retry": "false"},
         )
+
+
+def shortened(text: str, most: int = 100) -> str:
+    """A caller's text as an error may repeat it."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
 def kind_of(error: Exception) -> Kind:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import math
-from collections.abc import Sequence
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from eft_integrations.server.callers import ANYBODY, Caller, KeyRing
 from eft_integrations.server.errors import INVALID, Kind, error_response
 
 OPEN_PATHS = frozenset({"/health"})
@@ -21,11 +20,13 @@ DRAINED_BYTES, DRAIN_S = 64 * 2**20, 10.0
 
 
 class Guard:
-    """ASGI middleware that refuses requests without a key (401) and bodies that are too large (413), while they are read."""
+    """ASGI middleware that finds out who asks, and refuses requests without a key (401) and bodies that are too large (413), while
+    they are read. A key is sent as `Authorization: Bearer <key>` or as `x-api-key`.
+    """
 
-    def __init__(self, app: ASGIApp, *, api_keys: Sequence[str], max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, ring: KeyRing, max_body_bytes: int) -> None:
         self._app = app
-        self._keys = [key.encode() for key in api_keys]
+        self._ring = ring
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -34,24 +35,25 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        if self._keys and scope["path"] not in OPEN_PATHS and not self._knows(headers.get("authorization", "")):
+        caller = ANYBODY if not len(self._ring) or scope["path"] in OPEN_PATHS else self._holder(headers)
+        if caller is None:
             refusal = error_response(
-                "a known API key is needed: Authorization: Bearer <key>", Kind(401, INVALID, "invalid_api_key")
+                "a known API key is needed: Authorization: Bearer <key>, or x-api-key: <key>",
+                Kind(401, INVALID, "invalid_api_key"),
             )
             await refusal(scope, receive, send)
             return
+        scope.setdefault("state", {})["caller"] = caller
         if self._announced(headers) > self._max_body_bytes:
             await _drain(receive)
             await error_response(*self._too_large())(scope, receive, send)
             return
         await self._app(scope, self._counted(receive), send)
 
-    def _knows(self, authorization: str) -> bool:
-        """Compares with every key, in a time that does not tell how much of one was right."""
-        scheme, _, key = authorization.partition(" ")
-        given = key.strip().encode()
-        matches = [hmac.compare_digest(given, known) for known in self._keys]
-        return any(matches) and scheme.lower() == "bearer"
+    def _holder(self, headers: Headers) -> Caller | None:
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        given = key if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        return self._ring.holder(given)
 
     def _announced(self, headers: Headers) -> int:
         length = headers.get("content-length", "0")

@@ -11,6 +11,7 @@ from eft_integrations.backends.protocol import ChatBackend
 from eft_integrations.backends.remote import remote_backend
 from eft_integrations.server.compositions import Composition
 from eft_integrations.server.settings import CompositionSettings
+from eft_integrations.server.weight_policy import DEFAULT, WeightPolicy
 
 
 def load_compositions(
@@ -81,6 +82,7 @@ def _composition(settings: CompositionSettings, backend: ChatBackend) -> Composi
         settings.name,
         backend,
         {**own, **settings.weights},
+        weight_policy=WeightPolicy.of(settings.weight_policy, DEFAULT),
         chat_template=template,
         tool_notation=settings.tool_notation,
         reasoning_tags=settings.reasoning_tags,

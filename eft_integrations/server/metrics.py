@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -98,24 +97,21 @@ class ServerMetrics:
 
 
 class Counted:
-    """ASGI middleware that counts answers and gives each an `x-request-id`."""
+    """ASGI middleware that counts answers by the path of their route (`other`: there is no such route)."""
 
-    def __init__(self, app: ASGIApp, *, metrics: ServerMetrics, paths: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: ServerMetrics) -> None:
         self._app = app
         self._metrics = metrics
-        self._paths = paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        path = scope["path"] if scope["path"] in self._paths else "other"
 
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._metrics.count(path, message["status"])
-                message["headers"] = [*message["headers"], (b"x-request-id", uuid.uuid4().hex.encode())]
+                self._metrics.count(getattr(scope.get("route"), "path", "other"), message["status"])
             await send(message)
 
         await self._app(scope, receive, counted)

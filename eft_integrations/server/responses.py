@@ -11,8 +11,7 @@ from contextlib import aclosing
 
 from eft_integrations.chat.request import ChatRequest, ChatResult
 from eft_integrations.json_types import Json, JsonObject
-from eft_integrations.server.answers import Answering, Observer, new_id, sampling_of
-from eft_integrations.server.compositions import Chosen
+from eft_integrations.server.answers import Answering, Asking, new_id, sampling_of
 from eft_integrations.server.errors import error_fields
 from eft_integrations.server.response_items import Items
 from eft_integrations.server.responses_protocol import ResponsesBody, to_conversation
@@ -24,9 +23,7 @@ LOGPROBS = "message.output_text.logprobs"
 """What `include` says to get log-probabilities."""
 
 
-def responses_answering(
-    body: ResponsesBody, chosen: Chosen, observer: Observer, *, default_max_tokens: int
-) -> Answering:
+def responses_answering(body: ResponsesBody, asking: Asking, *, default_max_tokens: int) -> Answering:
     """What is asked, checked as far as that needs no engine.
 
     Raises:
@@ -51,11 +48,11 @@ def responses_answering(
         strict_response=is_strict(response_format) or bool(body.eft_strict),
         **body.asked_reasoning(),
         sampling=sampling,
-        reward_weights=chosen.reward_weights,
+        reward_weights=asking.chosen.reward_weights,
         template_variables=body.chat_template_kwargs or {},
         lenient_tool_calls=body.eft_lenient_tool_calls is not False,
     )
-    return Answering(chosen, (request,), body.ignored, observer)
+    return asking.answering([request], body.ignored)
 
 
 def _response(answering: Answering, body: ResponsesBody) -> JsonObject:

@@ -29,6 +29,9 @@ from yaml import YAMLError
 
 from eft_engine import EngineConfig, TunedPair, errors
 from eft_integrations.chat.notations import notation_of
+from eft_integrations.server.bounds import BoundSettings
+from eft_integrations.server.callers import KeySettings, read_key_file
+from eft_integrations.server.weight_policy import PolicySetting
 
 DEFAULT_PRESET = "smollm2-json"
 
@@ -48,6 +51,10 @@ class CompositionSettings(BaseModel):
         default_factory=dict, description="weights in this composition, by pair name"
     )
 
+    weight_policy: PolicySetting | None = Field(
+        default=None,
+        description="what requests may ask for: free, fixed or [low, high], for all pairs or by name; None: [0, 2]",
+    )
     tool_notation: str | None = Field(
         default=None, description="how the model writes tool calls (docs/families.md); None: as its chat template says"
     )
@@ -102,6 +109,10 @@ class ServerSettings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="address to listen on; other than loopback needs a key")
     port: int = Field(default=8000, ge=0, le=65535)
     api_key: SecretStr | None = Field(default=None, description="what clients must send; several, separated by commas")
+    api_key_file: Path | None = Field(
+        default=None, description="a file with keys, one a line, perhaps behind a name; read anew when it changes"
+    )
+    keys: list[KeySettings] = Field(default_factory=list, description="keys with names, limits and policies")
     upstream_api_key: SecretStr | None = Field(
         default=None, description="what servers of compositions with url are sent"
     )
@@ -113,6 +124,7 @@ class ServerSettings(BaseSettings):
     )
     drain_timeout_s: int = Field(default=30, ge=0, description="on SIGTERM, answers may take so much longer")
     max_body_bytes: int = Field(default=8 * 2**20, ge=1024, description="larger bodies are refused")
+    bounds: BoundSettings = Field(default_factory=BoundSettings, description="what one request may hold")
     force_usage: bool = Field(
         default=False, description="send the usage chunk of a stream also when it is not asked for"
     )
@@ -127,7 +139,7 @@ class ServerSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _safe(self) -> ServerSettings:
-        if not self.is_loopback and not self.keys:
+        if not self.is_loopback and not self.known_keys:
             raise ValueError(
                 f"host {self.host} can be reached by others: set an API key (EFT_SERVE_API_KEY or --api-key-file), or "
                 "listen on 127.0.0.1"
@@ -146,10 +158,35 @@ class ServerSettings(BaseSettings):
             return self.host == "localhost"
 
     @property
-    def keys(self) -> list[str]:
-        """The API keys."""
+    def known_keys(self) -> list[KeySettings]:
+        """All keys: those with names, those of `api_key` and those of the file, which are called key-1, key-2, ...
+
+        Raises:
+            InvalidOptionError: the file cannot be read, or holds no key.
+        """
         text = self.api_key.get_secret_value() if self.api_key is not None else ""
-        return [key.strip() for key in text.split(",") if key.strip()]
+        plain = [key.strip() for key in text.split(",") if key.strip()]
+        listed = [KeySettings(name=f"key-{number}", key=SecretStr(key)) for number, key in enumerate(plain, 1)]
+        if self.api_key_file is not None:
+            listed += read_key_file(self.api_key_file)
+        return [*self.keys, *listed]
+
+    @property
+    def plain_keys(self) -> list[str]:
+        """The keys themselves, for a server that knows no more of them.
+
+        Raises:
+            InvalidOptionError: a key has limits or a policy, or only its digest is known.
+        """
+        plain = []
+        for key in self.known_keys:
+            if key.key is None or key.model_fields_set - {"name", "key"}:
+                raise errors.InvalidOptionError(
+                    f"key {key.name!r} has a digest, limits or a policy, which only our own engine knows (--engine eft)",
+                    option="keys",
+                )
+            plain.append(key.key.get_secret_value())
+        return plain
 
     @property
     def served(self) -> list[CompositionSettings]:

@@ -35,7 +35,7 @@ def vllm_command(settings: ServerSettings) -> Command:
         engine=engine,
         host=settings.host,
         port=settings.port,
-        api_keys=settings.keys,
+        api_keys=settings.plain_keys,
         further=settings.vllm_args,
     )
 

@@ -65,7 +65,7 @@ def nested(levels: int) -> dict[str, Any]:
 
 FAULTS = [
     Fault("malformed JSON", b'{"model": "m", "messages": [', 400, "invalid_json"),
-    Fault("no body", b"", 400, "invalid_value"),
+    Fault("no body", b"", 400, "invalid_json"),
     Fault("a list instead of an object", [1, 2], 400, "invalid_value"),
     Fault("invalid UTF-8", b'{"model": "m", "messages": [{"role": "user", "content": "\xff\xfe"}]}', 400, "invalid_json"),
     Fault("half a surrogate pair", chat(messages=[{"role": "user", "content": "\ud800"}]), 400, "invalid_value"),
@@ -97,7 +97,7 @@ FAULTS = [
     Fault("image", chat(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]), 400,
           "invalid_value"),
     Fault("tool result without a call", chat(messages=[{"role": "tool", "content": "x", "tool_call_id": "c"}]), 200, None),
-    Fault("schema of 200 levels", schema(nested(200)), 400, "invalid_value"),
+    Fault("schema of 200 levels", schema(nested(200)), 400, "too_deep"),
     Fault("schema that refers to itself", schema({"$ref": "#"}), 200, None),
     Fault("schema with a keyword that no mask can hold", schema({"type": "array", "uniqueItems": True}), 200, None),
     Fault("the same, strict", schema({"type": "array", "uniqueItems": True}, strict=True), 400, "invalid_value"),

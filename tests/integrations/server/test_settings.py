@@ -91,7 +91,7 @@ def test_without_compositions_the_preset_is_served() -> None:
 def test_address_that_others_reach_needs_a_key(host: str) -> None:
     with pytest.raises(InvalidOptionError, match="set an API key"):
         load_settings(host=host)
-    assert load_settings(host=host, api_key="secret").keys == ["secret"]
+    assert load_settings(host=host, api_key="secret").plain_keys == ["secret"]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.9", "::1", "localhost"])

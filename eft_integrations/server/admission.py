@@ -1,0 +1,197 @@
+"""Whose turn it is: callers take turns, and nobody fills the queue for the others.
+
+A call first gets room for all its answers, or is refused whole. Then each answer waits for a place, of which there are as many as
+the engine steps together (and a few more, so that the next answer is there when a place gets free). Callers take turns for places,
+one answer each, however many each of them has waiting.
+
+Half of the room is common. The other half is kept in equal parts for the callers that hold a key: who has filled the common half
+leaves room for everyone else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+
+from eft_engine import errors
+from eft_integrations.server.callers import Caller
+from eft_integrations.server.errors import INVALID, RATE, ApiError, Kind
+
+
+class TooManyAnswersError(ApiError):
+    """A call asks for more answers than could ever be in hand: no retry can serve it (400)."""
+
+    def __init__(self, num_asked: int, limit: int, *, what: str) -> None:
+        super().__init__(
+            f"{num_asked} answers in one call, and {what} allows {limit} in hand; send them in several calls",
+            Kind(400, INVALID, "too_many_answers", "n"),
+        )
+
+
+class CallerLimitError(ApiError):
+    """The caller's key allows no more at present (429); what it has in hand goes on."""
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message, Kind(429, RATE, "key_limit_exceeded"), headers={"Retry-After": str(retry_after_s)})
+
+
+class Room:
+    """The room of one call: `place` surrounds each of its answers. Leaving the block of `Turns.room` gives all of it back."""
+
+    def __init__(self, turns: Turns, caller: Caller) -> None:
+        self._turns = turns
+        self._caller = caller
+
+    @contextlib.asynccontextmanager
+    async def place(self) -> AsyncGenerator[None]:
+        """Wait for the turn of one answer, and keep the place until the block ends."""
+        await self._turns.take(self._caller.name)
+        try:
+            yield
+        finally:
+            self._turns.give_back()
+
+
+class Turns:
+    """Room and places of one engine. Belongs to one event loop.
+
+    Args:
+        num_places: answers that may be with the engine at once.
+        capacity: answers in hand, waiting ones included; None: any number.
+        callers: says who holds a key now.
+        retry_after_s: says how long a refused caller should wait, given how many answers wait.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_places: int,
+        capacity: int | None,
+        callers: Callable[[], Sequence[Caller]] = lambda: (),
+        retry_after_s: Callable[[int], int] = lambda num_waiting: 1,
+    ) -> None:
+        self._num_places = num_places
+        self._capacity = capacity
+        self._callers = callers
+        self._retry_after_s = retry_after_s
+        self._num_placed = 0
+        self._in_hand: Counter[str] = Counter()
+        self._tokens: Counter[str] = Counter()
+        self._lines: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+
+    @classmethod
+    def of_engine(cls, *, max_num_seqs: int, max_waiting: int | None, **how: Callable[..., object]) -> Turns:
+        """For an engine that steps so many sequences together."""
+        ahead = math.ceil(max_num_seqs / 4)
+        capacity = None if max_waiting is None else max_num_seqs + max_waiting
+        return cls(num_places=max_num_seqs + ahead, capacity=capacity, **how)  # type: ignore[arg-type]
+
+    @property
+    def num_waiting(self) -> int:
+        """Answers that wait for a place."""
+        return sum(len(line) for line in self._lines.values())
+
+    @property
+    def in_hand(self) -> dict[str, int]:
+        """Answers that wait or have a place, by the name of who asked."""
+        return dict(self._in_hand)
+
+    @contextlib.contextmanager
+    def room(self, caller: Caller, count: int, *, num_tokens: int = 0) -> Generator[Room]:
+        """Room for the answers of one call, all of them or none, until the block ends.
+
+        Args:
+            num_tokens: tokens of all of them together, for callers that have a limit of it.
+
+        Raises:
+            TooManyAnswersError: so many can never be in hand.
+            QueueFullError: there is no room now.
+            CallerLimitError: the caller has in hand what its key allows.
+        """
+        self._check(caller, count, num_tokens)
+        self._in_hand[caller.name] += count
+        self._tokens[caller.name] += num_tokens
+        try:
+            yield Room(self, caller)
+        finally:
+            self._in_hand[caller.name] -= count
+            self._tokens[caller.name] -= num_tokens
+            self._in_hand += Counter()  # forget those who have none
+            self._tokens += Counter()
+
+    def _check(self, caller: Caller, count: int, num_tokens: int) -> None:
+        own = self._in_hand[caller.name]
+        if caller.max_requests is not None:
+            if count > caller.max_requests:
+                raise TooManyAnswersError(count, caller.max_requests, what="this key")
+            if own + count > caller.max_requests:
+                raise CallerLimitError(
+                    f"this key has {own} answers in hand and asks for {count} more; it may have {caller.max_requests}",
+                    retry_after_s=self._retry_after_s(own),
+                )
+        if (most := caller.max_tokens_in_flight) is not None:
+            if num_tokens > most:
+                raise ApiError(
+                    f"{num_tokens} tokens in one call (prompts, and what may be written), and this key may have {most} in flight; "
+                    "send a shorter prompt or a smaller max_tokens",
+                    Kind(400, INVALID, "too_many_tokens", "max_tokens"),
+                )
+            if self._tokens[caller.name] + num_tokens > most:
+                raise CallerLimitError(
+                    f"this key has {self._tokens[caller.name]} tokens in flight and asks for {num_tokens} more; it may have {most}",
+                    retry_after_s=self._retry_after_s(own),
+                )
+        if self._capacity is None:
+            return
+        share = self._share
+        others = [other.name for other in self._callers() if other.name != caller.name]
+        if count > (most := self._capacity - share * len(others)):
+            raise TooManyAnswersError(count, most, what="this server")
+        kept = sum(max(0, share - self._in_hand[name]) for name in others)
+        in_hand = self._in_hand.total()
+        if in_hand + count > self._capacity - kept:
+            raise errors.QueueFullError(
+                f"{in_hand} answers are in hand and {count} more came; there is room for {self._capacity}"
+                + (f", of which {kept} are kept for other callers" if kept else ""),
+                num_queued=in_hand,
+                limit=self._capacity,
+            )
+
+    @property
+    def _share(self) -> int:
+        """The room that is kept for each caller."""
+        num_callers = len(self._callers())
+        return self._capacity // (2 * num_callers) if self._capacity is not None and num_callers > 1 else 0
+
+    async def take(self, name: str) -> None:
+        """Wait until it is the turn of one of a caller's answers; it has a place then."""
+        if self._num_placed < self._num_places and not self._lines:
+            self._num_placed += 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lines.setdefault(name, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.give_back()  # it had just got one
+            elif turn in (line := self._lines.get(name, deque())):
+                line.remove(turn)
+                if not line:
+                    del self._lines[name]
+            raise
+
+    def give_back(self) -> None:
+        """A place is free: the caller whose turn it is gets it, and stands behind all others."""
+        self._num_placed -= 1
+        while self._lines and self._num_placed < self._num_places:
+            name, line = self._lines.popitem(last=False)
+            turn = line.popleft()
+            if line:
+                self._lines[name] = line
+            if not turn.done():
+                self._num_placed += 1
+                turn.set_result(None)
