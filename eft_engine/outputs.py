@@ -102,6 +102,9 @@ class EngineStats:
     num_accepted: int
     num_steps: int
     networks: tuple[NetworkStats, ...]
+    kv_cache_use: float = 0.0
+    """Share of `max_kv_cache_bytes` that the caches hold. Without that bound: the positions that running requests have filled, of
+    those that `max_num_seqs` texts as long as the context would fill."""
 
     @property
     def kv_cache_bytes(self) -> int:
@@ -115,19 +118,47 @@ class EngineStats:
 
 
 @dataclass(frozen=True)
+class EngineHealth:
+    """Whether an engine answers, and how long it has worked without getting anywhere.
+
+    A pass over one network is the smallest unit of its work: a prompt is read in chunks, one pass each. So an engine hangs when it
+    has had work for longer than its longest pass takes and none has ended.
+    """
+
+    is_closed: bool
+    failure: str | None
+    """Why it can answer nothing any more: its thread has ended, or what it computes with is lost. None: it can."""
+    num_in_hand: int
+    """Requests that run and wait."""
+    step_s: float | None
+    """Seconds since the step began that runs now; None: between steps, or nothing to do."""
+    seconds_since_progress: float
+    """Seconds since the last pass of a network ended or the work at hand began, whichever is later; 0: there is nothing to do."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it takes requests and works on them."""
+        return not self.is_closed and self.failure is None
+
+
+@dataclass(frozen=True)
 class TopToken:
-    """One alternative at a position; `token` is its text, `logprob` natural log under the composed distribution."""
+    """One alternative at a position; `token` is its text, `logprob` natural log under the composed distribution, `utf8` as for
+    `TokenLogprobs`.
+    """
 
     token_id: int
     token: str
     logprob: float
+    utf8: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
 class TokenLogprobs:
     """Log-probabilities (natural log, temperature 1, before penalties and filters) of one generated token.
 
-    `members` holds the token's log-probability under every member that ran, by member name.
+    `members` holds the token's log-probability under every member that ran, by member name. `utf8` are the token's bytes: those
+    of all tokens joined are the text in UTF-8, also where a character is split over tokens. None: a control token, or not known.
     """
 
     token_id: int
@@ -135,6 +166,18 @@ class TokenLogprobs:
     logprob: float
     top: tuple[TopToken, ...]
     members: Mapping[str, float]
+    utf8: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a request is: tokens that are written, and drafted and accepted ones as in `RequestMetrics`. The drafts are those of
+    the evaluation that wrote the last token, too.
+    """
+
+    num_tokens: int
+    num_drafted: int = 0
+    num_accepted: int = 0
 
 
 @dataclass(frozen=True)
@@ -146,6 +189,8 @@ class GenerationDelta:
     logprobs: tuple[TokenLogprobs, ...] = ()
     finish_reason: FinishReason | None = None
     output: RequestOutput | None = None
+    progress: Progress | None = None
+    """None where nobody counts."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +216,15 @@ class RequestOutput:
 
 
 @dataclass(frozen=True)
+class TextToken:
+    """A token of a text; `token` and `utf8` as for `TokenLogprobs`."""
+
+    token_id: int
+    token: str
+    utf8: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
 class PairScore:
     """One pair's view of one token: natural-log probabilities and the implicit reward `tuned - reference`."""
 
@@ -188,13 +242,19 @@ class PairScore:
 
 @dataclass(frozen=True)
 class TokenScore:
-    """One scored token: natural-log probability under the base, each pair and the composition."""
+    """One scored token: natural-log probability under the base, each pair and the composition; `utf8` as for `TokenLogprobs`.
+
+    `is_greedy`: no token is more probable under the composition. `top` are the most probable ones, as many as were asked for.
+    """
 
     token_id: int
     token: str
     base: float
     composed: float
     pairs: Mapping[str, PairScore]
+    utf8: tuple[int, ...] | None = None
+    is_greedy: bool = False
+    top: tuple[TopToken, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -213,6 +273,11 @@ class ScoreOutput:
     def composed(self) -> float:
         """Log-probability of the whole completion under the composition."""
         return sum(token.composed for token in self.tokens)
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether greedy decoding would write this completion."""
+        return all(token.is_greedy for token in self.tokens)
 
     def reward(self, pair: str) -> float:
         """Implicit reward of the whole completion under `pair`: sum of `tuned - reference`."""

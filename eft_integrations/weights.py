@@ -169,6 +169,8 @@ def _parse_list(text: str) -> dict[str, float]:
     weights = {}
     for item in text.split(","):
         pair, equals, value = item.partition("=")
+        if pair.strip() in weights:
+            raise ValueError(f"the weight of pair {pair.strip()!r} is written twice")
         try:
             weights[pair.strip()] = float(value)
         except ValueError:

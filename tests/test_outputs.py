@@ -99,4 +99,4 @@ def test_an_answer_can_be_pickled_and_written_as_json() -> None:
         "reasoning_tokens": 0,
     }
     assert written["closed_within_budget"] is False
-    assert written["logprobs"][0]["top"] == [{"token_id": 72, "token": "H", "logprob": -0.5}]
+    assert written["logprobs"][0]["top"] == [{"token_id": 72, "token": "H", "logprob": -0.5, "utf8": None}]

@@ -15,6 +15,7 @@ PUBLIC_NAMES = [
     "EFTError",
     "Engine",
     "EngineConfig",
+    "EngineHealth",
     "EngineStats",
     "GenerationDelta",
     "JsonSchema",
@@ -23,6 +24,7 @@ PUBLIC_NAMES = [
     "LoadedPair",
     "MemberConfig",
     "PlainText",
+    "Progress",
     "PromptOptions",
     "Regex",
     "RequestMetrics",
@@ -30,6 +32,8 @@ PUBLIC_NAMES = [
     "SamplingParams",
     "ScoreOutput",
     "SpeculationOptions",
+    "TextToken",
+    "TokenIds",
     "TokenLogprobs",
     "TokenScore",
     "TunedPair",
@@ -43,8 +47,8 @@ PUBLIC_NAMES = [
     "load_preset",
     "neutralise",
 ]
-CALL = ["sampling", "reward_weights", "composition", "speculation", "prompt_options"]
-SCORE = ["reward_weights", "composition", "prompt_options"]
+CALL = ["sampling", "reward_weights", "composition", "speculation", "prompt_options", "request_id"]
+SCORE = ["reward_weights", "composition", "prompt_options", "request_id", "num_top", "every_member"]
 
 
 def test_public_names_are_pinned_and_sorted() -> None:
@@ -72,6 +76,7 @@ def test_public_name_is_importable_and_is_what_it_says(name: str) -> None:
         ("astream", ["self", "prompt"], CALL),
         ("score", ["self", "prompt", "completion"], SCORE),
         ("ascore", ["self", "prompt", "completion"], SCORE),
+        ("health", ["self"], []),
         ("close", ["self"], []),
     ],
 )

@@ -25,7 +25,8 @@ app = typer.Typer(
 for command in (demo, generate, chat, score, inspect, bench):
     app.command()(command)
 for entry_point in sorted(entry_points(group="eft.commands"), key=lambda found: found.name):
-    app.command(entry_point.name)(entry_point.load())  # commands of packages above the engine, which it need not know
+    loaded = entry_point.load()  # commands of packages above the engine, which it need not know
+    app.command(entry_point.name, context_settings=getattr(loaded, "context_settings", None))(loaded)
 app.command("eval")(evaluate)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Generator, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from eft_engine.config import (
     RewardWeights,
     SamplingParams,
     SpeculationOptions,
+    TokenIds,
     TunedPair,
     resolve_weights,
 )
@@ -36,7 +36,17 @@ from eft_engine.forbidding import refuse_if_forbidden
 from eft_engine.models.loading import Trio, follow_trio, load_trio, trio_from_models
 from eft_engine.models.planning import TrioPlan, plan_trio
 from eft_engine.models.process_group import current_rank
-from eft_engine.outputs import EngineStats, GenerationDelta, NetworkStats, RequestOutput, ScoreOutput, TrioReport
+from eft_engine.outputs import (
+    EngineHealth,
+    EngineStats,
+    GenerationDelta,
+    NetworkStats,
+    RequestOutput,
+    ScoreOutput,
+    TextToken,
+    TrioReport,
+)
+from eft_engine.preparing import prepared
 from eft_engine.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
@@ -254,17 +264,46 @@ class Engine:
         """Texts that a member reads as control tokens, the longest first."""
         return self._requests.tokenizers.control_tokens
 
-    def token_ids(self, text: str) -> list[int]:
-        """A text as tokens, without special ones. May be called from any thread, unlike the tokenizer itself."""
-        return self._requests.token_ids(text)
+    def token_ids(self, text: str, *, must_fit: bool = False) -> list[int]:
+        """A text as tokens, without special ones. May be called from any thread, unlike the tokenizer itself.
 
-    def count_prompt_tokens(self, prompt: Prompt, *, prompt_options: PromptOptions | None = None) -> int:
-        """Tokens of the longest rendering of a prompt, as `Usage.prompt_tokens` will report them.
+        Raises:
+            ContextOverflowError: it `must_fit`, and is certain to be longer than the context; it is not tokenised then.
+        """
+        return self._requests.token_ids(text, must_fit=must_fit)
+
+    def decode(self, token_ids: Seq[int]) -> str:
+        """Tokens as text, control tokens included. May be called from any thread.
+
+        Raises:
+            UnknownTokenError: there is no token of an id.
+        """
+        return self._requests.decode(token_ids)
+
+    def text_tokens(self, token_ids: Seq[int]) -> list[TextToken]:
+        """What each token of a text stands for by itself; errors as for `decode`."""
+        return self._requests.text_tokens(token_ids)
+
+    def prompt_ids(
+        self, prompt: Prompt, *, prompt_options: PromptOptions | None = None, must_fit: bool = False
+    ) -> list[int]:
+        """A prompt as tokens, as the member reads it whose tokenizer reads generated text. May be called from any thread.
+        `must_fit`: as for `token_ids`.
 
         Raises:
             RequestError: the prompt is empty or malformed.
         """
-        return self._requests.render(prompt, prompt_options or PromptOptions()).max_len
+        return list(self._requests.prompt_ids(prompt, prompt_options or PromptOptions(), must_fit=must_fit))
+
+    def count_prompt_tokens(
+        self, prompt: Prompt, *, prompt_options: PromptOptions | None = None, must_fit: bool = False
+    ) -> int:
+        """Tokens of the longest rendering of a prompt, as `Usage.prompt_tokens` will report them. `must_fit`: as for `token_ids`.
+
+        Raises:
+            RequestError: the prompt is empty or malformed, or cannot fit.
+        """
+        return self._requests.render(prompt, prompt_options or PromptOptions(), must_fit=must_fit).max_len
 
     def report(self) -> TrioReport:
         """Members, what they share, bytes and vocabulary.
@@ -306,7 +345,23 @@ class Engine:
             num_accepted=tokens["accepted"],
             num_steps=tokens["steps"],
             networks=tuple(networks),
+            kv_cache_use=self._kv_cache_use(load.num_positions),
         )
+
+    def _kv_cache_use(self, num_positions: int) -> float:
+        most = self.config.max_kv_cache_bytes
+        if most is not None:
+            return min(1.0, sum(network.kv_cache.num_bytes for network in self._trio.networks) / most)
+        return min(1.0, num_positions / (self.config.max_num_seqs * self.context_len))
+
+    def health(self) -> EngineHealth:
+        """Whether it answers, and how long it has worked without getting anywhere. Cheap, and waits for nothing: it may be called
+        from any thread at any time, also while a step hangs.
+
+        Raises:
+            ForkedEngineError: in a forked child.
+        """
+        return self._worker.health
 
     # ---- generating ----------------------------------------------------------------------------------------------------
 
@@ -314,25 +369,27 @@ class Engine:
     @overload
     def generate(  # type: ignore[overload-overlap]
         self,
-        prompt: str | Seq[Mapping[str, Any]],
+        prompt: str | Seq[Mapping[str, Any]] | TokenIds,
         *,
         sampling: SamplingParams | None = None,
         reward_weights: RewardWeights = None,
         composition: CompositionOptions | None = None,
         speculation: SpeculationOptions | None = None,
         prompt_options: PromptOptions | None = None,
+        request_id: str | None = None,
     ) -> RequestOutput: ...
 
     @overload
     def generate(
         self,
-        prompt: Seq[str] | Seq[Messages],
+        prompt: Seq[str] | Seq[Messages] | Seq[TokenIds],
         *,
         sampling: PerRequest[SamplingParams] | None = None,
         reward_weights: RewardWeights | Seq[RewardWeights] = None,
         composition: PerRequest[CompositionOptions] | None = None,
         speculation: PerRequest[SpeculationOptions] | None = None,
         prompt_options: PerRequest[PromptOptions] | None = None,
+        request_id: str | None = None,
     ) -> list[RequestOutput]: ...
 
     def generate(
@@ -344,13 +401,16 @@ class Engine:
         composition: Any = None,
         speculation: Any = None,
         prompt_options: Any = None,
+        request_id: str | None = None,
     ) -> RequestOutput | list[RequestOutput]:
         """Answer one prompt, or a list of prompts together.
 
         Args:
-            prompt: a string (raw prompt), a list of messages (chat template), or a list of either; a list in, a list out.
+            prompt: a string or `TokenIds` (raw prompt), a list of messages (chat template), or a list of these: a list in, a list
+                out.
             sampling, reward_weights, composition, speculation, prompt_options: one for all, or a list with one per prompt.
                 `reward_weights` is a number for every pair, a mapping by pair name, or None for the pairs' own weights.
+            request_id: what outputs and logs call the request, made up if it is not given; of a list each has a number behind it.
 
         Raises:
             RequestError: a prompt or a weight is wrong; then nothing of the call is run.
@@ -359,10 +419,17 @@ class Engine:
             QueueFullError: more requests than `max_queued_requests` would wait; nothing of the call was queued.
         """
         batch = is_batch(prompt)
-        prepared = self._requests.generations(
-            prompt if batch else [prompt], sampling, reward_weights, composition, speculation, prompt_options, batch
+        makers = self._requests.generations(
+            prompt if batch else [prompt],
+            sampling,
+            reward_weights,
+            composition,
+            speculation,
+            prompt_options,
+            batch,
+            request_id,
         )
-        asked = [BlockingEvents(make) for make in prepared]
+        asked = [BlockingEvents(make) for make in makers]
         try:
             self._worker.submit([events.sequence for events in asked])
             outputs = [events.output() for events in asked]
@@ -380,6 +447,7 @@ class Engine:
         composition: CompositionOptions | None = None,
         speculation: SpeculationOptions | None = None,
         prompt_options: PromptOptions | None = None,
+        request_id: str | None = None,
     ) -> Generator[GenerationDelta]:
         """Answer one prompt piece by piece; arguments and errors as for `generate`.
 
@@ -388,7 +456,7 @@ class Engine:
         """
         check_single(prompt)
         (make,) = self._requests.generations(
-            [prompt], sampling, reward_weights, composition, speculation, prompt_options, False
+            [prompt], sampling, reward_weights, composition, speculation, prompt_options, False, request_id
         )
         answer = Deltas(events := BlockingEvents(make))
         self._worker.submit([events.sequence])
@@ -403,10 +471,11 @@ class Engine:
         composition: Any = None,
         speculation: Any = None,
         prompt_options: Any = None,
+        request_id: str | None = None,
     ) -> Any:
         """`generate` for an event loop: waits without blocking it. Cancelling the task cancels the requests."""
         batch = is_batch(prompt)
-        prepared = await asyncio.to_thread(
+        makers = await prepared(
             self._requests.generations,
             prompt if batch else [prompt],
             sampling,
@@ -415,8 +484,9 @@ class Engine:
             speculation,
             prompt_options,
             batch,
+            request_id,
         )
-        asked = [AsyncEvents(make) for make in prepared]
+        asked = [AsyncEvents(make) for make in makers]
         try:
             self._worker.submit([events.sequence for events in asked])
             outputs = [await events.output() for events in asked]
@@ -434,6 +504,7 @@ class Engine:
         composition: CompositionOptions | None = None,
         speculation: SpeculationOptions | None = None,
         prompt_options: PromptOptions | None = None,
+        request_id: str | None = None,
     ) -> AsyncGenerator[GenerationDelta]:
         """`stream` for an event loop, but that the request is checked and submitted when the first piece is asked for.
 
@@ -442,7 +513,7 @@ class Engine:
 
         async def ask() -> AsyncEvents:
             check_single(prompt)
-            (make,) = await asyncio.to_thread(
+            (make,) = await prepared(
                 self._requests.generations,
                 [prompt],
                 sampling,
@@ -451,6 +522,7 @@ class Engine:
                 speculation,
                 prompt_options,
                 False,
+                request_id,
             )
             events = AsyncEvents(make)
             self._worker.submit([events.sequence])
@@ -463,20 +535,43 @@ class Engine:
     def score(
         self,
         prompt: Prompt,
-        completion: str,
+        completion: str | TokenIds,
         *,
         reward_weights: RewardWeights = None,
         composition: CompositionOptions | None = None,
         prompt_options: PromptOptions | None = None,
+        request_id: str | None = None,
+        num_top: int = 0,
+        every_member: bool = True,
     ) -> ScoreOutput:
         """Log-probabilities of `completion` after `prompt`, token by token, under every member and their composition.
 
-        All members are run, whatever the weights. The completion is tokenised on its own, without special tokens.
+        A completion that is text is tokenised on its own, without special tokens. The
+        logits of at most 128 tokens are held at once, and requests that generate take part in every step.
+
+        Args:
+            prompt: what stands before it.
+            completion: what is scored: text, or token ids.
+            num_top: so many of the most probable tokens are told at each position.
+            every_member: run all members whatever their weights, so that the reward of every pair is known; False: the base, and
+                those that the composition needs. `TokenScore.pairs` then has the pairs of which both members were run.
+            reward_weights, composition, prompt_options, request_id: as for `generate`.
 
         Raises:
             RequestError: as for `generate`; also for a completion without tokens or one that does not fit the context.
         """
-        events = BlockingEvents(self._requests.scoring(prompt, completion, reward_weights, composition, prompt_options))
+        events = BlockingEvents(
+            self._requests.scoring(
+                prompt,
+                completion,
+                reward_weights,
+                composition,
+                prompt_options,
+                request_id,
+                num_top=num_top,
+                every_member=every_member,
+            )
+        )
         try:
             self._worker.submit([events.sequence])
             return cast(ScoreOutput, events.take())
@@ -486,15 +581,26 @@ class Engine:
     async def ascore(
         self,
         prompt: Prompt,
-        completion: str,
+        completion: str | TokenIds,
         *,
         reward_weights: RewardWeights = None,
         composition: CompositionOptions | None = None,
         prompt_options: PromptOptions | None = None,
+        request_id: str | None = None,
+        num_top: int = 0,
+        every_member: bool = True,
     ) -> ScoreOutput:
         """`score` for an event loop. Cancelling the task, as a time limit does, cancels the request."""
-        make = await asyncio.to_thread(
-            self._requests.scoring, prompt, completion, reward_weights, composition, prompt_options
+        make = await prepared(
+            self._requests.scoring,
+            prompt,
+            completion,
+            reward_weights,
+            composition,
+            prompt_options,
+            request_id,
+            num_top=num_top,
+            every_member=every_member,
         )
         events = AsyncEvents(make)
         try:

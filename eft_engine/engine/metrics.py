@@ -68,6 +68,8 @@ class EngineTotals:
         self.tokens: Counter[str] = Counter()
         """By `prompt`, `cached_prompt`, `completion`, `drafted`, `accepted`; and evaluations as `steps`."""
         self.forwards: dict[Network, ForwardTotals] = defaultdict(ForwardTotals)
+        self.last_pass = 0.0
+        """When the last pass ended, by `time.monotonic`."""
 
     def count_forward(self, network: Network, num_tokens: int, seconds: float) -> None:
         """A forward pass over `num_tokens` tokens, padding included."""
@@ -75,6 +77,7 @@ class EngineTotals:
         totals.num_forwards += 1
         totals.num_tokens += num_tokens
         totals.host_s += seconds
+        self.last_pass = time.monotonic()
 
     @property
     def forward_s(self) -> float:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from collections.abc import Sequence as Seq
 from typing import Any
 
@@ -17,6 +18,7 @@ from eft_engine.config import (
     RewardWeights,
     SamplingParams,
     SpeculationOptions,
+    TokenIds,
     resolve_weights,
 )
 from eft_engine.engine.metrics import EngineTotals
@@ -26,10 +28,18 @@ from eft_engine.engine.sequence import Event, GenerationSequence, Request, Scori
 from eft_engine.errors import ContextOverflowError, EmptyPromptError, InvalidOptionError, UnknownTokenError
 from eft_engine.models.loading import Trio
 from eft_engine.models.planning import chat_member, member_names
+from eft_engine.outputs import TextToken
 from eft_engine.text.closing import Closing
+from eft_engine.text.encoding import Encoder
 from eft_engine.text.grammar import GrammarCompiler
 from eft_engine.text.prompt import PromptTokenizers, RenderedPrompt, render_prompt
+from eft_engine.text.token_bytes import TokenBytes
 from eft_engine.text.tokenizer import skipped_tokens
+
+BASE = 0
+"""The base's place among the members."""
+MAX_ID_LEN = 200
+"""Characters of the id that a caller gives a request."""
 
 MakeSequence = Callable[[Callable[[Event], None]], Sequence]
 """A checked request; it becomes a sequence once it is known who is told about its events."""
@@ -49,6 +59,7 @@ class RequestMaker:
             tuned=trio.members[chat].tokenizer,
             reference=members[2 if len(members) > 1 else 0].tokenizer,
             own={own.name: own.tokenizer for own in members if trio.vocabulary.unknown_ids.get(own.name)},
+            unknown=trio.vocabulary.unknown_ids,
             keeps_tuned=bool(trio.vocabulary.kept),
         )
         self._output_member = chat if trio.vocabulary.kept else "base"
@@ -57,9 +68,15 @@ class RequestMaker:
         self._config = config
         self._totals = totals
         self._tokenizer_lock = threading.Lock()
+        self._encoder = Encoder(self._tokenizer_lock)
+        self._longest_context = min(
+            max(own.network.context_len for own in members), config.max_context_len or sys.maxsize
+        )
         self._process = OwnProcess()
         self._eos_token_ids = trio.ends.ids
         self._skipped = skipped_tokens(self.tokenizers.output)
+        self._token_bytes = TokenBytes(self.tokenizers.output)
+        self._last_id: int | None = None
         self._grammars = GrammarCompiler(
             self.tokenizers.output,
             width=trio.vocabulary.width,
@@ -67,21 +84,71 @@ class RequestMaker:
             masked_ids=trio.vocabulary.masked_ids,
         )
 
-    def token_ids(self, text: str) -> list[int]:
-        """A text as tokens that may be generated, without special ones at its ends."""
+    def token_ids(self, text: str, *, must_fit: bool = False) -> list[int]:
+        """A text as tokens that may be generated, without special ones at its ends. `must_fit`: see `render`."""
+        self._process.check()
+        context_len = self._longest_context if must_fit else None
+        return list(
+            self._encoder.encode(self.tokenizers.output, text, add_special_tokens=False, context_len=context_len)
+        )
+
+    def decode(self, token_ids: Seq[int]) -> str:
+        """Tokens as one text, control tokens included; errors as for `_check_known`."""
         self._process.check()
         with self._tokenizer_lock:
-            return list(self.tokenizers.output.encode(text, add_special_tokens=False))
+            self._check_known(token_ids)
+            return str(self.tokenizers.output.decode(list(token_ids), skip_special_tokens=False))
 
-    def render(self, prompt: Prompt, options: PromptOptions) -> RenderedPrompt:
-        """A prompt as tokens, for every member.
+    def text_tokens(self, token_ids: Seq[int]) -> list[TextToken]:
+        """What each token of a text stands for; errors as for `_check_known`."""
+        self._process.check()
+        found: list[TextToken] = []
+        is_first = True
+        with self._tokenizer_lock:
+            self._check_known(token_ids)
+            for token_id in token_ids:
+                text = self._token_bytes.text_of(token_id, is_first=is_first)
+                found.append(TextToken(token_id, text, self._token_bytes.of(token_id, is_first=is_first)))
+                is_first = is_first and token_id in self._skipped
+        return found
+
+    def prompt_ids(self, prompt: Prompt, options: PromptOptions, *, must_fit: bool = False) -> tuple[int, ...]:
+        """A prompt in the ids of the tokenizer that reads generated tokens; errors as for `render`."""
+        return self.render(prompt, options, must_fit=must_fit).of(self._output_member)
+
+    def _check_known(self, token_ids: Seq[int]) -> None:
+        """With the lock held.
 
         Raises:
-            RequestError: the prompt is empty or malformed.
+            UnknownTokenError: an id that the tokenizer has no token for.
+        """
+        if self._last_id is None:
+            self._last_id = max(self.tokenizers.output.get_vocab().values())
+        for token_id in token_ids:
+            if not 0 <= token_id <= self._last_id:
+                raise UnknownTokenError(
+                    f"there is no token with the id {token_id}; the vocabulary has the ids 0 to {self._last_id}",
+                    token_id=token_id,
+                    member=self._output_member,
+                )
+
+    def render(self, prompt: Prompt, options: PromptOptions, *, must_fit: bool = False) -> RenderedPrompt:
+        """A prompt as tokens, for every member. `must_fit`: one that is certain to be longer than any context is not tokenised.
+
+        Raises:
+            RequestError: the prompt is empty or malformed, names a token that there is not, or cannot fit.
         """
         self._process.check()
-        with self._tokenizer_lock:
-            return render_prompt(prompt, options, self.tokenizers)
+        if isinstance(prompt, TokenIds):
+            with self._tokenizer_lock:
+                self._check_known(prompt.ids)
+        return render_prompt(
+            prompt,
+            options,
+            self.tokenizers,
+            encoder=self._encoder,
+            context_len=self._longest_context if must_fit else None,
+        )
 
     def generations(
         self,
@@ -92,6 +159,7 @@ class RequestMaker:
         speculation: Any,
         prompt_options: Any,
         batch: bool,
+        request_id: str | None = None,
     ) -> list[MakeSequence]:
         """Check every request before any of them is submitted; arguments and errors as for `Engine.generate`."""
         count = len(prompts)
@@ -102,6 +170,7 @@ class RequestMaker:
             _per_request(composition, CompositionOptions(), count, "composition", batch=batch),
             _per_request(speculation, self._config.speculation, count, "speculation", batch=batch),
             _per_request(prompt_options, PromptOptions(), count, "prompt_options", batch=batch),
+            _request_ids(request_id, count, batch=batch),
         )
         return [self._generation(*row) for row in zip(*columns, strict=True)]
 
@@ -113,11 +182,12 @@ class RequestMaker:
         composition: CompositionOptions,
         speculation: SpeculationOptions,
         prompt_options: PromptOptions,
+        request_id: str,
     ) -> MakeSequence:
         weights = resolve_weights(reward_weights, self._weights)
         self._check_token_ids("stop_token_ids", sampling.stop_token_ids)
         self._check_token_ids("logit_bias", sampling.logit_bias)
-        rendered = self.render(prompt, prompt_options)
+        rendered = self.render(prompt, prompt_options, must_fit=True)
         route = self._route(rendered, weights, composition)
         room = self._room(route)
         grammar = self._grammars.compile(sampling.grammar) if sampling.grammar is not None else None
@@ -125,7 +195,7 @@ class RequestMaker:
 
         def make(emit: Callable[[Event], None]) -> Sequence:
             return GenerationSequence(
-                self._request(route, weights, composition, emit),
+                self._request(route, weights, composition, emit, request_id),
                 sampling=sampling,
                 speculation=speculation,
                 prompt_ids=rendered.of(self._output_member),
@@ -162,20 +232,27 @@ class RequestMaker:
     def scoring(
         self,
         prompt: Prompt,
-        completion: str,
+        completion: str | TokenIds,
         reward_weights: RewardWeights,
         composition: CompositionOptions | None,
         prompt_options: PromptOptions | None,
+        request_id: str | None = None,
+        *,
+        num_top: int = 0,
+        every_member: bool = True,
     ) -> MakeSequence:
         """Check a request to score `completion`; arguments and errors as for `Engine.score`."""
         composition = composition or CompositionOptions()
         weights = resolve_weights(reward_weights, self._weights)
-        rendered = self.render(prompt, prompt_options or PromptOptions())
-        completion_ids = tuple(self.token_ids(completion))
+        rendered = self.render(prompt, prompt_options or PromptOptions(), must_fit=True)
+        completion_ids = (
+            completion.ids if isinstance(completion, TokenIds) else tuple(self.token_ids(completion, must_fit=True))
+        )
         if not completion_ids:
             raise EmptyPromptError(f"the completion {completion!r} has no tokens, so there is nothing to score")
         self._check_completion(completion_ids)
-        route = self._route(rendered, weights, composition, run_all=True)
+        always = range(len(member_names(self._weights))) if every_member else (BASE,)
+        route = self._route(rendered, weights, composition, always=always)
         for stream in route.streams:
             prompt_len, own_len = len(stream.prompt_ids), len(stream.spelled(completion_ids))
             context_len = self._context_len(stream)
@@ -186,8 +263,9 @@ class RequestMaker:
                     prompt_len=prompt_len + own_len,
                     context_len=context_len,
                 )
+        (own_id,) = _request_ids(request_id, 1, batch=False)
         return lambda emit: ScoringSequence(
-            self._request(route, weights, composition, emit), completion_ids=completion_ids
+            self._request(route, weights, composition, emit, own_id), completion_ids=completion_ids, num_top=num_top
         )
 
     def _route(
@@ -196,10 +274,10 @@ class RequestMaker:
         weights: Mapping[str, float],
         composition: CompositionOptions,
         *,
-        run_all: bool = False,
+        always: Collection[int] = (),
     ) -> Route:
         """Streams that can read their prompts."""
-        route = plan_route(self._trio, rendered, weights, composition, run_all=run_all)
+        route = plan_route(self._trio, rendered, weights, composition, always=always)
         for stream in route.streams:
             last = max(stream.prompt_ids)
             if last >= stream.network.vocab_size:
@@ -253,14 +331,15 @@ class RequestMaker:
         weights: Mapping[str, float],
         composition: CompositionOptions,
         emit: Callable[[Event], None],
+        request_id: str,
     ) -> Request:
         names = tuple(member_names(self._weights))
-        return Request(f"eft-{uuid.uuid4().hex}", route, weights, composition, names, emit, self._totals)
+        return Request(request_id, route, weights, composition, names, emit, self._totals)
 
 
 def is_batch(prompt: Any) -> bool:
-    """Whether this is a list of prompts and not one prompt: its items are strings or lists of messages."""
-    return isinstance(prompt, list | tuple) and all(isinstance(item, str | list | tuple) for item in prompt)
+    """Whether this is a list of prompts and not one prompt: its items are strings, token ids or lists of messages."""
+    return isinstance(prompt, list | tuple) and all(isinstance(item, str | list | tuple | TokenIds) for item in prompt)
 
 
 def check_single(prompt: Any) -> None:
@@ -271,6 +350,19 @@ def check_single(prompt: Any) -> None:
             option="prompt",
             value=prompt,
         )
+
+
+def _request_ids(given: str | None, count: int, *, batch: bool) -> list[str]:
+    """Ids under which logs and outputs speak of requests: the caller's own, with a number behind it for each prompt of a batch."""
+    if given is None:
+        return [f"eft-{uuid.uuid4().hex}" for _ in range(count)]
+    if not (isinstance(given, str) and given.isprintable() and 0 < len(given) <= MAX_ID_LEN):
+        raise InvalidOptionError(
+            f"request_id must be a text of 1 to {MAX_ID_LEN} characters that can be printed, got {str(given)[:80]!r}",
+            option="request_id",
+            value=given,
+        )
+    return [f"{given}-{index}" for index in range(count)] if batch else [given]
 
 
 def _per_request(value: Any, default: Any, count: int, name: str, *, batch: bool) -> list[Any]:

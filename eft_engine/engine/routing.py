@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -122,7 +122,7 @@ def plan_route(
     weights: Mapping[str, float],
     composition: CompositionOptions,
     *,
-    run_all: bool = False,
+    always: Collection[int] = (),
 ) -> Route:
     """Streams and coefficients of a request.
 
@@ -131,7 +131,7 @@ def plan_route(
         prompt: token ids per role.
         weights: effective weight per pair, in the engine's order.
         composition: amplification changes coefficients; conservative mode needs all three members of its pair.
-        run_all: run every member whatever its coefficient (scoring reports all of them).
+        always: members to run whatever their coefficients (scoring reports them).
 
     Raises:
         InvalidOptionError: conservative mode with more than one active pair.
@@ -143,7 +143,7 @@ def plan_route(
         prompt_ids = prompt.of(member.name)
         grouped.setdefault((member.network, member.adapter, prompt_ids), []).append(index)
     shares, spellings = _shares(weights) if trio.vocabulary.kept_ids else {}, trio.vocabulary.spellings
-    needed = set(range(len(coefficients))) if run_all else _needed_anyway(weights, composition).union(shares)
+    needed = _needed_anyway(weights, composition).union(shares, always)
     streams: list[Stream] = []
     merged = [0.0] * len(coefficients)
     for (network, adapter, prompt_ids), indices in grouped.items():

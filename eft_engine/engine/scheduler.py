@@ -56,6 +56,8 @@ class Load(NamedTuple):
     """Requests that no step has worked on yet, or that were preempted."""
     num_warm_prefixes: int
     """Conversations that are kept for what may come."""
+    num_positions: int = 0
+    """Tokens that the running requests hold in their caches; of each the longest of its streams."""
 
 
 class Scheduler:
@@ -81,7 +83,8 @@ class Scheduler:
     @property
     def load(self) -> Load:
         """What it holds now."""
-        return Load(len(self.running), len(self.waiting), self._prefixes.num_warm)
+        lengths = (max(_length(stream) for stream in sequence.streams) for sequence in self.running)
+        return Load(len(self.running), len(self.waiting), self._prefixes.num_warm, sum(lengths))
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
@@ -245,3 +248,7 @@ class Scheduler:
         self.running.clear()
         self.waiting.clear()
         return [sequence for sequence in left if sequence not in over]
+
+
+def _length(stream: Stream) -> int:
+    return 0 if stream.slot is None else stream.slot.length

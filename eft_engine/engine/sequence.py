@@ -6,6 +6,7 @@ turns it into text; a `ScoringSequence` takes the tokens of a given completion a
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -26,6 +27,7 @@ from eft_engine.models.memory import is_out_of_memory
 from eft_engine.outputs import (
     FinishReason,
     GenerationDelta,
+    Progress,
     RequestOutput,
     ScoreOutput,
     TokenLogprobs,
@@ -37,6 +39,8 @@ from eft_engine.text.detokenizer import AnswerText
 from eft_engine.text.grammar import GrammarState
 from eft_engine.text.tokenizer import Tokenizer
 
+logger = logging.getLogger(__name__)
+
 Event = GenerationDelta | ScoreOutput | EFTError
 """What a sequence tells its caller: pieces of an answer (the last one finished), a score, or why it failed."""
 
@@ -44,7 +48,10 @@ PLACEHOLDER = 0
 """Stands for a draft that only the device knows yet."""
 
 SCORE_BLOCK_LEN = 64
-"""Completion tokens scored per step; bounds the logits held at once (tokens x members x vocabulary)."""
+"""Most completion tokens of one request scored per step; bounds the logits held at once (tokens x members x vocabulary)."""
+
+SCORE_STEP_LEN = 128
+"""Completion tokens scored per step, where many requests score; each of them still gets on by one token."""
 
 
 @dataclass(frozen=True)
@@ -142,9 +149,20 @@ class Sequence:
         if self.outcome is not None:
             return
         self.outcome = outcome
+        usage, request_id = self.usage, self.request.request_id
+        logger.debug(
+            "request %s %s: %d tokens of prompt, %d of them cached, %d written in %d evaluations",
+            request_id,
+            outcome,
+            usage.prompt_tokens,
+            usage.cached_prompt_tokens,
+            usage.completion_tokens,
+            self.num_steps,
+            extra={"request_id": request_id},
+        )
         self.request.totals.count_request(
             outcome,
-            self.usage,
+            usage,
             num_drafted=self.num_drafted,
             num_accepted=self.num_accepted,
             num_steps=self.num_steps,
@@ -393,6 +411,7 @@ class GenerationSequence(Sequence):
                 logprobs=(logprobs,) if logprobs else (),
                 finish_reason=finish_reason,
                 output=self._output(finish_reason, stop_reason) if finish_reason else None,
+                progress=Progress(len(self.output_ids), self.num_drafted, self.num_accepted),
             )
         )
 
@@ -420,9 +439,11 @@ class GenerationSequence(Sequence):
 class ScoringSequence(Sequence):
     """Reads the log-probabilities of a given completion."""
 
-    def __init__(self, request: Request, *, completion_ids: tuple[int, ...]) -> None:
+    def __init__(self, request: Request, *, completion_ids: tuple[int, ...], num_top: int = 0) -> None:
         super().__init__(request)
         self.completion_ids = completion_ids
+        self.num_top = num_top
+        self._block_len = SCORE_BLOCK_LEN
         self._scores: list[TokenScore] = []
 
     @property
@@ -430,11 +451,15 @@ class ScoringSequence(Sequence):
         """The completion's length."""
         return len(self.completion_ids)
 
+    def share(self, num_scoring: int) -> None:
+        """In the next step so many requests score together."""
+        self._block_len = max(1, min(SCORE_BLOCK_LEN, SCORE_STEP_LEN // num_scoring))
+
     def lookahead(self) -> list[int]:
         """The next tokens of the completion. Its last token is predicted and never fed."""
         done = len(self.output_ids)
         return self.draftable(
-            list(self.completion_ids[done : min(done + SCORE_BLOCK_LEN, len(self.completion_ids)) - 1])
+            list(self.completion_ids[done : min(done + self._block_len, len(self.completion_ids)) - 1])
         )
 
     def next_ids(self) -> list[int]:

@@ -31,6 +31,7 @@ from eft_engine.engine.sequence import GenerationSequence, ScoringSequence, Sequ
 from eft_engine.errors import NonFiniteLogitsError
 from eft_engine.models.network import Block, KVSlot, Network
 from eft_engine.outputs import PairScore, TokenLogprobs, TokenScore, TopToken
+from eft_engine.text.token_bytes import TokenBytes
 from eft_engine.text.tokenizer import Tokenizer
 from eft_engine.text.vocabulary import SharedVocabulary
 from eft_engine.transfer import upload
@@ -122,7 +123,18 @@ class Stepper:
     ) -> None:
         self._runner = StreamRunner(vocabulary, device=device, totals=totals, unknown_ids=unknown_ids)
         self._drafter = Drafter(self._runner)
-        self._tokenizer = tokenizer
+        self._token_bytes = TokenBytes(tokenizer)
+        self._totals = totals
+
+    @property
+    def last_pass(self) -> float:
+        """When the last pass of a network ended, by `time.monotonic`; 0 before the first."""
+        return self._totals.last_pass
+
+    def check_device(self) -> None:
+        """Raise what the device raises if it is lost; after some errors of a GPU everything that comes later fails too."""
+        if self._runner.device.type == "cuda":
+            torch.cuda.synchronize(self._runner.device)
 
     def calibrate(self, networks: Seq[Network]) -> None:
         """See `StreamRunner.calibrate`."""
@@ -135,6 +147,9 @@ class Stepper:
         if not plan.ready:
             return
         self._drafter.draft([sequence for sequence in plan.ready if isinstance(sequence, GenerationSequence)])
+        scoring = [sequence for sequence in plan.ready if isinstance(sequence, ScoringSequence)]
+        for sequence in scoring:
+            sequence.share(len(scoring))
         num_rows = sum(1 + len(sequence.lookahead()) for sequence in plan.ready)
         with self._runner.timing(Work.VERIFY, num_rows):
             evaluation = self._evaluate(plan.ready)
@@ -270,13 +285,20 @@ class Stepper:
         token_ids = sequence.in_time(token_ids)
         token_ids = token_ids[: sequence.num_verified(token_ids)]
         logprobs = [
-            self._token_logprobs(evaluation, scores, sequence, row, token_id)
-            for row, token_id in zip(rows, token_ids, strict=False)
+            self._token_logprobs(
+                evaluation, scores, sequence, row, token_id, is_first=not sequence.output_ids and not place
+            )
+            for place, (row, token_id) in enumerate(zip(rows, token_ids, strict=False))
         ]
         try:
             sequence.commit(token_ids, logprobs)
         except Exception as error:
-            logger.exception("a request could not take its tokens; it fails, the others go on")
+            request_id = sequence.request.request_id
+            logger.exception(
+                "request %s could not take its tokens; it fails, the others go on",
+                request_id,
+                extra={"request_id": request_id},
+            )
             sequence.fail_step(error)
 
     def _fail_unusable(self, evaluation: Evaluation, sequence: Sequence, rows: range) -> None:
@@ -290,7 +312,14 @@ class Stepper:
         sequence.fail(NonFiniteLogitsError(f"at output position {position}: {reason}", position=position))
 
     def _token_logprobs(
-        self, evaluation: Evaluation, scores: Tensor, sequence: GenerationSequence, row: int, token_id: int
+        self,
+        evaluation: Evaluation,
+        scores: Tensor,
+        sequence: GenerationSequence,
+        row: int,
+        token_id: int,
+        *,
+        is_first: bool,
     ) -> TokenLogprobs | None:
         num_top = sequence.sampling.logprobs
         if num_top is None:
@@ -299,42 +328,55 @@ class Stepper:
         values, ids = composed.topk(min(num_top, self._runner.width))
         carrier = sequence.request.route.carrier
         own = evaluation.own_logprobs(slice(row, row + 1), upload([token_id], scores.device))[0].tolist()
+        text_of, bytes_of = self._token_bytes.text_of, self._token_bytes.of
         return TokenLogprobs(
             token_id=token_id,
-            token=self._token_text(token_id),
+            token=text_of(token_id, is_first=is_first),
             logprob=float(composed[token_id]),
+            utf8=bytes_of(token_id, is_first=is_first),
             top=tuple(
-                TopToken(top_id, self._token_text(top_id), value)
+                TopToken(top_id, text_of(top_id, is_first=is_first), value, bytes_of(top_id, is_first=is_first))
                 for top_id, value in zip(ids.tolist(), values.tolist(), strict=True)
             ),
             members={sequence.request.member_names[member]: own[carrier[member]] for member in sorted(carrier)},
         )
-
-    def _token_text(self, token_id: int) -> str:
-        return str(self._tokenizer.decode([token_id], skip_special_tokens=False))
 
     def _commit_scores(self, evaluation: Evaluation, scores: Tensor, sequence: ScoringSequence, rows: range) -> None:
         """Read off the log-probabilities of the given tokens."""
         token_ids = sequence.next_ids()
         span = slice(rows.start, rows.stop)
         wanted = upload(token_ids, scores.device)
-        composed = scores[span].log_softmax(dim=-1).gather(-1, wanted[:, None])[:, 0].tolist()
+        logprobs = scores[span].log_softmax(dim=-1)
+        composed = logprobs.gather(-1, wanted[:, None])[:, 0].tolist()
+        highest, top_ids = logprobs.topk(min(max(1, sequence.num_top), self._runner.width))
+        highest_values, top_rows = highest.tolist(), top_ids[:, : sequence.num_top].tolist()
         carrier = sequence.request.route.carrier
         values = [
-            [row[carrier[member]] for member in sorted(carrier)]
+            {member: row[own] for member, own in carrier.items()}
             for row in evaluation.own_logprobs(span, wanted).tolist()
         ]
-        pairs = list(sequence.request.weights)
+        pairs = {
+            name: (1 + 2 * pair, 2 + 2 * pair)
+            for pair, name in enumerate(sequence.request.weights)
+            if {1 + 2 * pair, 2 + 2 * pair} <= carrier.keys()
+        }
+        text_of, bytes_of = self._token_bytes.text_of, self._token_bytes.of
         sequence.extend(
             [
                 TokenScore(
                     token_id=token_id,
-                    token=self._token_text(token_id),
+                    token=text_of(token_id),
+                    utf8=bytes_of(token_id),
                     base=member[0],
                     composed=composed[index],
+                    is_greedy=composed[index] == highest_values[index][0],
+                    top=tuple(
+                        TopToken(top_id, text_of(top_id), value, bytes_of(top_id))
+                        for top_id, value in zip(top_rows[index], highest_values[index], strict=False)
+                    ),
                     pairs={
-                        name: PairScore(tuned=member[1 + 2 * pair], reference=member[2 + 2 * pair])
-                        for pair, name in enumerate(pairs)
+                        name: PairScore(tuned=member[tuned], reference=member[reference])
+                        for name, (tuned, reference) in pairs.items()
                     },
                 )
                 for index, (token_id, member) in enumerate(zip(token_ids, values, strict=True))

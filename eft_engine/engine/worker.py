@@ -6,6 +6,7 @@ import atexit
 import logging
 import os
 import threading
+import time
 from weakref import WeakSet
 
 from eft_engine.engine.openmp import compute_alone, release_workers
@@ -13,8 +14,17 @@ from eft_engine.engine.own_process import OwnProcess
 from eft_engine.engine.scheduler import Load, Scheduler, StepPlan
 from eft_engine.engine.sequence import Sequence
 from eft_engine.engine.step import Stepper
-from eft_engine.errors import EFTError, EngineClosedError, EngineStepError, KVCacheBudgetError, QueueFullError
+from eft_engine.errors import (
+    EFTError,
+    EngineClosedError,
+    EngineStepError,
+    KVCacheBudgetError,
+    QueueFullError,
+    RequestError,
+    TensorParallelError,
+)
 from eft_engine.models.memory import is_out_of_memory
+from eft_engine.outputs import EngineHealth
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +43,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class EngineWorker:
-    """Owns the scheduler and the stepper. `submit`, `load` and `close` may be used from any thread.
+    """Owns the scheduler and the stepper. `submit`, `load`, `health` and `close` may be used from any thread.
 
     Args:
         computes_alone: what torch computes here, it computes in this thread alone.
@@ -51,6 +61,10 @@ class EngineWorker:
         self._wake = threading.Condition()
         self._process = OwnProcess()
         self._closed = False
+        self._failure: str | None = None  # why nothing can be answered any more
+        self._has_ended = False
+        self._step_began: float | None = None
+        self._work_began = 0.0
         self._thread = threading.Thread(target=self._run, name="eft-engine", daemon=True)
         self._thread.start()
         _OPEN.add(self)
@@ -75,6 +89,8 @@ class EngineWorker:
         with self._wake:
             if self._closed:
                 raise EngineClosedError("the engine is closed; load a new one")
+            if self._has_ended:
+                raise EngineClosedError(f"{self._failure}; load a new one")
             num_queued, limit = self.load.num_waiting, self._max_queued_requests
             if limit is not None and num_queued + len(sequences) > limit:
                 raise QueueFullError(
@@ -98,6 +114,24 @@ class EngineWorker:
         with self._wake:
             return self._load._replace(num_waiting=self._load.num_waiting + len(self._inbox))
 
+    @property
+    def health(self) -> EngineHealth:
+        """See `EngineHealth`. Takes no lock, so that it answers also while a step hangs.
+
+        Raises:
+            ForkedEngineError: it belongs to another process.
+        """
+        self._process.check()
+        began, load, now = self._step_began, self._load, time.monotonic()
+        progressed = max(self._work_began, self._stepper.last_pass)
+        return EngineHealth(
+            is_closed=self._closed,
+            failure=self._failure,
+            num_in_hand=load.num_running + load.num_waiting + len(self._inbox),
+            step_s=None if began is None else now - began,
+            seconds_since_progress=0.0 if began is None else max(0.0, now - progressed),
+        )
+
     def close(self) -> None:
         """Stop after the current step; whatever is in flight fails with `EngineClosedError`. May be repeated. In a
         forked child there is nothing to stop.
@@ -111,17 +145,39 @@ class EngineWorker:
             self._thread.join()
 
     def _run(self) -> None:
-        if self._computes_alone:
-            compute_alone()
-        while self._wait_for_work():
-            try:
-                self._work()
-            except Exception as error:
-                logger.exception("the engine could not recover from a failure; all requests in flight fail with it")
-                self._fail_everything(
-                    EngineStepError, f"the engine failed with every request in flight: {error}", error
-                )
-        self._fail_everything(EngineClosedError, "the engine was closed while the request was in flight")
+        """Step until the engine is closed. Whatever ends the thread before that, nobody is left waiting."""
+        try:
+            if self._computes_alone:
+                compute_alone()
+            while self._wait_for_work():
+                self._step_began = time.monotonic()
+                try:
+                    self._work()
+                except Exception as error:
+                    logger.exception("the engine could not recover from a failure; all requests in flight fail with it")
+                    self._fail_everything(
+                        EngineStepError, f"the engine failed with every request in flight: {error}", error
+                    )
+                self._step_began = None
+            self._fail_everything(EngineClosedError, "the engine was closed while the request was in flight")
+        except BaseException as error:
+            self._end(error)
+
+    def _end(self, error: BaseException) -> None:
+        """The thread ends, which nobody wanted. Slots are left as they are; there is nothing to be relied on."""
+        self._failure = f"the thread of the engine has ended ({type(error).__name__})"
+        self._step_began = None
+        logger.critical("%s; nothing can be answered any more", self._failure, exc_info=error)
+        with self._wake:
+            self._has_ended = True
+            left = [*self._scheduler.running, *self._scheduler.waiting, *self._inbox]
+            self._inbox.clear()
+            self._load = Load(0, 0, 0)
+        for sequence in left:
+            if not sequence.finished:
+                failed = EngineClosedError(f"{self._failure} while the request was in flight")
+                failed.__cause__ = error
+                sequence.fail(failed)
 
     def _work(self) -> None:
         with self._wake:  # so that who is counted as gone is in hand no more
@@ -154,9 +210,27 @@ class EngineWorker:
                 for part in (sequences[:half], sequences[half:]):
                     self._step(plan.only([sequence for sequence in part if sequence in self._scheduler.running]))
             else:
-                logger.exception("a step of the engine failed; the request in it fails with it")
                 for sequence in sequences:
+                    if isinstance(error, RequestError):  # a grammar that takes more than one may
+                        sequence.fail(error)
+                        return
+                    _log_failure(sequence, "a step of the engine failed for request %s")
                     sequence.fail_step(error)
+                self._look_for_loss(error)
+
+    def _look_for_loss(self, error: Exception) -> None:
+        """After a step failed for one request alone: find out whether any other could still be answered."""
+        if self._failure is not None:
+            return
+        if isinstance(error, TensorParallelError):
+            self._failure = "a process that holds part of a network is lost"
+        else:
+            try:
+                self._stepper.check_device()
+            except Exception as lost:
+                self._failure = f"the device is lost ({type(lost).__name__})"
+        if self._failure is not None:
+            logger.critical("%s; every request will fail until the engine is loaded anew", self._failure)
 
     def _recover_admission(self, error: Exception) -> None:
         """The request whose turn it is got no slots: it waits for memory, or fails."""
@@ -167,15 +241,18 @@ class EngineWorker:
         if isinstance(error, KVCacheBudgetError):
             sequence.fail(error)
             return
-        logger.exception("a request could not be admitted; it fails, the others go on")
+        _log_failure(sequence, "request %s could not be admitted; it fails, the others go on")
         sequence.fail_step(error)
 
     def _wait_for_work(self) -> bool:
         """Take in what arrived; sleep while there is nothing to do. False once the engine is closed."""
         with self._wake:
+            was_idle = not self._scheduler.has_work
             while not (self._closed or self._inbox or self._scheduler.has_work):
                 release_workers()
                 self._wake.wait()
+            if was_idle:
+                self._work_began = time.monotonic()
             self._take_in()
             return not self._closed
 
@@ -195,3 +272,9 @@ class EngineWorker:
             error = kind(message)
             error.__cause__ = cause
             sequence.fail(error)
+
+
+def _log_failure(sequence: Sequence, message: str) -> None:
+    """Where an exception is handled."""
+    request_id = sequence.request.request_id
+    logger.exception(message, request_id, extra={"request_id": request_id})

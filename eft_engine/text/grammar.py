@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from eft_engine.config import Grammar, JsonSchema, Lark, Regex
 from eft_engine.errors import InvalidGrammarError
@@ -104,10 +104,15 @@ class GrammarCompiler:
 
 
 def _matcher(ll_tokenizer: LLTokenizer, grammar: Grammar) -> LLMatcher:
-    matcher = LLMatcher(ll_tokenizer, _source(grammar), log_level=0)
+    matcher = LLMatcher(ll_tokenizer, _source(grammar), log_level=0, limits=LLParserLimits(verbose_errors=False))
     if matcher.is_error():
-        raise InvalidGrammarError(f"this {grammar.kind} cannot be enforced: {matcher.get_error()}")
+        raise InvalidGrammarError(f"this {grammar.kind} cannot be enforced: {_reason(matcher)}")
     return matcher
+
+
+def _reason(matcher: LLMatcher) -> str:
+    """Why a matcher stopped, without the place where llguidance would show its state."""
+    return matcher.get_error().partition("\n<")[0]
 
 
 def _source(grammar: Grammar) -> str:
@@ -185,14 +190,14 @@ class GrammarState:
         return mask
 
     def _refuse(self) -> NoReturn:
-        raise InvalidGrammarError(
-            f"the text cannot be followed any further in its grammar: {self._matcher.get_error()}"
-        )
+        raise InvalidGrammarError(f"the text cannot be followed any further in its grammar: {_reason(self._matcher)}")
 
     @contextmanager
     def _after(self, token_ids: Sequence[int]) -> Iterator[None]:
         taken = self._matcher.try_consume_tokens(list(token_ids))
         try:
+            if taken != len(token_ids) and self._matcher.is_error():  # it ran out of what a grammar may take
+                self._refuse()
             assert taken == len(token_ids), "tokens that are tried are valid"
             yield
         finally:

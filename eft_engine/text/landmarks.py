@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from eft_engine.config import Grammar, JsonSchema, Lark, Regex
@@ -12,6 +13,14 @@ from eft_engine.text.spelling import FIRST_SPECIAL, Alphabet
 
 MAX_WORDS = 64
 """So many words of a grammar are tried."""
+
+# Callers of a server write grammars. None of these expressions reads a part of a text again that it has read in vain: where an end
+# may be missing, the beginning is taken without it.
+QUOTED = re.compile(r""""((?:[^"\\\n]|\\.)*)("?)|/((?:[^/\\\n]|\\.)+)(/?)""")
+NUMBERED = re.compile(r"<\[([^\[\]]*)\]>")
+NO_WORDS = re.compile(r"(?<!\\)\\+[a-zA-Z.]|\[[^\]]*(?:\]|\Z)")
+"""Classes of characters and dots, which end a word."""
+PATTERN = re.compile(r'"pattern": ?("(?:[^"\\]|\\.)*")')
 
 
 @dataclass(frozen=True)
@@ -32,11 +41,10 @@ class Landmarks:
             case Regex(pattern=pattern):
                 source, text = "", pattern
             case Lark(grammar=source):
-                quoted = re.findall(r'"((?:[^"\\\n]|\\.)*)"|/((?:[^/\\\n]|\\.)+)/', re.sub(r"%json .*", "", source))
-                text = " ".join([*itertools.chain(*quoted), *_patterns(source)])
-        numbers = {int(own) for part in re.findall(r"<\[([^\]]*)\]>", source) for own in re.findall(r"\d+", part)}
+                text = " ".join([*_quoted(re.sub(r"%json .*", "", source)), *_patterns(source)])
+        numbers = {int(own) for part in NUMBERED.findall(source) for own in re.findall(r"\d{1,18}", part)}
         named = (own for own in alphabet.special_ids if own in numbers or alphabet.name(own) in source)
-        literal = re.sub(r"\\+[a-zA-Z.]|\[[^\]]*\]", " ", text)  # classes of characters and dots end a word
+        literal = NO_WORDS.sub(" ", text)
         words = dict.fromkeys(re.findall(r"[\w\-/<>:=@#!%&~;]{2,}", re.sub(r"\\+(\W)", r"\1", literal)))
         return cls(
             tuple(FIRST_SPECIAL + own for own in sorted(named)),
@@ -44,6 +52,15 @@ class Landmarks:
         )
 
 
-def _patterns(json_text: str) -> list[str]:
-    """The regular expressions in JSON schemas."""
-    return [json.loads(own) for own in re.findall(r'"pattern": ?("(?:[^"\\]|\\.)*")', json_text)]
+def _quoted(lark: str) -> Iterator[str]:
+    """What stands in quotes or between strokes, where these are closed."""
+    for found in QUOTED.finditer(lark):
+        if found[2] or found[4]:
+            yield found[1] or found[3] or ""
+
+
+def _patterns(json_text: str) -> Iterator[str]:
+    """The regular expressions in JSON schemas. What only looks like one is left out."""
+    for own in PATTERN.findall(json_text):
+        with contextlib.suppress(ValueError):
+            yield json.loads(own)

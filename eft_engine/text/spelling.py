@@ -79,9 +79,11 @@ class Alphabet:
     def translated(self, lark: str) -> str:
         """A Lark grammar over symbols: `<[151668]>` is another number, and `<[^7]>{0,20}` counts nothing."""
         shifted = re.sub(
-            r"<\[[^\]]*\]>", lambda found: re.sub(r"\d+", lambda own: str(FIRST_SPECIAL + int(own[0])), found[0]), lark
+            r"<\[[^\[\]]*\]>",
+            lambda found: re.sub(r"\d{1,18}", lambda own: str(FIRST_SPECIAL + int(own[0])), found[0]),
+            lark,
         )
-        return re.sub(r"(<\[[^\]]*\]>)\{[\d, ]*\}", r"\1*", shifted)
+        return re.sub(r"(<\[[^\[\]]*\]>)\{[\d, ]*\}", r"\1*", shifted)
 
     def spell(self, symbols: Sequence[int], *, never: Collection[int] = ()) -> Spelling:
         """The fewest tokens that write the symbols, none of `never` among them."""

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from eft_engine import Lark, Regex
 from eft_engine.errors import InvalidOptionError
 from eft_integrations.chat.example import example_of
 from eft_integrations.chat.messages import Message, Tool, ToolCall
@@ -41,7 +42,7 @@ class Automatic:
         """What fits a request. `number`: of the request, for ids of calls that differ.
 
         Raises:
-            InvalidOptionError: a schema is none, or arguments that were given do not fit one.
+            InvalidOptionError: a schema is none, arguments that were given do not fit one, or a grammar is asked for.
             InvalidGrammarError: no value was found that fits a schema.
         """
         thought = "" if request.reasoning == "off" else self.thought
@@ -55,6 +56,8 @@ class Automatic:
         if request.response_schema is not None:
             value = example_of(request.response_schema, seed=self.seed)
             return Message("assistant", json.dumps(value, ensure_ascii=False), reasoning=thought)
+        if request.response_grammar is not None:
+            return Message("assistant", self._held_text(request.response_grammar), reasoning=thought)
         return Message("assistant", self._text_for(request), reasoning=thought)
 
     def report(self, request: ChatRequest) -> JsonObject:
@@ -99,6 +102,16 @@ class Automatic:
                 f"arguments for tool {tool.name!r} do not fit its schema: {fault}", option="arguments", value=given
             )
         return value
+
+    def _held_text(self, grammar: Regex | Lark) -> str:
+        """A text that an expression matches."""
+        if isinstance(grammar, Lark):
+            raise InvalidOptionError(
+                "a scripted backend makes up no text of a grammar; give it a reply, or ask with an expression or a choice",
+                option="response_grammar",
+                value=grammar.grammar,
+            )
+        return str(example_of({"type": "string", "pattern": f"^(?:{grammar.pattern})$"}, seed=self.seed))
 
     def _text_for(self, request: ChatRequest) -> str:
         if self.text is not None:

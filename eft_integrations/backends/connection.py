@@ -63,27 +63,28 @@ class Connection:
         """In a forked child: the connections are the parent's, and answers would go to whoever reads first."""
         self._begin()
 
-    def get(self, url: str) -> httpx.Response:
-        """The whole answer, whatever its status."""
+    def get(self, url: str, *, timeout_s: float | None = None) -> httpx.Response:
+        """The whole answer, whatever its status; within a time, if one is given."""
+        timeout = self._options["timeout"] if timeout_s is None else httpx.Timeout(timeout_s)
         with self.reaching():
-            return self._client.get(url)
+            return self._client.get(url, timeout=timeout)
 
     def post(self, url: str, body: JsonObject) -> httpx.Response:
         """The whole answer, whatever its status."""
         with self.reaching():
             return self._client.post(url, content=as_json(body), headers=JSON_TYPE)
 
-    def open(self, url: str, body: JsonObject) -> httpx.Response:
-        """An answer that is still to be read, and closed."""
+    def open(self, url: str, body: JsonObject, *, request_id: str | None = None) -> httpx.Response:
+        """An answer that is still to be read, and closed; the server is told the id of the request."""
         with self.reaching():
-            request = self._client.build_request("POST", url, content=as_json(body), headers=JSON_TYPE)
+            request = self._client.build_request("POST", url, content=as_json(body), headers=_headers(request_id))
             return self._client.send(request, stream=True)
 
-    async def aopen(self, url: str, body: JsonObject) -> httpx.Response:
+    async def aopen(self, url: str, body: JsonObject, *, request_id: str | None = None) -> httpx.Response:
         """`open` without blocking the event loop."""
         with self.reaching():
             client = self._async_client()
-            request = client.build_request("POST", url, content=as_json(body), headers=JSON_TYPE)
+            request = client.build_request("POST", url, content=as_json(body), headers=_headers(request_id))
             return await client.send(request, stream=True)
 
     def close(self) -> None:
@@ -136,7 +137,26 @@ def hang_up(response: httpx.Response) -> None:
             connection.shutdown(socket.SHUT_RDWR)
 
 
+STATS_TIMEOUT_S = 10.0
+"""How long a server may take to tell its metrics."""
 JSON_TYPE = {"Content-Type": "application/json"}
+
+
+def _headers(request_id: str | None) -> dict[str, str]:
+    """Headers of a request with this id.
+
+    Raises:
+        InvalidOptionError: a header cannot carry the id.
+    """
+    if request_id is None:
+        return JSON_TYPE
+    if not (request_id.isascii() and request_id.isprintable()):
+        raise errors.InvalidOptionError(
+            f"request_id must be printable ASCII where a server is asked, got {request_id[:80]!r}",
+            option="request_id",
+            value=request_id,
+        )
+    return {**JSON_TYPE, "X-Request-Id": request_id}
 
 
 def _checked_url(base_url: str) -> str:
@@ -212,6 +232,16 @@ def read_usage(usage: Received) -> Usage:
         cached_prompt_tokens=int(prompt.get("cached_tokens") or 0),
         reasoning_tokens=int(completion.get("reasoning_tokens") or 0),
     )
+
+
+def received_bytes(values: list[int] | None) -> tuple[int, ...] | None:
+    """The bytes of a token with log-probabilities; None: it has none."""
+    return None if values is None else tuple(int(value) for value in values)
+
+
+def bytes_of_text(token: str) -> tuple[int, ...] | None:
+    """The bytes of a token of which only the text came; None: a part of a character, which is no text."""
+    return None if "\ufffd" in token else tuple(token.encode())
 
 
 # ---- models and dialects -------------------------------------------------------------------------------------------------

@@ -14,10 +14,19 @@ from typing import Literal
 
 import httpx
 
-from eft_engine import EngineStats, SamplingParams, TokenLogprobs, Usage, errors
+from eft_engine import EngineStats, Lark, Regex, SamplingParams, TokenLogprobs, Usage, errors
 from eft_engine.config import resolve_weights
-from eft_engine.outputs import TopToken
-from eft_integrations.backends.connection import Connection, Received, RemoteModel, not_whole, read_usage
+from eft_engine.outputs import Progress, TopToken
+from eft_integrations.backends.connection import (
+    STATS_TIMEOUT_S,
+    Connection,
+    Received,
+    RemoteModel,
+    bytes_of_text,
+    not_whole,
+    read_usage,
+    received_bytes,
+)
 from eft_integrations.backends.metrics import eft_stats
 from eft_integrations.backends.refusals import Refusal, eft_meaning
 from eft_integrations.chat.messages import InvalidToolCall, Message, Tool
@@ -102,7 +111,7 @@ class EFTDialect:
 
     def stats(self) -> EngineStats:
         """See `ChatBackend`."""
-        response = self._read(self._connection.get(f"{self._connection.root}/metrics"))
+        response = self._read(self._connection.get(f"{self._connection.root}/metrics", timeout_s=STATS_TIMEOUT_S))
         with self._connection.reading():
             return eft_stats(response.text, self._model.name)
 
@@ -204,11 +213,18 @@ def _answer_fields(request: ChatRequest) -> JsonObject:
         if request.strict_response:
             schema["strict"] = True
         fields["response_format"] = {"type": "json_schema", "json_schema": schema}
+    match request.response_grammar:
+        case Regex(pattern=pattern):
+            fields["structured_outputs"] = {"regex": pattern}
+        case Lark(grammar=grammar):
+            fields["structured_outputs"] = {"grammar": grammar}
     if request.reward_weights is not None:
         asked = request.reward_weights
         fields["eft_reward_weights"] = dict(asked) if isinstance(asked, Mapping) else asked
     if request.prompt is None and not request.lenient_tool_calls:
         fields["eft_lenient_tool_calls"] = False
+    if request.prompt is None and request.progress:
+        fields["eft_progress"] = True
     return fields
 
 
@@ -234,11 +250,13 @@ class _Call:
         with self.connection.reading():
             if event.get("usage"):
                 self.usage = read_usage(event["usage"])
-            if event.get("eft"):
-                self.report = event["eft"]
-            return [piece for choice in event["choices"] for piece in self._take(choice)]
+            told = event.get("eft") or {}
+            if "choices" in told:
+                self.report = told
+            progress = Progress(**told["progress"]) if told.get("progress") else None
+            return [piece for choice in event["choices"] for piece in self._take(choice, progress)]
 
-    def _take(self, choice: Received) -> list[ChatDelta]:
+    def _take(self, choice: Received, progress: Progress | None) -> list[ChatDelta]:
         self.finish_reason = choice["finish_reason"] or self.finish_reason
         read = _text_logprobs if self.is_text else _chat_logprobs
         logprobs = () if choice["logprobs"] is None else read(choice["logprobs"])
@@ -247,6 +265,8 @@ class _Call:
         pieces = [piece for piece in pieces if piece != ChatDelta()] or ([ChatDelta()] if logprobs else [])
         if logprobs:
             pieces[0] = dataclasses.replace(pieces[0], logprobs=logprobs)
+        if progress is not None:
+            pieces = [dataclasses.replace(piece, progress=progress) for piece in pieces]
         for piece in pieces:
             self.so_far.add(piece)
         return pieces
@@ -256,7 +276,8 @@ class _Call:
         finish_reason = FINISH_REASONS.get(self.finish_reason)
         if finish_reason is None or self.usage is None or self.report is None:
             raise not_whole(f"its finish_reason is {self.finish_reason!r}")
-        if ignored := self.report.get("ignored"):
+        told = [name for choice in self.report["choices"] for name in choice.get("ignored") or ()]
+        if ignored := [name for name in self.report.get("ignored") or () if name not in told]:
             raise errors.RemoteServerError(
                 f"the server did not honour {', '.join(ignored)}; give server and client the same version of eft",
                 status=None,
@@ -303,8 +324,12 @@ def _chat_logprobs(logprobs: Received) -> tuple[TokenLogprobs, ...]:
             UNKNOWN_ID,
             token["token"],
             token["logprob"],
-            tuple(TopToken(UNKNOWN_ID, top["token"], top["logprob"]) for top in token["top_logprobs"]),
+            tuple(
+                TopToken(UNKNOWN_ID, top["token"], top["logprob"], received_bytes(top["bytes"]))
+                for top in token["top_logprobs"]
+            ),
             token["eft"],
+            received_bytes(token["bytes"]),
         )
         for token in logprobs["content"]
     )
@@ -316,8 +341,9 @@ def _text_logprobs(logprobs: Received) -> tuple[TokenLogprobs, ...]:
             UNKNOWN_ID,
             token,
             logprob,
-            tuple(TopToken(UNKNOWN_ID, other, value) for other, value in others.items()),
+            tuple(TopToken(UNKNOWN_ID, other, value, bytes_of_text(other)) for other, value in others.items()),
             {},
+            bytes_of_text(token),
         )
         for token, logprob, others in zip(
             logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True

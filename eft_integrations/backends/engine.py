@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from eft_engine import EngineStats, GenerationDelta, errors
+from eft_engine import EngineHealth, EngineStats, GenerationDelta, ScoreOutput, TextToken, TokenIds, errors
+from eft_engine.overdue import at_most
+from eft_engine.preparing import prepared
 from eft_integrations.backends.forking import forgets_in_children
 from eft_integrations.backends.keep_alive import KeepAlive
 from eft_integrations.backends.protocol import last_result
@@ -21,6 +23,9 @@ from eft_integrations.pieces import Pieces
 
 if TYPE_CHECKING:
     from eft_engine import Engine
+
+MAX_SECONDS = 10.0
+"""Most time of a thread that a request may take until the engine gets it: schemas, grammars, how its template is used."""
 
 
 class EngineBackend:
@@ -167,17 +172,19 @@ class EngineBackend:
         if self._engine is None and self.source is not None:
             self.source.check()
 
-    def token_ids(self, text: str) -> list[int]:
-        """See `ChatBackend`."""
+    def token_ids(self, text: str, *, must_fit: bool = False) -> list[int]:
+        """See `ChatBackend`. `must_fit`: as for `Engine.token_ids`."""
         with self._keeper.use():
-            return self.engine.token_ids(text)
+            return self.engine.token_ids(text, must_fit=must_fit)
 
-    def count_prompt_tokens(self, request: ChatRequest) -> int:
-        """See `ChatBackend`."""
+    def count_prompt_tokens(self, request: ChatRequest, *, must_fit: bool = False) -> int:
+        """See `ChatBackend`. `must_fit`: as for `Engine.token_ids`."""
         with self._keeper.use():
             engine = self.engine
-            asked = Asked.of_engine(request, engine)
-            return engine.count_prompt_tokens(asked.prompt, prompt_options=asked.options["prompt_options"])
+            asked = _asked(request, engine)
+            return engine.count_prompt_tokens(
+                asked.prompt, prompt_options=asked.options["prompt_options"], must_fit=must_fit
+            )
 
     def template_of(self, pair: str) -> str | None:
         """The chat template of a pair's tuned model, which its own requests are rendered with."""
@@ -188,6 +195,83 @@ class EngineBackend:
         """See `ChatBackend`."""
         with self._keeper.use():
             return self.engine.stats()
+
+    # ---- tokens and their log-probabilities ----------------------------------------------------------------------------
+
+    def prompt_ids(self, request: ChatRequest, *, must_fit: bool = False) -> list[int]:
+        """The prompt as tokens, as it is rendered; errors as for `Engine.prompt_ids`."""
+        with self._keeper.use():
+            engine = self.engine
+            asked = _asked(request, engine)
+            options = asked.options["prompt_options"]
+            return engine.prompt_ids(asked.prompt, prompt_options=options, must_fit=must_fit)
+
+    def text_tokens(self, token_ids: Sequence[int]) -> list[TextToken]:
+        """What each token of a text stands for; errors as for `Engine.decode`."""
+        with self._keeper.use():
+            return self.engine.text_tokens(token_ids)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Tokens as text; errors as for `Engine.decode`."""
+        with self._keeper.use():
+            return self.engine.decode(token_ids)
+
+    @property
+    def prefix_id(self) -> int:
+        """The token that begins a text of which nothing else is known: the one that begins texts, else one that ends them.
+
+        Raises:
+            EmptyPromptError: there is neither.
+        """
+        with self._keeper.use():
+            tokenizer = self.engine.tokenizer
+        for name in ("bos_token_id", "eos_token_id"):
+            if isinstance(token_id := getattr(tokenizer, name, None), int):
+                return token_id
+        raise errors.EmptyPromptError("the prompt is empty, and no token begins or ends texts; give a prompt")
+
+    def tokenizer_info(self) -> dict[str, str | bool | None]:
+        """The named tokens and the chat template, by the names that transformers has for them."""
+        with self._keeper.use():
+            engine = self.engine
+            named = ("bos_token", "eos_token", "pad_token", "unk_token")
+            return {
+                "tokenizer_class": type(engine.tokenizer).__name__,
+                **{
+                    name: None if (text := getattr(engine.tokenizer, name, None)) is None else str(text)
+                    for name in named
+                },
+                "chat_template": engine.chat_template,
+            }
+
+    async def ascore(
+        self, request: ChatRequest, completion_ids: Sequence[int], *, num_top: int = 0, every_member: bool = False
+    ) -> ScoreOutput:
+        """How probable these tokens are behind the prompt; arguments and errors as for `Engine.score`. Cancelling cancels it."""
+        with self._keeper.use():
+            engine = self._engine
+            if engine is None:
+                engine = await asyncio.to_thread(lambda: self.engine)
+            asked = await prepared(_asked, request, engine)
+            return await engine.ascore(
+                asked.prompt,
+                TokenIds(ids=tuple(completion_ids)),
+                reward_weights=request.reward_weights,
+                composition=request.composition,
+                prompt_options=asked.options["prompt_options"],
+                request_id=request.request_id,
+                num_top=num_top,
+                every_member=every_member,
+            )
+
+    def health(self) -> EngineHealth | None:
+        """Of the engine; None: none is loaded. Waits for nothing.
+
+        Raises:
+            ForkedEngineError: it belongs to the process that this one was forked from.
+        """
+        engine = self._engine
+        return None if engine is None else engine.health()
 
     # ---- answers -------------------------------------------------------------------------------------------------------
 
@@ -201,7 +285,7 @@ class EngineBackend:
         use = self._keeper.begin(request.keep_alive_s)
         try:
             engine = self.engine
-            asked = Asked.of_engine(request, engine)
+            asked = _asked(request, engine)
             deltas = engine.stream(asked.prompt, **asked.options)
         except BaseException:
             use.end()
@@ -225,12 +309,13 @@ class EngineBackend:
             engine = self._engine
             if engine is None:
                 engine = await asyncio.to_thread(lambda: self.engine)
-            asked = Asked.of_engine(request, engine)
+            asked = await prepared(_asked, request, engine)
             reader = AnswerReader(asked)
             deltas = engine.astream(asked.prompt, **asked.options)
             try:
                 async for delta in deltas:
-                    for piece in reader.feed(delta):
+                    read = reader.feed(delta)
+                    for piece in read if reader.is_quick(delta) else await prepared(list, read):
                         yield piece
             finally:
                 await deltas.aclose()
@@ -246,6 +331,24 @@ class EngineBackend:
                 option="keep_alive",
                 value=request.keep_alive_s,
             )
+
+
+def _asked(request: ChatRequest, engine: Engine) -> Asked:
+    """A request in the engine's terms.
+
+    Raises:
+        InvalidOptionError: see `Asked.of`; or it takes longer than `MAX_SECONDS`.
+    """
+    with at_most(MAX_SECONDS, _took_too_long):
+        return Asked.of_engine(request, engine)
+
+
+def _took_too_long() -> errors.InvalidOptionError:
+    return errors.InvalidOptionError(
+        f"the schemas of the request's tools and answer were not read within {MAX_SECONDS:g} s of work; make them smaller: fewer "
+        "alternatives, fewer references that multiply",
+        option="response_format",
+    )
 
 
 def _read(deltas: Iterator[GenerationDelta], reader: AnswerReader) -> Generator[ChatDelta]:

@@ -16,10 +16,12 @@ def eft_stats(exposition: str, name: str) -> EngineStats:
     7
     """
     totals: dict[str, int] = {}
+    use = 0.0
     for metric, label, value in EFT_SAMPLE.findall(exposition):
         engine = re.sub(r"\\(.)", lambda escaped: "\n" if escaped[1] == "n" else escaped[1], label)
         if name == engine or name in engine.split("+"):
             totals[metric] = int(float(value))
+            use = float(value) if metric == "kv_cache_use_ratio" else use
     if not totals:
         raise errors.RemoteServerError(f"the server's metrics say nothing of {name!r}", status=None)
     return EngineStats(
@@ -36,6 +38,7 @@ def eft_stats(exposition: str, name: str) -> EngineStats:
         num_accepted=totals.get("accepted_tokens_total", 0),
         num_steps=totals.get("evaluations_total", 0),
         networks=(),
+        kv_cache_use=use,
     )
 
 

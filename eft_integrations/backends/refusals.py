@@ -57,7 +57,11 @@ class Refusal:
 # ---- codes of eft serve ---------------------------------------------------------------------------------------------------
 
 TOO_LONG = re.compile(r"prompt has ([\d,]+) tokens and .*?(?:the context holds|a context of) ([\d,]+)")
-TOO_MANY = re.compile(r"([\d,]+) requests wait .*max_queued_requests is ([\d,]+)")
+TOO_MANY = re.compile(
+    r"([\d,]+) (?:requests wait .*max_queued_requests is|answers are in hand .*there is room for"
+    r"|(?:answers in hand|tokens in flight) .*(?:one key may have|it may have)) ([\d,]+)"
+)
+FULL_CODES = frozenset({"rate_limit_exceeded", "key_limit_exceeded"})
 TOO_LARGE = re.compile(r"need ([\d,]+) bytes .*allows ([\d,]+)")
 
 PLAIN_ERRORS: Mapping[str, type[errors.EFTError]] = {
@@ -70,7 +74,9 @@ PLAIN_ERRORS: Mapping[str, type[errors.EFTError]] = {
     "kv_cache_budget_exceeded": errors.GenerationError,
 }
 """Errors without numbers, by the server's code."""
-INVALID_CODES = frozenset({"invalid_value", "unknown_pair", "invalid_weight"})
+INVALID_CODES = frozenset(
+    {"invalid_value", "unknown_pair", "invalid_weight", "weight_forbidden", "too_many_answers", "too_many_tokens"}
+)
 
 
 def _numbers(pattern: re.Pattern[str], message: str) -> tuple[int, int] | None:
@@ -84,7 +90,7 @@ def eft_meaning(refusal: Refusal, context_len: int) -> errors.EFTError:
     if code == "context_length_exceeded":  # at least as many, if it does not say
         prompt_len, limit = _numbers(TOO_LONG, message) or (context_len, context_len)
         return errors.ContextOverflowError(message, prompt_len=prompt_len, context_len=limit)
-    if code == "rate_limit_exceeded" and (numbers := _numbers(TOO_MANY, message)):
+    if code in FULL_CODES and (numbers := _numbers(TOO_MANY, message)):
         return errors.QueueFullError(message, num_queued=numbers[0], limit=numbers[1])
     if code == "kv_cache_budget_exceeded" and (numbers := _numbers(TOO_LARGE, message)):
         return errors.KVCacheBudgetError(message, needed_bytes=numbers[0], max_bytes=numbers[1])

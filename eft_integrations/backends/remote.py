@@ -124,6 +124,22 @@ class RemoteBackend:
         """See `ChatBackend`: of all requests of the server, whoever sent them. Of single networks it tells nothing."""
         return self._dialect.stats()
 
+    def check_ready(self, *, timeout_s: float) -> None:
+        """Ask the server whether it takes requests. One that has no word for it, as vLLM's, is ready while it is healthy.
+
+        Raises:
+            RemoteServerError: it does not, or says nothing within the time.
+        """
+        for path in ("ready", "health"):
+            response = self._connection.get(f"{self._connection.root}/{path}", timeout_s=timeout_s)
+            if response.status_code != 404:
+                break
+        if response.status_code != 200:
+            raise errors.RemoteServerError(
+                f"the server at {self._connection.url} answered {response.status_code} to the question whether it is ready",
+                status=response.status_code,
+            )
+
     @property
     def _dialect(self) -> Dialect:
         return self._find()[1]
@@ -156,7 +172,7 @@ class RemoteBackend:
         refuse_engine_options(request, url=self._connection.url)
         dialect = self._dialect
         call = dialect.call(request)
-        response = self._connection.open(call.url, call.body)
+        response = self._connection.open(call.url, call.body, request_id=request.request_id)
         if response.status_code != 200:
             with self._connection.reaching():
                 response.read()
@@ -183,7 +199,7 @@ class RemoteBackend:
         refuse_engine_options(request, url=self._connection.url)
         _, dialect = self._find() if self.is_loaded else await asyncio.to_thread(self._find)
         call, events = dialect.call(request), EventReader()
-        response = await self._connection.aopen(call.url, call.body)
+        response = await self._connection.aopen(call.url, call.body, request_id=request.request_id)
         try:
             with self._connection.reaching():
                 if response.status_code != 200:

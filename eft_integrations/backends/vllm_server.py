@@ -7,6 +7,7 @@ the same code that does it for an engine in this process. So an adapter behaves 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,17 +20,28 @@ from eft_engine import (
     GenerationDelta,
     JsonSchema,
     Lark,
+    Regex,
     RequestMetrics,
     RequestOutput,
     SamplingParams,
+    TokenIds,
     TokenLogprobs,
     Usage,
     control_texts,
     errors,
 )
 from eft_engine.config import resolve_weights
-from eft_engine.outputs import FinishReason, TopToken
-from eft_integrations.backends.connection import Connection, Received, RemoteModel, not_whole, read_usage
+from eft_engine.outputs import FinishReason, Progress, TopToken
+from eft_integrations.backends.connection import (
+    STATS_TIMEOUT_S,
+    Connection,
+    Received,
+    RemoteModel,
+    bytes_of_text,
+    not_whole,
+    read_usage,
+    received_bytes,
+)
 from eft_integrations.backends.metrics import vllm_stats
 from eft_integrations.backends.refusals import Refusal
 from eft_integrations.chat.answer import AnswerReader
@@ -39,6 +51,7 @@ from eft_integrations.json_types import JsonObject
 from eft_integrations.wire.openai import arguments_text
 from eft_integrations.wire.reasoning import FIELDS
 
+LARK = re.compile(r"^\s*(%llguidance\b|start\s*:)", re.MULTILINE)
 MAX_SEED = 2**63
 """Seeds of vLLM are signed."""
 
@@ -81,8 +94,16 @@ class VLLMDialect:
         """See `Dialect`.
 
         Raises:
-            InvalidOptionError: JSON is to be closed inside its budget, which vLLM's grammars cannot do.
+            InvalidOptionError: JSON is to be closed inside its budget, which vLLM's grammars cannot do, or log-probabilities of
+                members are asked for.
         """
+        if request.member_logprobs:
+            raise errors.InvalidOptionError(
+                "eft_token_rewards: vLLM tells log-probabilities of the composition alone; leave it out, or ask an engine of this "
+                "package",
+                option="eft_token_rewards",
+                value=True,
+            )
         if request.sampling.get("close_within_budget"):
             raise errors.InvalidOptionError(
                 "close_within_budget: vLLM does not close JSON inside max_tokens; leave it out and give more tokens (what is cut "
@@ -129,7 +150,7 @@ class VLLMDialect:
 
     def stats(self) -> EngineStats:
         """See `ChatBackend`."""
-        response = self._connection.get(f"{self._connection.root}/metrics")
+        response = self._connection.get(f"{self._connection.root}/metrics", timeout_s=STATS_TIMEOUT_S)
         if response.status_code != 200:
             raise Refusal.of(response).meaning()
         with self._connection.reading():
@@ -186,7 +207,8 @@ class _Call:
         self.token_ids += token_ids
         self.logprobs += logprobs
         if text or token_ids:
-            yield GenerationDelta(text_delta=text or "", token_ids=token_ids, logprobs=logprobs)
+            progress = Progress(len(self.token_ids))
+            yield GenerationDelta(text_delta=text or "", token_ids=token_ids, logprobs=logprobs, progress=progress)
 
     def finish(self) -> list[ChatDelta]:
         """See `Call`."""
@@ -239,6 +261,10 @@ def _prompt_fields(asked: Asked, request: ChatRequest) -> JsonObject:
     """A text, or messages with what the chat template reads. Tools are shown to the model; calls are constrained by our own
     grammar.
     """
+    if isinstance(asked.prompt, TokenIds):
+        raise errors.InvalidOptionError(
+            "token ids are read by an engine of this process only; send text", option="prompt"
+        )
     if isinstance(asked.prompt, str):
         return {"prompt": asked.prompt}
     variables = dict(asked.options["prompt_options"].template_variables)
@@ -280,18 +306,28 @@ def _sampling_fields(sampling: SamplingParams, *, is_text: bool) -> JsonObject:
         fields |= {"logprobs": sampling.logprobs} if is_text else {"logprobs": True, "top_logprobs": sampling.logprobs}
     match sampling.grammar:
         case Lark(grammar=grammar):
-            fields["structured_outputs"] = {"grammar": grammar}
+            fields["structured_outputs"] = {"grammar": _in_lark(grammar)}
+        case Regex(pattern=pattern):
+            fields["structured_outputs"] = {"regex": pattern}
         case JsonSchema(json_schema=schema):
             schema = {**schema, "x-guidance": COMPACT}
             fields["structured_outputs"] = {"grammar": f"start: %json {json.dumps(schema, ensure_ascii=False)}"}
     return fields
 
 
+def _in_lark(grammar: str) -> str:
+    """A grammar of which vLLM sees that it is in Lark: without a plain `start:` it takes a text for GBNF."""
+    return grammar if LARK.search(grammar) else f"%llguidance {{}}\n\n{grammar}"
+
+
 def _chat_logprobs(logprobs: Mapping[str, Any] | None, token_ids: Sequence[int]) -> Iterator[TokenLogprobs]:
     """A server does not say the ids of alternatives; they are -1."""
     for token_id, entry in zip(token_ids, (logprobs or {}).get("content") or (), strict=False):
-        top = tuple(TopToken(-1, other["token"], other["logprob"]) for other in entry.get("top_logprobs") or ())
-        yield TokenLogprobs(token_id, entry["token"], entry["logprob"], top, {})
+        top = tuple(
+            TopToken(-1, other["token"], other["logprob"], received_bytes(other.get("bytes")))
+            for other in entry.get("top_logprobs") or ()
+        )
+        yield TokenLogprobs(token_id, entry["token"], entry["logprob"], top, {}, received_bytes(entry.get("bytes")))
 
 
 def _text_logprobs(logprobs: Mapping[str, Any] | None, token_ids: Sequence[int]) -> Iterator[TokenLogprobs]:
@@ -301,8 +337,8 @@ def _text_logprobs(logprobs: Mapping[str, Any] | None, token_ids: Sequence[int])
     for token_id, token, logprob, others in zip(
         token_ids, logprobs["tokens"], logprobs["token_logprobs"], alternatives, strict=False
     ):
-        top = tuple(TopToken(-1, other, value) for other, value in (others or {}).items())
-        yield TokenLogprobs(token_id, token, logprob, top, {})
+        top = tuple(TopToken(-1, other, value, bytes_of_text(other)) for other, value in (others or {}).items())
+        yield TokenLogprobs(token_id, token, logprob, top, {}, bytes_of_text(token))
 
 
 def _token(token: Received | str) -> tuple[str, bool]:

@@ -49,7 +49,7 @@ def within_limits(message: Message, request: ChatRequest, metadata: JsonObject) 
         metadata = {**metadata, "reasoning_budget_reached": True}
     thought = _first_words(allowed, left)
     left -= count(thought)
-    content = message.content if request.response_schema is not None else _before_stop(message.content, request)
+    content, stop = (message.content, None) if request.response_schema is not None else _before_stop(message, request)
     text = _first_words(content, left)
     left -= count(text)
     calls: list[ToolCall] = []
@@ -69,6 +69,7 @@ def within_limits(message: Message, request: ChatRequest, metadata: JsonObject) 
         metadata = {**metadata, "format_error": CUT_JSON}
     told = Message("assistant", text, tuple(calls), reasoning=thought)
     if not is_cut:
+        metadata = metadata if stop is None else {**metadata, "stop_sequence": stop}
         return whole(told, request, metadata)
     return _result(told, broken, "length", int(max_tokens or 0), request, metadata)
 
@@ -98,10 +99,16 @@ def _first_words(text: str, most: int) -> str:
     return text if len(words) <= most else "".join(words[: max(most, 0)])
 
 
-def _before_stop(text: str, request: ChatRequest) -> str:
-    stops = request.sampling.get("stop") or ()
-    found = [text.index(stop) for stop in ([stops] if isinstance(stops, str) else stops) if stop and stop in text]
-    return text[: min(found)] if found else text
+def _before_stop(message: Message, request: ChatRequest) -> tuple[str, str | None]:
+    """The content before the first stop string, and which one that is."""
+    text, stops = message.content, request.sampling.get("stop") or ()
+    found = [
+        (text.index(stop), stop) for stop in ([stops] if isinstance(stops, str) else stops) if stop and stop in text
+    ]
+    if not found:
+        return text, None
+    end, stop = min(found)
+    return text[:end], stop
 
 
 def pieces(result: ChatResult) -> Iterator[ChatDelta]:

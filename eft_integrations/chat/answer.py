@@ -44,12 +44,20 @@ class AnswerReader:
         if thinks and self._is_thinking:
             self._num_tokens_inside += len(delta.token_ids)
         for piece in pieces:
-            yield dataclasses.replace(piece, logprobs=logprobs) if logprobs else piece
+            yield dataclasses.replace(piece, logprobs=logprobs, progress=delta.progress)
             logprobs = ()
         if logprobs:  # the tokens' text is held back
-            yield ChatDelta(logprobs=logprobs)
+            yield ChatDelta(logprobs=logprobs, progress=delta.progress)
         if delta.output is not None:
             yield ChatDelta(result=self._result(delta.output))
+
+    def is_quick(self, delta: GenerationDelta) -> bool:
+        """Whether reading a delta takes no longer than its text: no call and no answer is checked with it. What is not quick is
+        nothing for an event loop.
+        """
+        if delta.output is not None:
+            return self._calls_of_text is None and self._asked.response_schema is None
+        return self._calls_of_text is None or self._calls_of_text.is_settled_by(delta.text_delta)
 
     @property
     def _is_thinking(self) -> bool:
@@ -131,6 +139,8 @@ class AnswerReader:
         }
         if self._unrecognised:
             metadata["unrecognised_calls"] = [{"text": own.text, "reason": own.reason} for own in self._unrecognised]
+        if isinstance(output.stop_reason, str):
+            metadata["stop_sequence"] = output.stop_reason
         if output.closed_within_budget:
             metadata["closed_within_budget"] = True
         if self._has_reached_budget:

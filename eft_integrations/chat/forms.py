@@ -40,6 +40,9 @@ OPENINGS = (
 """What may stand before the JSON of a call, at the beginning of a line."""
 OPENING = re.compile("|".join(re.escape(opening) for opening in sorted(OPENINGS, key=len, reverse=True)), re.IGNORECASE)
 CLOSING = re.compile(r"\s*(?:</(?:" + "|".join(TAGS) + r")>|```)", re.IGNORECASE)
+SPACE = re.compile(r"\s*")
+MAX_OPENINGS = 8
+"""Fences and tags in a row that a call may stand in; a text of nothing else is looked through again and again while it comes."""
 MAX_PYTHON = 4096
 """Characters of a value in Python's form: what is longer is not looked through again and again while it comes."""
 FIRST_KEY = re.compile(r'\s*\{\s*(?:["\'](?P<key>\w*)(?P<closed>["\']?)|$)')
@@ -117,12 +120,18 @@ def read_block(text: str, names: Sequence[str] = ()) -> Block | None:
     return Block(tuple(calls), end) if calls else None
 
 
-def _read_one(text: str, start: int, names: Sequence[str]) -> Block | None:
+def behind_openings(text: str, start: int) -> tuple[int, int]:
+    """Where the openings that stand at a place end, with whitespace behind them, and how many they are: `MAX_OPENINGS` at most."""
     place, num_open = start, 0
-    while (opening := OPENING.match(text, place)) is not None:
+    while num_open < MAX_OPENINGS and (opening := OPENING.match(text, place)) is not None:
         num_open += 1
-        place = opening.end()
-        place += len(text[place:]) - len(text[place:].lstrip())
+        space = SPACE.match(text, opening.end())
+        place = opening.end() if space is None else space.end()
+    return place, num_open
+
+
+def _read_one(text: str, start: int, names: Sequence[str]) -> Block | None:
+    place, num_open = behind_openings(text, start)
     if (tag := FUNCTION_TAG.match(text, place)) is not None:
         value, end = value_at(text, tag.end(), names)
         calls = _call(tag["name"], value) if isinstance(value, dict) else []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
+from eft_engine import Lark, Regex
 from eft_integrations.chat.lark import Rules, sequence
 from eft_integrations.chat.messages import Tool
 from eft_integrations.chat.notations.base import Notation
@@ -69,6 +71,40 @@ def answer_grammar(
             forms = [] if notation.is_bare else [native]
         forms.append(notation.answer_rule(rules, rules.json("answer", response_schema)))
     return rules.text(before.before(" | ".join(forms), rules, barred=notation.markers))
+
+
+def held_answer(
+    answer: Regex | Lark,
+    notation: Notation,
+    control_tokens: Mapping[str, int],
+    *,
+    thoughts: Thoughts | None = None,
+    reasoning_budget: int | None = None,
+) -> Regex | Lark:
+    """The grammar of an answer that an expression or a grammar holds, behind what may come before it; the arguments are those of
+    `answer_grammar`.
+    """
+    before = Thoughts(Tags("", ""), is_expected=False) if thoughts is None else thoughts
+    if not before.is_expected and not notation.has_headers:
+        return answer
+    rules = Rules(control_tokens, reasoning_budget=reasoning_budget)
+    match answer:
+        case Regex(pattern=pattern):
+            body = rules.add("ANSWER", f"/{as_lark_regex(pattern)}/")
+        case Lark(grammar=text):
+            body = rules.add("answer", f"%lark {{\n{text}\n}}")
+    return Lark(grammar=rules.text(before.before(notation.answer_rule(rules, body), rules)))
+
+
+def as_lark_regex(pattern: str) -> str:
+    r"""An expression as it stands between the slashes of a Lark grammar.
+
+    >>> print(as_lark_regex("a/b\\/c"))
+    a\/b\/c
+    """
+    return re.sub(
+        r"\\.|/|\n", lambda found: {"/": r"\/", "\n": r"\n"}.get(found[0], found[0]), pattern, flags=re.DOTALL
+    )
 
 
 def _shared_forms(tools: Sequence[Tool], notation: Notation, rules: Rules, *, several: bool) -> list[str]:

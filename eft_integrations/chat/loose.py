@@ -13,9 +13,9 @@ from eft_integrations.chat.forms import (
     FIRST_KEY,
     FUNCTION_TAG,
     NAME_KEYS,
-    OPENING,
     OPENINGS,
     WrittenCall,
+    behind_openings,
     calls_of_value,
     is_open,
     read_block,
@@ -118,9 +118,7 @@ def may_become_calls(text: str, tools: Sequence[Tool]) -> bool:
     if block is not None:
         behind = stripped[block.end :]
         return all(fault(call, tools) is None for call in block.calls) and _paragraphs(behind) <= 1
-    place = 0
-    while (opening := OPENING.match(stripped, place)) is not None:
-        place = opening.end() + len(stripped[opening.end() :]) - len(stripped[opening.end() :].lstrip())
+    place, _ = behind_openings(stripped, 0)
     rest = stripped[place:]
     if not rest or FUNCTION_TAG.match(rest) or any(f"<function={tool.name}>".startswith(rest) for tool in tools):
         return True

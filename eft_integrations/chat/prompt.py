@@ -17,11 +17,13 @@ from eft_engine import (
     PromptOptions,
     SamplingParams,
     SpeculationOptions,
+    TokenIds,
     neutralise,
 )
-from eft_engine.config import RewardWeights
+from eft_engine.config import Grammar, RewardWeights
+from eft_engine.errors import InvalidOptionError
 from eft_integrations.chat.conversation import arranged, as_mappings, with_documents
-from eft_integrations.chat.grammar import answer_grammar
+from eft_integrations.chat.grammar import answer_grammar, held_answer
 from eft_integrations.chat.messages import Tool, ToolCall
 from eft_integrations.chat.notations import notation_of
 from eft_integrations.chat.notations.base import Notation
@@ -88,6 +90,7 @@ class EngineOptions(TypedDict):
     prompt_options: PromptOptions
     composition: CompositionOptions | None
     speculation: SpeculationOptions | None
+    request_id: str | None
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class Asked:
     """A request in the engine's terms, and how its answer is to be read.
 
     Attributes:
-        prompt: a text, or the messages as mappings.
+        prompt: a text, tokens, or the messages as mappings.
         options: keywords of a call to the engine.
         thoughts: how the answer may begin; None: nothing is known of thoughts.
         reading: how calls are read; None: there are none.
@@ -105,7 +108,7 @@ class Asked:
         metadata: what the report of the answer has to say of the request.
     """
 
-    prompt: str | list[JsonObject]
+    prompt: str | TokenIds | list[JsonObject]
     options: EngineOptions
     thoughts: Thoughts | None = None
     reading: Reading | None = None
@@ -128,8 +131,11 @@ class Asked:
             InvalidOptionError: a sampling field is unknown or out of range, there is no notation of the name that is given, or a
                 schema that must be held in full cannot be.
         """
+        if request.prompt_ids is not None:
+            return cls._of_text(request, TokenIds(ids=request.prompt_ids))
         if request.prompt is not None:
             return cls._of_text(request, request.prompt)
+        _check_one_answer(request)
         held_in_part = _unenforced(request)
         options = request.prompt_options
         own = request.chat_template
@@ -166,7 +172,8 @@ class Asked:
         removed = control_tokens.special if any(token in written for token in control_tokens.special) else frozenset()
         is_open_ended = budget is None or (request.reasoning == "off" and told.is_told)
         grammar = _grammar(request, notation, control_tokens, thoughts, budget, is_held=not is_open_ended)
-        ignores = request.reasoning not in ("auto", "off") and not told.is_told
+        ignored = ["reasoning"] if request.reasoning not in ("auto", "off") and not told.is_told else []
+        ignored += traits.unread(request.template_variables)
         return cls(
             prompt=prompt,
             options={
@@ -181,24 +188,26 @@ class Asked:
                 ),
                 "composition": request.composition,
                 "speculation": request.speculation,
+                "request_id": request.request_id,
             },
             thoughts=thoughts,
             reading=_reading(request, notation) if has_calls else None,
             removed=removed,
             reasoning_budget=budget,
             response_schema=request.response_schema,
-            metadata={**held_in_part, **({"ignored": ["reasoning"]} if ignores else {})},
+            metadata={**held_in_part, **({"ignored": ignored} if ignored else {})},
         )
 
     @classmethod
-    def _of_text(cls, request: ChatRequest, prompt: str) -> Asked:
-        """A raw text: no template, no tools."""
+    def _of_text(cls, request: ChatRequest, prompt: str | TokenIds) -> Asked:
+        """A raw text, or tokens: no template, no tools."""
         options: EngineOptions = {
-            "sampling": _sampling(request, _format(request)),
+            "sampling": _sampling(request, request.response_grammar or _format(request)),
             "reward_weights": request.reward_weights,
             "prompt_options": request.prompt_options,
             "composition": request.composition,
             "speculation": request.speculation,
+            "request_id": request.request_id,
         }
         return cls(prompt, options, response_schema=request.response_schema, metadata=_unenforced(request))
 
@@ -249,24 +258,37 @@ def _shown(tool: Tool, traits: TemplateTraits) -> JsonObject:
     return shown.as_openai()
 
 
+def _check_one_answer(request: ChatRequest) -> None:
+    """Raises InvalidOptionError where an expression or a grammar and something else say what the answer is."""
+    if request.response_grammar is None:
+        return
+    calls = bool(request.tools) and request.tool_choice.mode != "none"
+    if calls or request.response_schema is not None:
+        raise InvalidOptionError(
+            f"response_grammar: a {request.response_grammar.kind} holds the whole answer, so that "
+            + ("no tool can be called" if calls else "no schema can")
+            + "; leave one of them out",
+            option="tools" if calls else "response_format",
+        )
+
+
 def _budget(request: ChatRequest) -> int | None:
     """Most tokens of a thought. Where something must follow it and nobody says, half of all: room has to be left."""
     if request.reasoning == "off":
         return 0
     if request.reasoning_budget is not None:
         return request.reasoning_budget
-    if request.response_schema is None and request.tool_choice.mode in ("auto", "none"):
+    is_free = request.response_schema is None and request.response_grammar is None
+    if is_free and request.tool_choice.mode in ("auto", "none"):
         return None
     max_tokens = request.sampling.get("max_tokens") or DEFAULT_MAX_TOKENS
     return max(max_tokens // 2, 1)
 
 
-def _sampling(
-    request: ChatRequest, grammar: JsonSchema | Lark | None, *, skip_special_tokens: bool = True
-) -> SamplingParams:
+def _sampling(request: ChatRequest, grammar: Grammar | None, *, skip_special_tokens: bool = True) -> SamplingParams:
     """A call is never brought to an end: half of its arguments would look like all of them."""
     fields = dict(request.sampling)
-    if request.response_schema is None:
+    if request.response_schema is None and request.response_grammar is None:
         fields.pop("close_within_budget", None)
     return SamplingParams(**fields, grammar=grammar, skip_special_tokens=skip_special_tokens)
 
@@ -301,7 +323,11 @@ def _grammar(
     budget: int | None,
     *,
     is_held: bool,
-) -> JsonSchema | Lark | None:
+) -> Grammar | None:
+    if request.response_grammar is not None:
+        return held_answer(
+            request.response_grammar, notation, control_tokens.by_id, thoughts=thoughts, reasoning_budget=budget
+        )
     grammar = answer_grammar(
         request.tools,
         request.tool_choice,

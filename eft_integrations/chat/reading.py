@@ -66,6 +66,10 @@ class CallReader:
         self._news = text
         yield from self._advance(is_over=False)
 
+    def is_settled_by(self, text: str) -> bool:
+        """Whether little is held back, and nothing in a piece can bring a call to its end."""
+        return len(self._held) < SETTLED and DECIDING.isdisjoint(text)
+
     def finish(self, *, is_cut: bool = False) -> Iterator[Piece]:
         """The text is over: what is still held back is a call or is none. `is_cut`: it reached its budget.
 

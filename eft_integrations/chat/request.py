@@ -7,9 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from eft_engine.config import CompositionOptions, PromptOptions, RewardWeights, SamplingParams, SpeculationOptions
+from eft_engine.config import (
+    CompositionOptions,
+    Lark,
+    PromptOptions,
+    Regex,
+    RewardWeights,
+    SamplingParams,
+    SpeculationOptions,
+)
 from eft_engine.errors import InvalidOptionError
-from eft_engine.outputs import TokenLogprobs, Usage
+from eft_engine.outputs import Progress, TokenLogprobs, Usage
 from eft_integrations.chat.messages import InvalidToolCall, Message, Tool, ToolCall
 
 DEFAULT_MAX_TOKENS = int(SamplingParams.model_fields["max_tokens"].default)
@@ -64,16 +72,23 @@ class ChatRequest:
     """One question to a backend.
 
     `response_schema` makes the answer a JSON value of that schema; `strict_response`: one of which a mask cannot hold every keyword
-    is refused. `reasoning` says whether the model thinks first: auto (as its chat template has it), off, or an effort (low, medium,
+    is refused. `response_grammar` holds the answer to an expression or a grammar in its place; tools cannot be called then.
+    `reasoning` says whether the model thinks first: auto (as its chat template has it), off, or an effort (low, medium,
     high, ...); `reasoning_budget`: most tokens of a thought; `reasoning_tags`: the texts around a thought where the chat template
     does not show them. `sampling` holds fields of `SamplingParams`. A `prompt` is a
-    raw text to continue; it stands in place of the messages, and tools have no meaning then. `chat_template` (Jinja) replaces the
+    raw text to continue; it stands in place of the messages, and tools have no meaning then. `prompt_ids` is the same as tokens,
+    which only an engine of this process takes. `chat_template` (Jinja) replaces the
     backend's own. `lenient_tool_calls`: calls of bound tools count also where the model writes them in another form than its
     template's. `tool_notation` names how the model writes calls (`chat.notations.NOTATIONS`); None: as its template says.
 
     `prompt_options`, `composition` and `speculation` are the engine's own (`Engine.generate`), None: its defaults; variables of
     templates join `template_variables`, which go first. `keep_alive_s`: how long the engine stays loaded after this request, if no
     other follows. Only an engine of this process takes these four.
+
+    `member_logprobs`: log-probabilities are to come with those of every member; `progress`: pieces are to tell how far the answer
+    is. An engine of this process does both anyway, a server has to be asked, and one that cannot tell members refuses.
+
+    `request_id` is what logs and the result's metadata call the request; None: one is made up.
     """
 
     messages: tuple[Message, ...] = ()
@@ -81,6 +96,7 @@ class ChatRequest:
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     response_schema: Mapping[str, Any] | None = None
     strict_response: bool = False
+    response_grammar: Regex | Lark | None = None
     reasoning: str = "auto"
     reasoning_budget: int | None = None
     reasoning_tags: tuple[str, str] | None = None
@@ -89,6 +105,7 @@ class ChatRequest:
     template_variables: Mapping[str, Any] = field(default_factory=dict)
     documents: tuple[Mapping[str, str], ...] = ()
     prompt: str | None = None
+    prompt_ids: tuple[int, ...] | None = None
     chat_template: str | None = None
     lenient_tool_calls: bool = True
     tool_notation: str | None = None
@@ -96,13 +113,17 @@ class ChatRequest:
     composition: CompositionOptions | None = None
     speculation: SpeculationOptions | None = None
     keep_alive_s: float = math.inf
+    member_logprobs: bool = False
+    progress: bool = False
+    request_id: str | None = None
 
 
 @dataclass(frozen=True)
 class ChatResult:
     """The whole answer. `metadata` is plain JSON: the weights in effect, what the request cost, and what has to be known of the
     answer: `unenforced` (keywords of schemas that no mask held), `format_error` (the content is not what `response_schema` says),
-    `closed_within_budget`, `reasoning_budget_reached`, `ignored` (options that this model has no use for).
+    `closed_within_budget`, `reasoning_budget_reached`, `stop_sequence` (the text that ended it), `ignored` (options that this
+    model has no use for).
     """
 
     content: str
@@ -129,7 +150,8 @@ class CallDelta:
 class ChatDelta:
     """A piece of an answer: of its thought, text, a piece of a tool call, or, last, the whole `result`.
 
-    `logprobs` are those of the tokens that came with it, where they were asked for (a piece may have nothing else).
+    `logprobs` are those of the tokens that came with it, where they were asked for (a piece may have nothing else). `progress` is
+    how far the answer is with it; None where the backend does not tell.
     """
 
     text: str = ""
@@ -137,3 +159,4 @@ class ChatDelta:
     logprobs: tuple[TokenLogprobs, ...] = ()
     reasoning: str = ""
     result: ChatResult | None = None
+    progress: Progress | None = None

@@ -1,6 +1,7 @@
 """Whether a schema is one, and whether a value fits it: all that it says, also what no mask could hold.
 
-Callers of a server choose the schemas: nothing that one names is fetched, and no pattern runs for longer than `MAX_SECONDS`.
+Callers of a server choose the schemas: nothing that one names is fetched, no pattern runs for longer than `MAX_SECONDS`, and no
+check as a whole (alternatives in alternatives, repetitions that are looked for) takes more than `MAX_WORK_S`.
 Formats are annotations here, as they are in JSON Schema: what masks hold of them is not checked once more.
 """
 
@@ -31,11 +32,14 @@ from jsonschema.exceptions import best_match
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from eft_engine.errors import InvalidOptionError
+from eft_engine.errors import InvalidOptionError, RequestError
+from eft_engine.overdue import at_most
 from eft_integrations.chat.schemas.tree import ANNOTATIONS, SchemaDocument, rebuilt
 
 MAX_SECONDS = 0.5
-"""For all patterns of one check."""
+"""Of the clock, for all patterns of one check."""
+MAX_WORK_S = 2.0
+"""Of its thread's time, for one check."""
 MAX_REFERENCES = 20_000
 """That are followed in one check: definitions that name each other twice are without number."""
 MAX_REASON_LEN = 300
@@ -94,14 +98,19 @@ def fault_of(value: object, schema: object) -> str | None:
     checker = _checker(checked_schema(schema))
     token = _allowance.set(_Allowance(time.monotonic() + MAX_SECONDS))
     try:
-        error = best_match(checker.of(value).iter_errors(value))
-    except _OutOfBoundsError as reason:
+        with at_most(MAX_WORK_S, _took_too_long):
+            error = best_match(checker.of(value).iter_errors(value))
+    except (_OutOfBoundsError, RequestError) as reason:
         return str(reason)
     except (RecursionError, Unresolvable) as reason:
         return f"it cannot be checked: {reason}"
     finally:
         _allowance.reset(token)
     return None if error is None else f"{error.json_path}: {error.message}"[:MAX_REASON_LEN]
+
+
+def _took_too_long() -> RequestError:
+    return RequestError(f"it was not decided within {MAX_WORK_S} s of work")
 
 
 @functools.lru_cache(maxsize=512)

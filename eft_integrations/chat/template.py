@@ -7,7 +7,7 @@ import functools
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,6 +42,14 @@ NESTED_TOOL: JsonObject = {
         },
     },
 }
+RENDERING = frozenset(
+    {
+        "self", "loop", "conversation", "conversations", "messages", "tools", "chat_template", "add_generation_prompt",
+        "continue_final_message", "tokenize", "tokenizer", "sanitize_control_tokens", "padding", "truncation", "max_length",
+        "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "processor_kwargs",
+    }
+)  # fmt: skip
+"""Names that say what is rendered and how; no variables of a template."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ class TemplateTraits:
     JSON as they are, so that they have to be JSON. `system`: where a system turn may stand. `thought`: where a thought of an
     earlier turn belongs: a field of the message, a chunk of its content, the content itself, or nowhere. `thought_beside_words`: a
     turn with calls may have a thought and words too. `shows_definitions`: parts of a tool's schema under `$defs` are shown.
-    `variables`: those that switch thinking.
+    `variables`: those that switch thinking. `reads`: all that it looks up; None: not known.
     """
 
     shows_tools: bool = False
@@ -67,6 +75,13 @@ class TemplateTraits:
     thought_beside_words: bool = True
     shows_definitions: bool = True
     variables: frozenset[str] = frozenset()
+    reads: frozenset[str] | None = None
+
+    def unread(self, variables: Iterable[str]) -> list[str]:
+        """Those of a request's variables that change nothing, as its report names them."""
+        return [
+            f"chat_template_kwargs.{name}" for name in variables if self.reads is not None and name not in self.reads
+        ]
 
 
 NO_TEMPLATE = TemplateTraits()
@@ -81,6 +96,7 @@ def traits_of(template: str) -> TemplateTraits:
     shown = shown or _render(template, [_turn("user", "one")], [TOOL])
     shows_tools, calls = shown is not None and "probe_tool" in shown, _calls_trait(template)
     thought, beside = _thought_trait(template, calls)
+    names = _variables(template)
     return dataclasses.replace(
         calls,
         shows_tools=shows_tools,
@@ -93,17 +109,18 @@ def traits_of(template: str) -> TemplateTraits:
         thought_beside_words=beside,
         shows_definitions=not shows_tools
         or "probe_inner" in (_render(template, [_turn("user", "one")], [NESTED_TOOL]) or "probe_inner"),
-        variables=_variables(template),
+        variables=names.intersection((*SWITCHES, *EFFORTS, *BUDGETS)),
+        reads=names,
     )
 
 
 def _variables(template: str) -> frozenset[str]:
-    """Which of the variables that switch thinking the template looks up."""
+    """Which variables the template looks up."""
     from jinja2 import meta
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
     names = meta.find_undeclared_variables(_compile_jinja_template(template).environment.parse(template))
-    return frozenset(names).intersection((*SWITCHES, *EFFORTS, *BUDGETS))
+    return frozenset(names)
 
 
 ThoughtTrait = Literal["reasoning_content", "reasoning", "thinking", "chunk", "content"] | None

@@ -5,7 +5,9 @@ the engine steps together (and a few more, so that the next answer is there when
 one answer each, however many each of them has waiting.
 
 Half of the room is common. The other half is kept in equal parts for the callers that hold a key: who has filled the common half
-leaves room for everyone else.
+leaves room for everyone else. With more keys than parts nobody has one, and no caller may have more than the common half.
+
+What a key allows holds over all engines of a server together (`InHand`); room and places are each engine's own.
 """
 
 from __future__ import annotations
@@ -38,6 +40,27 @@ class CallerLimitError(ApiError):
         super().__init__(message, Kind(429, RATE, "key_limit_exceeded"), headers={"Retry-After": str(retry_after_s)})
 
 
+class InHand:
+    """What callers have in hand, by name: answers, and tokens of those callers that have a limit of them."""
+
+    def __init__(self) -> None:
+        self.answers: Counter[str] = Counter()
+        self.tokens: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def holding(self, name: str, count: int, num_tokens: int) -> Generator[None]:
+        """Count them in until the block ends."""
+        self.answers[name] += count
+        self.tokens[name] += num_tokens
+        try:
+            yield
+        finally:
+            self.answers[name] -= count
+            self.tokens[name] -= num_tokens
+            self.answers += Counter()  # forget those who have none
+            self.tokens += Counter()
+
+
 class Room:
     """The room of one call: `place` surrounds each of its answers. Leaving the block of `Turns.room` gives all of it back."""
 
@@ -63,6 +86,7 @@ class Turns:
         capacity: answers in hand, waiting ones included; None: any number.
         callers: says who holds a key now.
         retry_after_s: says how long a refused caller should wait, given how many answers wait.
+        everywhere: what callers have in hand at all engines of the server, for the limits of their keys; None: there is one engine.
     """
 
     def __init__(
@@ -72,22 +96,40 @@ class Turns:
         capacity: int | None,
         callers: Callable[[], Sequence[Caller]] = lambda: (),
         retry_after_s: Callable[[int], int] = lambda num_waiting: 1,
+        everywhere: InHand | None = None,
     ) -> None:
         self._num_places = num_places
         self._capacity = capacity
         self._callers = callers
         self._retry_after_s = retry_after_s
         self._num_placed = 0
-        self._in_hand: Counter[str] = Counter()
-        self._tokens: Counter[str] = Counter()
+        self._here = InHand()
+        self._everywhere = everywhere or InHand()
         self._lines: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 
     @classmethod
-    def of_engine(cls, *, max_num_seqs: int, max_waiting: int | None, **how: Callable[..., object]) -> Turns:
+    def of_engine(
+        cls,
+        *,
+        max_num_seqs: int,
+        max_waiting: int | None,
+        callers: Callable[[], Sequence[Caller]],
+        retry_after_s: Callable[[int], int],
+        everywhere: InHand | None = None,
+    ) -> Turns:
         """For an engine that steps so many sequences together."""
-        ahead = math.ceil(max_num_seqs / 4)
-        capacity = None if max_waiting is None else max_num_seqs + max_waiting
-        return cls(num_places=max_num_seqs + ahead, capacity=capacity, **how)  # type: ignore[arg-type]
+        return cls(
+            num_places=max_num_seqs + math.ceil(max_num_seqs / 4),
+            capacity=None if max_waiting is None else max_num_seqs + max_waiting,
+            callers=callers,
+            retry_after_s=retry_after_s,
+            everywhere=everywhere,
+        )
+
+    @property
+    def capacity(self) -> int | None:
+        """Answers that may be in hand; None: any number."""
+        return self._capacity
 
     @property
     def num_waiting(self) -> int:
@@ -97,7 +139,7 @@ class Turns:
     @property
     def in_hand(self) -> dict[str, int]:
         """Answers that wait or have a place, by the name of who asked."""
-        return dict(self._in_hand)
+        return dict(self._here.answers)
 
     @contextlib.contextmanager
     def room(self, caller: Caller, count: int, *, num_tokens: int = 0) -> Generator[Room]:
@@ -111,19 +153,16 @@ class Turns:
             QueueFullError: there is no room now.
             CallerLimitError: the caller has in hand what its key allows.
         """
-        self._check(caller, count, num_tokens)
-        self._in_hand[caller.name] += count
-        self._tokens[caller.name] += num_tokens
-        try:
+        self._check_key(caller, count, num_tokens)
+        self._check_room(caller, count)
+        with (
+            self._here.holding(caller.name, count, num_tokens),
+            self._everywhere.holding(caller.name, count, num_tokens),
+        ):
             yield Room(self, caller)
-        finally:
-            self._in_hand[caller.name] -= count
-            self._tokens[caller.name] -= num_tokens
-            self._in_hand += Counter()  # forget those who have none
-            self._tokens += Counter()
 
-    def _check(self, caller: Caller, count: int, num_tokens: int) -> None:
-        own = self._in_hand[caller.name]
+    def _check_key(self, caller: Caller, count: int, num_tokens: int) -> None:
+        own, own_tokens = self._everywhere.answers[caller.name], self._everywhere.tokens[caller.name]
         if caller.max_requests is not None:
             if count > caller.max_requests:
                 raise TooManyAnswersError(count, caller.max_requests, what="this key")
@@ -139,19 +178,21 @@ class Turns:
                     "send a shorter prompt or a smaller max_tokens",
                     Kind(400, INVALID, "too_many_tokens", "max_tokens"),
                 )
-            if self._tokens[caller.name] + num_tokens > most:
+            if own_tokens + num_tokens > most:
                 raise CallerLimitError(
-                    f"this key has {self._tokens[caller.name]} tokens in flight and asks for {num_tokens} more; it may have {most}",
+                    f"this key has {own_tokens} tokens in flight and asks for {num_tokens} more; it may have {most}",
                     retry_after_s=self._retry_after_s(own),
                 )
+
+    def _check_room(self, caller: Caller, count: int) -> None:
         if self._capacity is None:
             return
-        share = self._share
-        others = [other.name for other in self._callers() if other.name != caller.name]
-        if count > (most := self._capacity - share * len(others)):
+        share, most = self._share, self._most_of_one
+        if count > most:
             raise TooManyAnswersError(count, most, what="this server")
-        kept = sum(max(0, share - self._in_hand[name]) for name in others)
-        in_hand = self._in_hand.total()
+        own, in_hand = self._here.answers[caller.name], self._here.answers.total()
+        others = {other.name for other in self._callers()} - {caller.name}
+        kept = sum(max(0, share - self._here.answers[name]) for name in others)
         if in_hand + count > self._capacity - kept:
             raise errors.QueueFullError(
                 f"{in_hand} answers are in hand and {count} more came; there is room for {self._capacity}"
@@ -159,12 +200,28 @@ class Turns:
                 num_queued=in_hand,
                 limit=self._capacity,
             )
+        if own + count > most:
+            raise errors.QueueFullError(
+                f"this key has {own} answers in hand and asks for {count} more; one key may have {most} of {self._capacity}",
+                num_queued=own,
+                limit=most,
+            )
 
     @property
     def _share(self) -> int:
         """The room that is kept for each caller."""
         num_callers = len(self._callers())
         return self._capacity // (2 * num_callers) if self._capacity is not None and num_callers > 1 else 0
+
+    @property
+    def _most_of_one(self) -> int:
+        """The room that one caller may have while nobody else has any."""
+        assert self._capacity is not None, "asked only where room is bounded"
+        num_callers = len(self._callers())
+        if num_callers < 2:
+            return self._capacity
+        kept = self._share * (num_callers - 1)
+        return self._capacity - (kept or self._capacity // 2)
 
     async def take(self, name: str) -> None:
         """Wait until it is the turn of one of a caller's answers; it has a place then."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from eft_engine import errors
-from eft_integrations.server.weight_policy import NOTHING_SAID, PolicySetting, WeightPolicy
+from eft_integrations.server.weight_policy import NOTHING_SAID, PolicySetting, WeightPolicy, check_pairs
+
+SENDABLE = re.compile(r"[!-~]+")
+"""What a key may be: anything that a header carries as it is."""
 
 
 class KeySettings(BaseModel):
@@ -42,8 +46,10 @@ class KeySettings(BaseModel):
     def _one_of_both(self) -> KeySettings:
         if (self.key is None) == (self.key_sha256 is None):
             raise ValueError(f"key {self.name!r} needs key or key_sha256, one of them")
-        if self.key is not None and not self.key.get_secret_value().strip():
-            raise ValueError(f"key {self.name!r} is empty")
+        if self.key is not None and not SENDABLE.fullmatch(self.key.get_secret_value().strip()):
+            raise ValueError(
+                f"key {self.name!r} must be letters, digits and signs of ASCII without blanks, as headers carry them"
+            )
         return self
 
     @property
@@ -51,7 +57,7 @@ class KeySettings(BaseModel):
         """SHA-256 of the key."""
         if self.key is None:
             return bytes.fromhex(str(self.key_sha256))
-        return hashlib.sha256(self.key.get_secret_value().encode()).digest()
+        return hashlib.sha256(self.key.get_secret_value().strip().encode()).digest()
 
 
 def read_key_file(file: Path) -> list[KeySettings]:
@@ -60,10 +66,11 @@ def read_key_file(file: Path) -> list[KeySettings]:
     Raises:
         InvalidOptionError: the file cannot be read, holds no key, or a line has more than a name and a key.
     """
+    where = f"api_key_file {file}"
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise errors.InvalidOptionError(f"api_key_file {file}: {error}", option="api_key_file") from None
+        raise errors.InvalidOptionError(f"{where}: {error}", option="api_key_file") from None
     keys = []
     for number, line in enumerate(lines, 1):
         match line.split():
@@ -72,16 +79,54 @@ def read_key_file(file: Path) -> list[KeySettings]:
             case [str(first), *_] if first.startswith("#"):
                 continue
             case [key]:
-                keys.append(KeySettings(name=f"line-{number}", key=SecretStr(key)))
+                keys.append(plain_key(f"line-{number}", key, where=f"{where}: line {number}", option="api_key_file"))
             case [name, key]:
-                keys.append(KeySettings(name=name, key=SecretStr(key)))
+                keys.append(plain_key(name, key, where=f"{where}: line {number}", option="api_key_file"))
             case _:
                 raise errors.InvalidOptionError(
-                    f"api_key_file {file}: line {number} has more than a name and a key", option="api_key_file"
+                    f"{where}: line {number} has more than a name and a key", option="api_key_file"
                 )
     if not keys:
-        raise errors.InvalidOptionError(f"api_key_file {file} holds no key", option="api_key_file")
+        raise errors.InvalidOptionError(f"{where} holds no key", option="api_key_file")
     return keys
+
+
+def plain_key(name: str, key: str, *, where: str, option: str) -> KeySettings:
+    """A key that is not written as a table.
+
+    Raises:
+        InvalidOptionError: the name or the key cannot be one.
+    """
+    try:
+        return KeySettings(name=name, key=SecretStr(key))
+    except ValidationError as error:
+        finding = error.errors(include_input=False)[0]
+        subject = "name: " if finding["loc"] == ("name",) else ""
+        reason = finding["msg"].removeprefix("Value error, ")
+        raise errors.InvalidOptionError(f"{where}: {subject}{reason}", option=option) from None
+
+
+def check_keys(keys: Sequence[KeySettings], served: Mapping[str, Collection[str] | None]) -> None:
+    """Check that keys speak of compositions and pairs that are there; a misspelt one would allow or forbid nothing.
+
+    Args:
+        served: the pairs of each composition, by name; None: not known yet.
+
+    Raises:
+        InvalidOptionError: a key names another composition, or its policy another pair.
+    """
+    for key in keys:
+        own = list(served) if key.compositions is None else key.compositions
+        if unknown := sorted(set(own) - set(served)):
+            raise errors.InvalidOptionError(
+                f"key {key.name!r} may use {unknown[0]!r}, and this server has {', '.join(served)}",
+                option="keys",
+                value=unknown[0],
+            )
+        pairs = [served[name] for name in own]
+        if None not in pairs:
+            known = {pair for names in pairs for pair in names or ()}
+            check_pairs(WeightPolicy.of(key.weight_policy), known, owner=f"key {key.name!r}")
 
 
 @dataclass(frozen=True)

@@ -6,22 +6,35 @@ The body is JSON whatever its `Content-Type` says. What it may hold is bounded (
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
+from eft_engine.errors import InvalidOptionError, RequestError
+from eft_engine.overdue import at_most
+from eft_engine.preparing import prepared
 from eft_integrations.server.bounds import BoundSettings
 from eft_integrations.server.callers import ANYBODY, Caller
-from eft_integrations.server.errors import INVALID, ApiError, Kind
+from eft_integrations.server.counting import check_counts
+from eft_integrations.server.errors import INVALID, ApiError, Kind, shortened
+from eft_integrations.server.idle_fields import QUIET_IN_QUERY
+from eft_integrations.server.records import PROMPT_FIELD, current
+from eft_integrations.server.unused_fields import MAX_NAMED, TOLD
 from eft_integrations.weights import HEADER
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
 ReadT = TypeVar("ReadT", bound=BaseModel, covariant=True)
+Arguments = ParamSpec("Arguments")
+Made = TypeVar("Made")
+
+MAX_SECONDS = 10.0
+"""Most time of a thread that it may take to make requests of a body."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +56,8 @@ class Call(Generic[ReadT]):
 
     @property
     def weights_header(self) -> str | None:
-        """The header that carries weights."""
-        return self.request.headers.get(HEADER)
+        """The header that carries weights; one that comes several times is one list, as HTTP has it."""
+        return ",".join(self.request.headers.getlist(HEADER)) or None
 
 
 def caller_of(request: Request) -> Caller:
@@ -57,8 +70,32 @@ def request_id_of(request: Request) -> str:
     return getattr(request.state, "request_id", "")
 
 
-def reads(model: type[BodyT], bounds: BoundSettings) -> Callable[[Request], Awaitable[Call[BodyT]]]:
-    """A dependency of FastAPI that reads a body of this kind.
+def unused_around(call: Call[Any]) -> list[str]:
+    """Names of what came around a body and is not used, and of what the body has; each is logged once.
+
+    Raises:
+        InvalidOptionError: a header of ours that there is not.
+    """
+    for name in call.request.headers:
+        if name.startswith("x-eft-") and name != HEADER.lower():
+            raise InvalidOptionError(f"there is no header {shortened(name)}; did you mean {HEADER}?", option=HEADER)
+    query = dict.fromkeys(name for name in call.request.query_params if name not in QUIET_IN_QUERY)
+    has_weights = "eft_reward_weights" in type(call.body).model_fields
+    headers = [f"header.{HEADER}"] if call.weights_header is not None and not has_weights else []
+    names = [
+        *getattr(call.body, "ignored", ()),
+        *headers,
+        *(f"query.{shortened(name)}" for name in list(query)[:MAX_NAMED]),
+    ]
+    route = call.request.scope.get("route")
+    TOLD.tell(str(getattr(route, "path", "")), names)
+    return names
+
+
+def reads(
+    model: type[BodyT], bounds: BoundSettings, *, may_be_empty: bool = False
+) -> Callable[[Request], Awaitable[Call[BodyT]]]:
+    """A dependency of FastAPI that reads a body of this kind. `may_be_empty`: no body at all is one without fields.
 
     Raises, when it is called:
         ApiError: it is not JSON, or holds more than the bounds allow.
@@ -67,9 +104,33 @@ def reads(model: type[BodyT], bounds: BoundSettings) -> Callable[[Request], Awai
 
     async def read(request: Request) -> Call[BodyT]:
         data = await request.body()
-        return Call(await asyncio.to_thread(_parsed, data, model, bounds), request)
+        if may_be_empty and not data.strip():
+            data = b"{}"
+        body = await asyncio.to_thread(_parsed, data, model, bounds)
+        current().prompt_field = getattr(body, "prompt_field", PROMPT_FIELD)
+        return Call(body, request)
 
     return read
+
+
+async def made_of(make: Callable[Arguments, Made], *args: Arguments.args, **keywords: Arguments.kwargs) -> Made:
+    """Call what makes requests of a body: in a thread, for `MAX_SECONDS` of work at most.
+
+    Raises:
+        RequestError: they are over.
+    """
+    return await prepared(_within_time, functools.partial(make, *args, **keywords))
+
+
+def _within_time(make: Callable[[], Made]) -> Made:
+    with at_most(MAX_SECONDS, _took_too_long):
+        return make()
+
+
+def _took_too_long() -> RequestError:
+    return RequestError(
+        f"the body was not read within {MAX_SECONDS:g} s of work; make its messages, tools or schemas smaller"
+    )
 
 
 def _parsed(data: bytes, model: type[BodyT], bounds: BoundSettings) -> BodyT:
@@ -84,6 +145,7 @@ def _parsed(data: bytes, model: type[BodyT], bounds: BoundSettings) -> BodyT:
             f"the body must be a JSON object, got {type(value).__name__}", Kind(400, INVALID, "invalid_value")
         )
     check_json(value, bounds)
+    check_counts(value, bounds)
     try:
         return model.model_validate(value)
     except ValidationError as error:

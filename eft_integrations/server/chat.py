@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
+from eft_engine.outputs import TokenLogprobs
 from eft_integrations.chat.request import CallDelta, ChatDelta, ChatRequest, ChatResult
 from eft_integrations.json_objects import breaking_end
 from eft_integrations.json_types import JsonObject
 from eft_integrations.server.answers import Answering, Asking, new_id, repeated, sampling_of
+from eft_integrations.server.constraints import answer_format
 from eft_integrations.server.protocol import ChatBody
 from eft_integrations.server.streaming import Event
 from eft_integrations.so_far import AnswerSoFar
 from eft_integrations.wire.openai import (
     call_delta_form,
-    is_strict,
     logprobs_form,
     message_form,
     to_messages,
-    to_response_schema,
     to_tool_choice,
     to_tools,
     usage_form,
@@ -38,22 +39,29 @@ def chat_answering(body: ChatBody, asking: Asking, *, default_max_tokens: int) -
     sampling = sampling_of(body, default_max_tokens=default_max_tokens)
     if body.max_completion_tokens is not None:
         sampling["max_tokens"] = body.max_completion_tokens
-    if body.logprobs:
-        sampling["logprobs"] = body.top_logprobs or 0
+    if body.logprobs or body.eft_token_rewards:
+        sampling["logprobs"] = body.top_logprobs or 0 if body.logprobs else 0
+    form = answer_format(body, body.response_format, strict=bool(body.eft_strict))
     request = ChatRequest(
-        messages=to_messages([message.model_dump(exclude_none=True) for message in body.messages]),
+        messages=to_messages([message.plain() for message in body.messages]),
         tools=tools,
         tool_choice=choice,
-        response_schema=to_response_schema(body.response_format),
-        strict_response=is_strict(body.response_format) or bool(body.eft_strict),
+        response_schema=form.response_schema,
+        strict_response=form.strict_response,
+        response_grammar=form.response_grammar,
         **body.asked_reasoning(),
         sampling=sampling,
         reward_weights=asking.chosen.reward_weights,
         template_variables=body.chat_template_kwargs or {},
         documents=tuple(body.documents or ()),
         lenient_tool_calls=body.eft_lenient_tool_calls is not False,
+        member_logprobs=bool(body.eft_token_rewards),
+        progress=bool(body.eft_progress),
     )
-    return asking.answering(repeated(request, body.n), body.ignored)
+    answering = asking.answering(repeated(request, body.n), body.ignored)
+    return dataclasses.replace(
+        answering, tells_logprobs=bool(body.logprobs), tells_rewards=bool(body.eft_token_rewards)
+    )
 
 
 def _head(answering: Answering, kind: str) -> JsonObject:
@@ -72,17 +80,18 @@ async def chat_reply(answering: Answering) -> JsonObject:
     results = await answering.results()
     return {
         **head,
-        "choices": [_choice(index, result) for index, result in enumerate(results)],
+        "choices": [_choice(index, result, answering) for index, result in enumerate(results)],
         "usage": usage_form([result.usage for result in results]),
-        "eft": answering.eft(results),
+        "eft": answering.eft(results, tokens=answering.tells_rewards),
     }
 
 
-def _choice(index: int, result: ChatResult) -> JsonObject:
+def _choice(index: int, result: ChatResult, answering: Answering) -> JsonObject:
+    tokens = result.logprobs if answering.tells_logprobs else None
     return {
         "index": index,
         "message": message_form(result),
-        "logprobs": None if result.logprobs is None else logprobs_form(result.logprobs),
+        "logprobs": None if tokens is None else logprobs_form(tokens),
         "finish_reason": result.finish_reason,
     }
 
@@ -105,7 +114,11 @@ async def chat_events(answering: Answering, *, include_usage: bool) -> AsyncGene
                 yield {**head, "choices": [_piece(index, {"role": "assistant"})]}
             begun[index].add(delta)
             if delta.text or delta.reasoning or delta.call is not None or delta.logprobs:
-                yield {**head, "choices": [_piece(index, _delta(delta), logprobs=delta)]}
+                tokens = delta.logprobs if answering.tells_logprobs else ()
+                piece = {**head, "choices": [_piece(index, _delta(delta), tokens=tokens)]}
+                if told := _told(delta, answering, progress=answering.requests[index].progress):
+                    piece["eft"] = told
+                yield piece
             if (result := delta.result) is not None:
                 results[index] = result
                 last = _piece(index, _ends(begun[index], result), finish_reason=result.finish_reason)
@@ -114,6 +127,16 @@ async def chat_events(answering: Answering, *, include_usage: bool) -> AsyncGene
         usages = [results[index].usage for index in sorted(results)]
         yield {**head, "choices": [], "usage": usage_form(usages)}
     yield "[DONE]"
+
+
+def _told(delta: ChatDelta, answering: Answering, *, progress: bool) -> JsonObject:
+    """What was asked for of a piece, besides the piece."""
+    told: JsonObject = {}
+    if answering.tells_rewards and delta.logprobs:
+        told["tokens"] = answering.rewards(delta.logprobs)
+    if progress and delta.progress is not None:
+        told["progress"] = dataclasses.asdict(delta.progress)
+    return told
 
 
 def _delta(delta: ChatDelta) -> JsonObject:
@@ -132,9 +155,8 @@ def _ends(so_far: AnswerSoFar, result: ChatResult) -> JsonObject:
 
 
 def _piece(
-    index: int, delta: JsonObject, *, logprobs: ChatDelta | None = None, finish_reason: str | None = None
+    index: int, delta: JsonObject, *, tokens: Sequence[TokenLogprobs] = (), finish_reason: str | None = None
 ) -> JsonObject:
-    tokens = logprobs.logprobs if logprobs is not None else ()
     return {
         "index": index,
         "delta": delta,

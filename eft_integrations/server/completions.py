@@ -2,45 +2,65 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from eft_engine import TokenLogprobs
+from eft_engine import PromptOptions
 from eft_integrations.chat.request import ChatRequest, ChatResult
-from eft_integrations.json_types import JsonObject
+from eft_integrations.json_types import Json, JsonObject
 from eft_integrations.server.answers import Answering, Asking, new_id, repeated, sampling_of
-from eft_integrations.server.protocol import CompletionBody
+from eft_integrations.server.completions_protocol import CompletionBody
+from eft_integrations.server.constraints import answer_format
+from eft_integrations.server.echo import Echo, engine_of
+from eft_integrations.server.logprob_lists import ListedToken, Places, lists_form
 from eft_integrations.server.streaming import Event
-from eft_integrations.wire.openai import to_response_schema, usage_form, wrong
+from eft_integrations.wire.openai import usage_form, wrong
 
 
-def completion_answering(body: CompletionBody, asking: Asking) -> Answering:
-    """What is asked, checked as far as that needs no engine: every prompt `n` times, in the order of OpenAI's choices.
+def completion_answering(body: CompletionBody, asking: Asking) -> tuple[Answering, Echo | None]:
+    """What is asked, checked as far as that needs no engine: every prompt `n` times, in the order of OpenAI's choices;
+    and what stands before the answers, if anything does.
 
     Raises:
         InvalidOptionError: a field cannot be used.
     """
     if body.best_of not in (None, body.n):
         raise wrong("best_of", f"answers are not ranked; it may only equal n ({body.n})", body.best_of)
-    if body.echo and body.logprobs is not None:
-        raise wrong("echo", "log-probabilities of a prompt are not reported; leave out echo or logprobs", body.echo)
-    if body.prompt == []:
-        raise wrong("prompt", "give at least one text", body.prompt)
-    prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+    composition = asking.chosen.composition
+    if body.max_tokens == 0 and not body.echo:
+        raise wrong("max_tokens", "0 tokens are no answer; with echo they score the prompt", body.max_tokens)
+    if body.echo and (body.logprobs is not None or body.max_tokens == 0):
+        engine_of(composition, "echo")
+    echo = Echo(composition, num_top=body.logprobs) if body.echo else None
     sampling = sampling_of(body, default_max_tokens=16)
     if body.logprobs is not None:
         sampling["logprobs"] = body.logprobs
+    form = answer_format(body, body.response_format)
+    options = PromptOptions(add_special_tokens=body.add_special_tokens is not False)
+    if not options.add_special_tokens:
+        engine_of(composition, "add_special_tokens")
     requests: list[ChatRequest] = []
-    for prompt in prompts:
+    for prompt in body.prompts:
+        if not isinstance(prompt, str):
+            engine_of(composition, "prompt")
         request = ChatRequest(
-            prompt=prompt,
-            response_schema=to_response_schema(body.response_format),
+            prompt=prompt if isinstance(prompt, str) else None,
+            prompt_ids=None if isinstance(prompt, str) else prompt,
+            prompt_options=options,
+            response_schema=form.response_schema,
+            strict_response=form.strict_response,
+            response_grammar=form.response_grammar,
             sampling=sampling,
             reward_weights=asking.chosen.reward_weights,
         )
         requests += repeated(request, body.n)
-    return asking.answering(requests, body.ignored)
+    answering = asking.answering(requests, body.ignored)
+    if echo is None:
+        return answering, None
+    return dataclasses.replace(answering, answer_one=echo.answer), echo
 
 
 def _head(answering: Answering) -> JsonObject:
@@ -53,40 +73,41 @@ def _head(answering: Answering) -> JsonObject:
     }
 
 
-async def completion_reply(answering: Answering, *, n: int, echo: bool) -> JsonObject:
+async def completion_reply(answering: Answering, echo: Echo | None, *, n: int) -> JsonObject:
     """The whole reply."""
     head = _head(answering)
     results = await answering.results()
-    texts = [_echoed(answering, index, echo) + result.content for index, result in enumerate(results)]
+    choices: list[Json] = []
+    for index, result in enumerate(results):
+        text, listed = _echoed(answering, echo, index)
+        listed += [ListedToken.of(token) for token in result.logprobs or ()]
+        tokens = None if result.logprobs is None else listed
+        choices.append(_piece(index, text + result.content, tokens, finish_reason=result.finish_reason))
     return {
         **head,
-        "choices": [
-            _piece(index, text, result.logprobs, finish_reason=result.finish_reason)
-            for index, (text, result) in enumerate(zip(texts, results, strict=True))
-        ],
+        "choices": choices,
         "usage": usage_form([result.usage for result in results], n=n),
         "eft": answering.eft(results),
     }
 
 
-async def completion_events(answering: Answering, *, n: int, echo: bool, include_usage: bool) -> AsyncGenerator[Event]:
+async def completion_events(
+    answering: Answering, echo: Echo | None, *, n: int, include_usage: bool
+) -> AsyncGenerator[Event]:
     """Chunks of text, then why it ended; a chunk with the usage if it is wanted, and [DONE]."""
     head = _head(answering)
     if include_usage:
         head["usage"] = None
     results: dict[int, ChatResult] = {}
-    begun: set[int] = set()
-    offsets: dict[int, int] = {}
+    places: defaultdict[int, Places] = defaultdict(Places)
     async with aclosing(answering.deltas()) as deltas:
         async for index, delta in deltas:
-            text = delta.text
-            if index not in begun:
-                begun.add(index)
-                text = _echoed(answering, index, echo) + text
-            if text or delta.logprobs:
-                piece = _piece(index, text, delta.logprobs or None, offset=offsets.get(index, 0))
-                offsets[index] = offsets.get(index, 0) + len(text)
-                yield {**head, "choices": [piece]}
+            text, listed = ("", []) if index in places else _echoed(answering, echo, index)
+            text += delta.text
+            listed += [ListedToken.of(token) for token in delta.logprobs]
+            own = places[index]
+            if text or listed:
+                yield {**head, "choices": [_piece(index, text, listed or None, places=own)]}
             if (result := delta.result) is not None:
                 results[index] = result
                 last = _piece(index, "", None, finish_reason=result.finish_reason)
@@ -97,31 +118,21 @@ async def completion_events(answering: Answering, *, n: int, echo: bool, include
     yield "[DONE]"
 
 
-def _echoed(answering: Answering, index: int, echo: bool) -> str:
-    return (answering.requests[index].prompt or "") if echo else ""
+def _echoed(answering: Answering, echo: Echo | None, index: int) -> tuple[str, list[ListedToken]]:
+    """What stands before an answer that has begun."""
+    if echo is None:
+        return "", []
+    prompt = echo.of(answering.requests[index])
+    return prompt.text, [*(prompt.tokens or ())]
 
 
 def _piece(
     index: int,
     text: str,
-    logprobs: Sequence[TokenLogprobs] | None,
+    tokens: Sequence[ListedToken] | None,
     *,
-    offset: int = 0,
+    places: Places | None = None,
     finish_reason: str | None = None,
 ) -> JsonObject:
-    listed = None if logprobs is None else _logprobs(logprobs, offset)
+    listed = None if tokens is None else lists_form(tokens, places or Places())
     return {"index": index, "text": text, "logprobs": listed, "finish_reason": finish_reason}
-
-
-def _logprobs(tokens: Sequence[TokenLogprobs], offset: int) -> JsonObject:
-    """The form of completions: parallel lists."""
-    offsets = []
-    for token in tokens:
-        offsets.append(offset)
-        offset += len(token.token)
-    return {
-        "tokens": [token.token for token in tokens],
-        "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [{top.token: top.logprob for top in token.top} for token in tokens],
-        "text_offset": offsets,
-    }

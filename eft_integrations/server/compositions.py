@@ -64,6 +64,10 @@ class Composition:
         own = resolve_weights(asked, self.weights, owner=repr(self.name))
         return {**dict.fromkeys(self.backend.weights, 0.0), **own}
 
+    def own_weights(self, asked: RewardWeights) -> dict[str, float]:
+        """Weights of the composition's own pairs; errors as for `settle`."""
+        return resolve_weights(asked, self.weights, owner=repr(self.name))
+
     def check(self, asked: RewardWeights, caller: Caller) -> None:
         """Check what a caller asks for against the policy: the caller's own, else the composition's.
 
@@ -87,6 +91,17 @@ class Composition:
             tool_notation=request.tool_notation or self.tool_notation,
             reasoning_tags=request.reasoning_tags or self.reasoning_tags,
         )
+
+    def count_prompt_tokens(self, request: ChatRequest) -> int:
+        """Tokens of a request's prompt.
+
+        Raises:
+            ContextOverflowError: the engine is of this process, and the prompt is certain not to fit; it is not tokenised then.
+        """
+        asked = self.ask(request)
+        if isinstance(self.backend, EngineBackend):
+            return self.backend.count_prompt_tokens(asked, must_fit=True)
+        return self.backend.count_prompt_tokens(asked)
 
     def report(self, result: ChatResult) -> dict[str, Any]:
         """A result's metadata, without the pairs of others."""

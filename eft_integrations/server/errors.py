@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,8 +10,12 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from eft_engine import errors
+from eft_integrations.server.paths import methods_of
+from eft_integrations.server.records import PROMPT_FIELD, current
+from eft_integrations.server.wording import told
 
 INVALID, PERMISSION, RATE, SERVER = "invalid_request_error", "permission_error", "rate_limit_error", "server_error"
 
@@ -35,6 +40,7 @@ KINDS: dict[type[Exception], Kind] = {
     errors.EmptyPromptError: Kind(400, INVALID, "empty_prompt", "messages"),
     errors.RequestError: Kind(400, INVALID),
     errors.InvalidOptionError: Kind(400, INVALID, "invalid_value"),
+    errors.VocabularyMismatchError: Kind(500, SERVER, "load_failed"),
     errors.ConfigurationError: Kind(400, INVALID),
     errors.KVCacheBudgetError: Kind(400, INVALID, "kv_cache_budget_exceeded", "max_tokens"),
     errors.QueueFullError: Kind(429, RATE, "rate_limit_exceeded"),
@@ -42,6 +48,8 @@ KINDS: dict[type[Exception], Kind] = {
     errors.EngineClosedError: Kind(503, SERVER, "shutting_down"),
     errors.RemoteServerError: Kind(502, SERVER, "upstream_failed"),
     errors.GenerationError: Kind(500, SERVER, "generation_failed"),
+    errors.TensorParallelError: Kind(503, SERVER, "engine_lost"),
+    errors.LoadError: Kind(500, SERVER, "load_failed"),
     errors.EFTError: Kind(500, SERVER),
 }
 """The nearest type decides."""
@@ -75,6 +83,12 @@ class RequestTimeoutError(ApiError):
         )
 
 
+OVERFLOW = "maximum context length"
+"""Many clients know an overflow by these words of OpenAI's, not by its code. Another server has said them already."""
+MOST_MESSAGE = 1500
+"""Characters of a message: whatever an error quotes of a body, its answer stays small."""
+
+
 def shortened(text: str, most: int = 100) -> str:
     """A caller's text as an error may repeat it."""
     return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
@@ -85,23 +99,26 @@ def kind_of(error: Exception) -> Kind:
     if isinstance(error, ApiError):
         return error.kind
     found = next((KINDS[base] for base in type(error).__mro__ if base in KINDS), Kind(500, SERVER))
-    option = getattr(error, "option", None)
-    return Kind(found.status, found.type, found.code, option) if option else found
+    param = getattr(error, "option", None) or found.param
+    return dataclasses.replace(found, param=current().prompt_field if param == PROMPT_FIELD else param)
 
 
 def error_fields(error: Exception) -> dict[str, str | None]:
-    """What is said of an error; of those that nobody foresaw, not what went wrong inside."""
-    foreseen = isinstance(error, ApiError | errors.EFTError)
-    return make_fields(str(error) if foreseen else "the server failed; its log says why", kind_of(error))
+    """What is said of an error: the words of the server's own, and of others what `wording` leaves of them."""
+    text = str(error) if isinstance(error, ApiError) else told(error)
+    if isinstance(error, errors.ContextOverflowError) and OVERFLOW not in text:
+        text = f"{text} (this model's {OVERFLOW} is {error.context_len} tokens)"
+    return make_fields(text, kind_of(error))
 
 
 def make_fields(message: str, kind: Kind) -> dict[str, str | None]:
     """What is said in a message."""
-    return {"message": message, "type": kind.type, "param": kind.param, "code": kind.code}
+    return {"message": shortened(message, MOST_MESSAGE), "type": kind.type, "param": kind.param, "code": kind.code}
 
 
 def error_response(message: str, kind: Kind, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """The response of a message."""
+    current().refusal = kind.code
     return JSONResponse({"error": make_fields(message, kind)}, kind.status, headers=dict(headers or {}))
 
 
@@ -110,15 +127,16 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(errors.EFTError)
     @app.exception_handler(ApiError)
-    @app.exception_handler(Exception)
     async def _failed(request: Request, error: Exception) -> Response:
+        current().fail(error)
         headers = dict(getattr(error, "headers", {}))
         if isinstance(error, errors.QueueFullError):
             headers["Retry-After"] = str(request.app.state.pace.retry_after_s(error.num_queued))
         return JSONResponse({"error": error_fields(error)}, kind_of(error).status, headers=headers)
 
+    @app.exception_handler(ClientDisconnect)
     @app.exception_handler(ClientGoneError)
-    async def _gone(request: Request, error: ClientGoneError) -> Response:
+    async def _gone(request: Request, error: Exception) -> Response:
         return Response(status_code=499)
 
     @app.exception_handler(RequestValidationError)
@@ -136,4 +154,8 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
         kind = Kind(error.status_code, INVALID if error.status_code < 500 else SERVER, CODES.get(error.status_code))
+        if error.status_code == 405:
+            allowed = methods_of(request)
+            detail = f"{request.url.path} takes {allowed}, not {shortened(request.method)}"
+            return error_response(detail, kind, {**(error.headers or {}), "Allow": allowed})
         return error_response(str(error.detail), kind, error.headers)

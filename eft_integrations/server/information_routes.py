@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import Request
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from eft_integrations.chat.request import ChatRequest
 from eft_integrations.server.callers import Caller
-from eft_integrations.server.calls import Call, caller_of
+from eft_integrations.server.calls import caller_of
 from eft_integrations.server.compositions import Composition
-from eft_integrations.server.protocol import TokenizeBody
+from eft_integrations.server.health import Finding
 from eft_integrations.server.routes import Routes
 from eft_integrations.server.service import Service
-from eft_integrations.wire.openai import to_messages, to_tools
 
 
 def information_routes(service: Service) -> Routes:
@@ -26,21 +24,24 @@ def information_routes(service: Service) -> Routes:
     @routes.router.get("/v1/models")
     def models(request: Request) -> dict[str, Any]:
         caller = caller_of(request)
-        return {"object": "list", "data": [_model(own, caller) for own in service.served.of(caller)]}
+        data = [_model(own, caller) for own in service.served.of(caller)]
+        ids = [own["id"] for own in data] or [None]
+        return {"object": "list", "data": data, "has_more": False, "first_id": ids[0], "last_id": ids[-1]}
 
     @routes.router.get("/v1/models/{model:path}")
     def model(model: str, request: Request) -> dict[str, Any]:
         caller = caller_of(request)
         return _model(service.served.choose(model, body=None, header=None, caller=caller).composition, caller)
 
-    @routes.posts("/tokenize", TokenizeBody)
-    async def tokenize(call: Call[TokenizeBody]) -> dict[str, Any]:
-        composition = service.choose(call, call.body.model).composition
-        return await asyncio.to_thread(_tokenized, call.body, composition)
-
+    @routes.router.head("/health", include_in_schema=False)
     @routes.router.get("/health")
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
+    async def health() -> Response:
+        return _judged("ok", service.health.deaths())
+
+    @routes.router.head("/ready", include_in_schema=False)
+    @routes.router.get("/ready")
+    async def ready() -> Response:
+        return _judged("ready", await service.health.obstacles())
 
     @routes.router.get("/metrics", response_class=Response)
     def prometheus() -> Response:
@@ -49,19 +50,11 @@ def information_routes(service: Service) -> Routes:
     return routes
 
 
-def _tokenized(body: TokenizeBody, composition: Composition) -> dict[str, Any]:
-    backend = composition.backend
-    if body.prompt is not None:
-        tokens = backend.token_ids(body.prompt)
-        return {"count": len(tokens), "max_model_len": backend.context_len, "tokens": tokens}
-    request = ChatRequest(
-        messages=to_messages([message.model_dump(exclude_none=True) for message in body.messages or ()]),
-        tools=to_tools(body.tools or ()),
-        **body.asked_reasoning(),
-        template_variables=body.chat_template_kwargs or {},
-    )
-    count = backend.count_prompt_tokens(composition.ask(request))
-    return {"count": count, "max_model_len": backend.context_len, "tokens": None}
+def _judged(status: str, findings: list[Finding]) -> JSONResponse:
+    """200 where nothing was found, else 503 with what was."""
+    if not findings:
+        return JSONResponse({"status": status})
+    return JSONResponse({"status": f"not {status}", "findings": [finding.form for finding in findings]}, 503)
 
 
 def _model(composition: Composition, caller: Caller) -> dict[str, Any]:
@@ -70,6 +63,9 @@ def _model(composition: Composition, caller: Caller) -> dict[str, Any]:
         "object": "model",
         "created": composition.created,
         "owned_by": "eft",
+        "type": "model",
+        "display_name": composition.name,
+        "created_at": datetime.fromtimestamp(composition.created, UTC).isoformat().replace("+00:00", "Z"),
         "max_model_len": composition.backend.context_len,
         "eft": {
             "dialect": "eft",

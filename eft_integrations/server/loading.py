@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping, Sequence
 
 from eft_engine import EngineConfig, TunedPair, errors
@@ -9,9 +11,11 @@ from eft_integrations.backends.engine import EngineBackend
 from eft_integrations.backends.pool import shared_backend
 from eft_integrations.backends.protocol import ChatBackend
 from eft_integrations.backends.remote import remote_backend
+from eft_integrations.server.composition_settings import CompositionSettings, check_weight_names
 from eft_integrations.server.compositions import Composition
-from eft_integrations.server.settings import CompositionSettings
 from eft_integrations.server.weight_policy import DEFAULT, WeightPolicy
+
+logger = logging.getLogger(__name__)
 
 
 def load_compositions(
@@ -19,11 +23,16 @@ def load_compositions(
 ) -> list[Composition]:
     """Load the engines, now, and name what they serve. Compositions of other servers are asked for what they have.
 
+    An engine's own queue is not bounded: who waits is bounded before (`admission.Turns`), and what has a place is never refused.
+
     Raises:
         InvalidOptionError: compositions over one base call different models by one pair name.
         LoadError: a member cannot be loaded.
         RemoteServerError: another server cannot be reached, or serves no trio.
     """
+    config = config.model_copy(update={"max_queued_requests": None})
+    places = {_place(own) for own in settings if own.url is None}
+    pairs_of = {place: merged_pairs([own for own in settings if _place(own) == place]) for place in places}
     backends: dict[tuple[str | None, str | None], EngineBackend] = {}
     compositions = []
     for own in settings:
@@ -31,15 +40,18 @@ def load_compositions(
             remote = remote_backend(own.url, served_name=own.served_name, api_key=upstream_api_key)
             compositions.append(_composition(own, remote))
             continue
-        place = (own.preset, own.base)
+        place = _place(own)
         if place not in backends:
-            together = [other for other in settings if other.url is None and (other.preset, other.base) == place]
-            pairs = merged_pairs(together)
             backends[place] = shared_backend(
-                preset=own.preset, base=own.base, pairs=pairs or None, engine_config=config
+                preset=own.preset, base=own.base, pairs=pairs_of[place] or None, engine_config=config
             )
         compositions.append(_composition(own, backends[place]))
     return compositions
+
+
+def _place(composition: CompositionSettings) -> tuple[str | None, str | None]:
+    """What is the same for compositions that share an engine."""
+    return composition.preset, composition.base
 
 
 def merged_pairs(compositions: Sequence[CompositionSettings]) -> dict[str, TunedPair]:
@@ -66,16 +78,11 @@ def _composition(settings: CompositionSettings, backend: ChatBackend) -> Composi
     own: Mapping[str, float] = {name: pair.weight for name, pair in settings.tuned_pairs().items()}
     if settings.base is None:
         own = backend.weights
-    if unknown := sorted(set(settings.weights) - set(own)):
-        raise errors.InvalidOptionError(
-            f"composition {settings.name!r} has a weight for {unknown[0]!r}; its pairs are {', '.join(own)}",
-            option="weights",
-            value=settings.weights,
-        )
+    check_weight_names(settings.name, settings.weights, own)
     first = next(iter(own), None)
     template = None
     if isinstance(backend, EngineBackend):
-        backend.engine  # noqa: B018 - loaded before the server listens
+        _load(backend, settings.name)
         if first is not None and first != next(iter(backend.weights)):  # the engine's own is that of its first pair
             template = backend.template_of(first)
     return Composition(
@@ -87,3 +94,13 @@ def _composition(settings: CompositionSettings, backend: ChatBackend) -> Composi
         tool_notation=settings.tool_notation,
         reasoning_tags=settings.reasoning_tags,
     )
+
+
+def _load(backend: EngineBackend, composition: str) -> None:
+    """Load an engine, unless that is done: before the server listens."""
+    if backend.is_loaded:
+        return
+    logger.info("loading the engine of %s", composition)
+    began = time.perf_counter()
+    backend.engine  # noqa: B018 - which loads it
+    logger.info("the engine of %s is loaded", composition, extra={"duration_s": time.perf_counter() - began})

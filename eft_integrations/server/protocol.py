@@ -1,117 +1,71 @@
-"""Request bodies of chat completions, completions and tokenize, and the table of fields that are not honoured.
+"""Request bodies of chat completions, and what other bodies have in common with them.
 
-A field that is not declared here is ignored and named in `eft.ignored` of the reply, with three exceptions: those in `UNSUPPORTED`
-are refused, those in `WITHOUT_EFFECT` cannot change an answer and are not mentioned, and a misspelt `eft_...` is refused.
+What becomes of a field that is not declared here says `unused_fields`.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal, TypedDict
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from eft_engine.config import RewardWeights
 from eft_integrations.sampling import SamplingFields
-from eft_integrations.wire.reasoning import asked_reasoning
-
-MAX_DEPTH = 64
-"""Levels of nesting in schemas and other free JSON."""
-
-UNSUPPORTED = {
-    "functions": "deprecated by OpenAI; use tools",
-    "function_call": "deprecated by OpenAI; use tool_choice",
-    "audio": "this server answers in text",
-    "web_search_options": "this server searches nothing",
-    "suffix": "text is continued, not filled in",
-    "previous_response_id": "this server keeps no answers; send the whole conversation as input",
-    "conversation": "this server keeps no conversations; send the whole conversation as input",
-    "background": "this server answers in the request's own connection",
-    "prompt_id": "this server keeps no prompts",
-}
-WITHOUT_EFFECT_ON_THOUGHTS = frozenset({"summary", "generate_summary"})
-WITHOUT_EFFECT = frozenset(
-    {
-        "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
-        "prediction", "verbosity", "include", "truncation", "stream_options", "max_tool_calls",
-    }
-)  # fmt: skip
+from eft_integrations.server.body import Body, FreeJson, Part, same_weights, unused_of
+from eft_integrations.server.constraints import ConstraintFields
+from eft_integrations.server.nested_fields import unused_choice, unused_format, unused_messages, unused_tools
+from eft_integrations.server.unused_fields import is_neutral
+from eft_integrations.wire.reasoning import asked_reasoning, thought_text
 
 
-def _plain_json(value: dict[str, object]) -> dict[str, object]:
-    """Free JSON without NaN that is not nested beyond reason."""
-    level: list[object] = [value]
-    depth = 0
-    while level:
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
-        level = [child for item in level for child in _children(item)]
-    json.dumps(value, allow_nan=False)
+def _numbers(value: object) -> object:
+    """JSON's numbers, and nothing that could be read as one: true is no weight, nor is a text."""
+    for given in value.values() if isinstance(value, Mapping) else [value]:
+        if isinstance(given, bool | str):
+            raise ValueError(f"a weight is a number, got {json.dumps(given):.80}")
     return value
 
 
-def _children(value: object) -> list[object]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return value if isinstance(value, list) else []
+class WeightedBody(Body):
+    """What all bodies have in common that a composition answers at some weights."""
 
-
-FreeJson = Annotated[dict[str, object], AfterValidator(_plain_json)]
-
-
-class Body(BaseModel):
-    """Base of all request bodies."""
-
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
+    model: str = Field(description="a composition, perhaps with weights behind it: name@pair=0.5")
+    eft_reward_weights: Annotated[RewardWeights, BeforeValidator(_numbers)] = Field(
+        default=None, description="for every pair, or by pair name; reward_weights is another name of it"
+    )
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_half_characters(cls, values: object) -> object:
-        """JSON can escape one half of a surrogate pair; no tokenizer can read that."""
-        try:
-            json.dumps(values, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"text that is not Unicode: {error.reason}") from None
-        return values
-
-    @model_validator(mode="after")
-    def _refuse_what_is_not_there(self) -> Body:
-        for name, value in (self.model_extra or {}).items():
-            if name in UNSUPPORTED and value not in (None, False, [], "none"):
-                raise ValueError(f"{name} is not supported: {UNSUPPORTED[name]}")
-            if name == "modalities" and value not in (None, ["text"]):
-                raise ValueError("modalities: this server answers in text")
-            if name.startswith("eft_"):
-                known = ", ".join(own for own in type(self).model_fields if own.startswith("eft_"))
-                raise ValueError(f"there is no {name}; this server knows {known}")
-        return self
-
-    @property
-    def ignored(self) -> list[str]:
-        """Names of fields that were sent and change nothing although they might have been meant to."""
-        quiet = WITHOUT_EFFECT | set(UNSUPPORTED) | {"modalities"}
-        return sorted(
-            name for name, value in (self.model_extra or {}).items() if name not in quiet and value is not None
-        )
+    def _both_names(cls, values: object) -> object:
+        return same_weights(values)
 
 
-class GenerationBody(SamplingFields, Body):
+class GenerationBody(SamplingFields, WeightedBody):
     """What all bodies that ask for text have in common; ranges are checked by the engine."""
 
-    model: str = Field(description="a composition, perhaps with weights behind it: name@pair=0.5")
     stream: bool | None = False
-    eft_reward_weights: RewardWeights = Field(default=None, description="for every pair, or by pair name")
+
+    @field_validator("seed", "top_k", mode="before")
+    @classmethod
+    def _none_as_others_write_it(cls, value: object, info: ValidationInfo) -> object:
+        """-1 is no seed and no bound for vLLM and llama.cpp."""
+        if value == -1 and not isinstance(value, bool):
+            return None if info.field_name == "seed" else 0
+        return value
 
 
-class ReasoningOptions(BaseModel):
+class ReasoningOptions(Part):
     """How the model is to think, as OpenAI's responses and OpenRouter have it."""
-
-    model_config = ConfigDict(extra="allow")
 
     effort: str | None = Field(default=None, description="none: do not think; low, medium, high, ...")
     max_tokens: int | None = Field(default=None, ge=0, description="most tokens of a thought")
     enabled: bool | None = Field(default=None, description="false: do not think")
+    summary: str | None = Field(
+        default=None, description="auto, concise, detailed: responses tell the whole thought as its summary"
+    )
+    generate_summary: str | None = Field(default=None, description="an older name of summary")
 
 
 class AskedReasoning(TypedDict):
@@ -134,12 +88,19 @@ class ReasoningBody(Body):
         default=None, description="the texts around a thought, where the chat template does not show them"
     )
 
-    @property
-    def ignored(self) -> list[str]:
+    @field_validator("reasoning", mode="before")
+    @classmethod
+    def _effort_alone(cls, value: object) -> object:
+        """A text is the effort, true and false are a switch."""
+        if isinstance(value, bool):
+            return {"enabled": value}
+        return {"effort": value} if isinstance(value, str) else value
+
+    def unused_inside(self) -> Iterator[str]:
         """See `Body`."""
-        further = (self.reasoning.model_extra or {}) if self.reasoning is not None else {}
-        unknown = [name for name in further if name not in WITHOUT_EFFECT_ON_THOUGHTS]
-        return sorted([*super().ignored, *(f"reasoning.{name}" for name in unknown)])
+        yield from super().unused_inside()
+        if self.reasoning is not None:
+            yield from unused_of("reasoning", self.reasoning.model_extra)
 
     def asked_reasoning(self) -> AskedReasoning:
         """What is asked of thoughts."""
@@ -153,7 +114,7 @@ class ReasoningBody(Body):
         )
 
 
-class ToolsBody(ReasoningBody, GenerationBody):
+class ToolsBody(ReasoningBody, ConstraintFields, GenerationBody):
     """What chat completions and responses have in common."""
 
     tools: list[FreeJson] | None = None
@@ -169,25 +130,48 @@ class ToolsBody(ReasoningBody, GenerationBody):
         description="true: refuse a schema with a keyword that no mask can hold, where a tool or a format does not say its own",
     )
 
+    def unused_inside(self) -> Iterator[str]:
+        """See `Body`."""
+        yield from super().unused_inside()
+        yield from unused_tools(self.tools or ())
+        yield from unused_choice(self.tool_choice)
+        if self.top_logprobs and "logprobs" in type(self).model_fields and not getattr(self, "logprobs", None):
+            yield "top_logprobs"
 
-class StreamOptions(BaseModel):
+
+class StreamOptions(Part):
     """Options of a stream."""
 
     include_usage: bool | None = False
 
 
-class SamplingBody(GenerationBody):
+class SamplingBody(ConstraintFields, GenerationBody):
     """What chat completions and completions have in common."""
 
     n: int = Field(default=1, ge=1, le=128, description="answers per prompt")
     stream_options: StreamOptions | None = None
     response_format: FreeJson | None = Field(default=None, description="text, json_object or json_schema")
 
+    def unused_inside(self) -> Iterator[str]:
+        """See `Body`."""
+        yield from super().unused_inside()
+        yield from self.unused_constraints()
+        yield from unused_format("response_format", self.response_format)
+        if self.stream_options is not None:  # what hides the length of pieces changes nothing in them
+            yield from unused_of("stream_options", self.stream_options.model_extra, quiet=("include_obfuscation",))
 
-class MessageBody(BaseModel):
+
+REFUSED_IN_MESSAGES = {
+    "function_call": "deprecated by OpenAI; write it as tool_calls",
+    "audio": "this model reads text only",
+    "images": "this model reads text only",
+    "prefix": "POST /v1/completions continues a text that is rendered already",
+    "partial": "POST /v1/completions continues a text that is rendered already",
+}
+
+
+class MessageBody(Part):
     """One turn."""
-
-    model_config = ConfigDict(extra="allow")
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[FreeJson] | None = None
@@ -196,6 +180,23 @@ class MessageBody(BaseModel):
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    reasoning_details: list[FreeJson] | None = Field(
+        default=None, description="OpenRouter's form of a thought; read where the two above are not there"
+    )
+
+    @model_validator(mode="after")
+    def _refuse_what_would_be_missing(self) -> MessageBody:
+        for name, value in (self.model_extra or {}).items():
+            if name in REFUSED_IN_MESSAGES and value and not is_neutral(name, value):
+                raise ValueError(f"{name} is not supported: {REFUSED_IN_MESSAGES[name]}")
+        return self
+
+    def plain(self) -> dict[str, object]:
+        """As `wire.openai.to_messages` reads it."""
+        fields = self.model_dump(exclude_none=True, exclude={"reasoning_details"})
+        if self.reasoning_details and not (self.reasoning_content or self.reasoning):
+            fields["reasoning_content"] = thought_text(self.reasoning_details)
+        return fields
 
 
 class ChatBody(ToolsBody, SamplingBody):
@@ -205,29 +206,16 @@ class ChatBody(ToolsBody, SamplingBody):
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     documents: list[dict[str, str]] | None = Field(default=None, description="texts to answer from")
+    eft_token_rewards: bool | None = Field(
+        default=None,
+        description="true: tell the implicit reward of every token by pair, in eft.tokens of chunks and answers",
+    )
+    eft_progress: bool | None = Field(
+        default=None,
+        description="true: chunks of a stream tell in eft.progress how many tokens are written, drafted and accepted so far",
+    )
 
-
-class CompletionBody(SamplingBody):
-    """POST /v1/completions."""
-
-    prompt: str | list[str] = Field(description="a text to continue, or several")
-    max_tokens: int | None = 16
-    logprobs: int | None = Field(default=None, ge=0, le=20)
-    echo: bool | None = None
-    best_of: int | None = None
-
-
-class TokenizeBody(ReasoningBody):
-    """POST /tokenize: a text, or messages as the chat template renders them."""
-
-    model: str
-    prompt: str | None = None
-    messages: list[MessageBody] | None = Field(default=None, min_length=1)
-    tools: list[FreeJson] | None = None
-    chat_template_kwargs: FreeJson | None = None
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> TokenizeBody:
-        if (self.prompt is None) == (self.messages is None):
-            raise ValueError("give prompt or messages")
-        return self
+    def unused_inside(self) -> Iterator[str]:
+        """See `Body`."""
+        yield from super().unused_inside()
+        yield from unused_messages(self.messages)

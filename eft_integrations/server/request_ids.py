@@ -6,31 +6,26 @@ import re
 import uuid
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADER = "x-request-id"
-ALLOWED = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-"""What a client's own id may be: nothing that could end a line of a log."""
+ALLOWED = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+"""What a client's own id may be: nothing that could end a line of a log, or mean anything in a path or a query."""
 
 
-class RequestIds:
-    """ASGI middleware that gives every request an id (`scope["state"]["request_id"]`) and every answer its header."""
+def request_id_of(headers: Headers) -> str:
+    """The id that a client sends, or else a new one.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    >>> request_id_of(Headers({"X-Request-Id": "run-7"})), len(request_id_of(Headers({"X-Request-Id": "a b"})))
+    ('run-7', 32)
+    """
+    given = headers.get(HEADER, "")
+    return given if ALLOWED.fullmatch(given) else uuid.uuid4().hex
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        given = Headers(scope=scope).get(HEADER, "")
-        request_id = given if ALLOWED.fullmatch(given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
 
-        async def named(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (HEADER.encode(), request_id.encode())]
-            await send(message)
+def answer_id(request_id: str, index: int, num_answers: int) -> str:
+    """The id of one of the answers to a request.
 
-        await self._app(scope, receive, named)
+    >>> answer_id("run-7", 0, 1), answer_id("run-7", 1, 2)
+    ('run-7', 'run-7-1')
+    """
+    return request_id if num_answers == 1 else f"{request_id}-{index}"

@@ -20,10 +20,14 @@ Status = Literal["in_progress", "completed", "incomplete"]
 
 
 class Items:
-    """All items of one answer; `output` has their forms in order."""
+    """All items of one answer; `output` has their forms in order.
 
-    def __init__(self) -> None:
+    `thoughts_as_summaries`: thoughts are told where many clients look for them, in the summary.
+    """
+
+    def __init__(self, *, thoughts_as_summaries: bool = False) -> None:
         self.output: list[JsonObject] = []
+        self._thought = _SummaryItem if thoughts_as_summaries else _ThoughtItem
         self._open: _TextItem | _ThoughtItem | None = None
         self._calls: dict[int, _CallItem] = {}
         self._waiting: tuple[TokenLogprobs, ...] = ()
@@ -40,7 +44,7 @@ class Items:
         elif delta.reasoning:
             if not isinstance(self._open, _ThoughtItem):
                 yield from self._close("completed")
-                self._open = _ThoughtItem(len(self.output))
+                self._open = self._thought(len(self.output))
                 yield from self._begin(self._open)
             yield self._open.add(delta.reasoning)
         elif delta.text:
@@ -81,6 +85,9 @@ class Items:
 class _ContentItem:
     """An item whose content is one text."""
 
+    PART = "content_part"
+    PLACE = "content_index"
+
     def __init__(self, index: int, prefix: str) -> None:
         self.index = index
         self._id = new_id(prefix)
@@ -93,16 +100,16 @@ class _ContentItem:
     def open(self) -> Iterator[JsonObject]:
         """Events of its beginning."""
         yield {"type": "response.output_item.added", "output_index": self.index, "item": self.form("in_progress")}
-        yield {"type": "response.content_part.added", **self._where(), "part": self._part()}
+        yield {"type": f"response.{self.PART}.added", **self._where(), "part": self._part()}
 
     def close(self, status: Status) -> Iterator[JsonObject]:
         """Events of its end."""
         yield self._done()
-        yield {"type": "response.content_part.done", **self._where(), "part": self._part()}
+        yield {"type": f"response.{self.PART}.done", **self._where(), "part": self._part()}
         yield {"type": "response.output_item.done", "output_index": self.index, "item": self.form(status)}
 
     def _where(self) -> JsonObject:
-        return {"item_id": self._id, "output_index": self.index, "content_index": 0}
+        return {"item_id": self._id, "output_index": self.index, self.PLACE: 0}
 
     def _part(self) -> JsonObject:
         raise NotImplementedError
@@ -163,6 +170,28 @@ class _ThoughtItem(_ContentItem):
 
     def _done(self) -> JsonObject:
         return {"type": "response.reasoning_text.done", **self._where(), "text": self._text}
+
+
+class _SummaryItem(_ThoughtItem):
+    """What the model thought, told whole where a summary is asked for: nobody here makes a shorter one."""
+
+    PART = "reasoning_summary_part"
+    PLACE = "summary_index"
+
+    def form(self, status: Status) -> JsonObject:
+        """See `_ContentItem`."""
+        summary = [] if status == "in_progress" else [self._part()]
+        return {"id": self._id, "type": "reasoning", "status": status, "summary": summary}
+
+    def add(self, text: str) -> JsonObject:
+        """The event of a piece."""
+        return {**super().add(text), "type": "response.reasoning_summary_text.delta"}
+
+    def _part(self) -> JsonObject:
+        return {"type": "summary_text", "text": self._text}
+
+    def _done(self) -> JsonObject:
+        return {**super()._done(), "type": "response.reasoning_summary_text.done"}
 
 
 class _CallItem:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pydantic import Field
 
 from eft_integrations.chat.messages import Message, ToolCall
-from eft_integrations.server.protocol import FreeJson, ToolsBody
+from eft_integrations.server.body import FreeJson, unused_of
+from eft_integrations.server.nested_fields import QUIET, unused_format, unused_parts
+from eft_integrations.server.protocol import ToolsBody
 from eft_integrations.wire.openai import ROLES, name_results, to_text, wrong
 from eft_integrations.wire.reasoning import thought_text
+
+LOGPROBS = "message.output_text.logprobs"
+"""What `include` says to get log-probabilities."""
+
+READ = {
+    "message": ("type", "role", "content", "name"),
+    "function_call": ("type", "call_id", "name", "arguments"),
+    "function_call_output": ("type", "call_id", "output"),
+}
+"""Keys of items that are read, by kind."""
 
 
 class ResponsesBody(ToolsBody):
@@ -21,9 +33,58 @@ class ResponsesBody(ToolsBody):
     max_output_tokens: int | None = None
     include: list[str] | None = None
     metadata: FreeJson | None = None
+    previous_response_id: str | None = Field(
+        default=None, description="the answer to go on from, where answers are kept"
+    )
+    stream_options: FreeJson | None = None
+    store: bool | None = Field(default=None, description="false: do not keep the answer, where answers are kept")
+
+    @property
+    def prompt_field(self) -> str:
+        """See `Body`."""
+        return "input"
+
+    @property
+    def asked_summary(self) -> str | None:
+        """What is asked of a summary of thoughts; None: none is wanted."""
+        return None if self.reasoning is None else self.reasoning.summary or self.reasoning.generate_summary
+
+    @property
+    def functions(self) -> list[dict[str, object]]:
+        """The tools that are functions; no others can be called here."""
+        return [tool for tool in self.tools or () if not _is_foreign(tool)]
+
+    def unused_inside(self) -> Iterator[str]:
+        """See `Body`."""
+        yield from super().unused_inside()
+        yield from self.unused_constraints()
+        yield from (f"include.{name}" for name in self.include or () if name != LOGPROBS)
+        for index, tool in enumerate(self.tools or ()):
+            if _is_foreign(tool):
+                yield f"tools.{index}: type {tool['type']}"
+        yield from unused_of("text", self.text, ("format",))
+        yield from unused_of("stream_options", self.stream_options, ("include_usage",), quiet=("include_obfuscation",))
+        yield from unused_format("text.format", (self.text or {}).get("format"))
+        for item in self.input if isinstance(self.input, list) else ():
+            kind = str(item.get("type", "message"))
+            if kind in READ:
+                yield from unused_of("input", item, READ[kind], quiet=QUIET)
+            yield from unused_parts("input.content", item.get("content"))
 
 
-def to_conversation(instructions: str | None, items: str | Sequence[Mapping[str, object]]) -> tuple[Message, ...]:
+def _is_foreign(tool: Mapping[str, object]) -> bool:
+    """Whether it is a tool that OpenAI runs itself (web_search, mcp, ...), or one that is called with free text."""
+    return isinstance(tool.get("type"), str) and tool["type"] != "function"
+
+
+def given_items(body: ResponsesBody) -> list[Mapping[str, object]]:
+    """The input as items; a text is a message."""
+    if isinstance(body.input, str):
+        return [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": body.input}]}]
+    return list(body.input)
+
+
+def to_conversation(instructions: str | None, items: Sequence[Mapping[str, object]]) -> tuple[Message, ...]:
     """The instructions as a system turn, then the items. What was thought, and calls that follow one another, belong to one
     assistant turn. A call that was cut off, and therefore never answered, is no part of the conversation.
 
@@ -31,13 +92,11 @@ def to_conversation(instructions: str | None, items: str | Sequence[Mapping[str,
         InvalidOptionError: an item of a kind that cannot be read.
     """
     turns: list[Message] = [Message("system", instructions)] if instructions else []
-    if isinstance(items, str):
-        return (*turns, Message("user", items))
-    answered = [item.get("call_id") for item in items if item.get("type") == "function_call_output"]
+    answered = {str(item.get("call_id")) for item in items if item.get("type") == "function_call_output"}
     for index, item in enumerate(items):
         where = f"input.{index}"
         match item:
-            case {"type": "function_call", "call_id": call_id, "status": "incomplete"} if call_id not in answered:
+            case {"type": "function_call", "call_id": call_id, "status": "incomplete"} if str(call_id) not in answered:
                 continue
             case {"type": "function_call", "name": str(name), "call_id": str(call_id)}:
                 arguments = item.get("arguments")
@@ -53,7 +112,7 @@ def to_conversation(instructions: str | None, items: str | Sequence[Mapping[str,
                 _add(turns, Message(ROLES[role], to_text(item.get("content"), f"{where}.content")))
             case _:
                 kind = item.get("type", item.get("role"))
-                known = "message, function_call, function_call_output and reasoning"
+                known = ", ".join((*READ, "reasoning and item_reference (where answers are kept)"))
                 raise wrong(where, f"items of kind {kind!r} cannot be read; known are {known}")
     return name_results(turns)
 

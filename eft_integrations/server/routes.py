@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -32,21 +33,31 @@ class Routes:
         self._bounds = bounds
 
     def posts(
-        self, path: str, body: type[BaseModel], *, weighted: bool = False, status: int = 200
+        self,
+        path: str,
+        body: type[BaseModel],
+        *,
+        weighted: bool = False,
+        status: int = 200,
+        may_be_empty: bool = False,
     ) -> Callable[[Callable[[Call[Any]], Awaitable[Any]]], None]:
-        """A decorator for a coroutine function of one call."""
+        """A decorator for a coroutine function of one call; see `calls.reads`."""
         self.bodies.append(body)
         extra: dict[str, Any] = {
             "requestBody": {
-                "required": True,
+                "required": not may_be_empty,
                 "content": {"application/json": {"schema": {"$ref": REFERENCE.format(model=body.__name__)}}},
             }
         }
+        extra["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in re.findall(r"{(\w+)}", path)
+        ]
         if weighted:
-            extra["parameters"] = [WEIGHTS_HEADER]
+            extra["parameters"].append(WEIGHTS_HEADER)
 
         def add(answer: Callable[[Call[Any]], Awaitable[Any]]) -> None:
-            async def route(call: Any = Depends(reads(body, self._bounds))) -> Any:
+            async def route(call: Any = Depends(reads(body, self._bounds, may_be_empty=may_be_empty))) -> Any:
                 return await answer(call)
 
             route.__name__ = answer.__name__
@@ -62,6 +73,8 @@ def include(app: FastAPI, subjects: list[Routes]) -> None:
     for subject in subjects:
         app.include_router(subject.router)
         bodies += subject.bodies
+    app.state.paths = {getattr(route, "path", "") for subject in subjects for route in subject.router.routes}
+    app.state.routes = [*app.routes, *(route for subject in subjects for route in subject.router.routes)]
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:

@@ -12,16 +12,21 @@ from fastapi.responses import JSONResponse
 from eft_integrations.backends.engine import EngineBackend
 from eft_integrations.backends.protocol import ChatBackend
 from eft_integrations.json_types import JsonObject
-from eft_integrations.server.admission import Turns
+from eft_integrations.server.admission import InHand, Turns
 from eft_integrations.server.answers import Asking
-from eft_integrations.server.callers import KeyRing
-from eft_integrations.server.calls import Call
+from eft_integrations.server.callers import KeyRing, check_keys
+from eft_integrations.server.calls import Call, unused_around
 from eft_integrations.server.compositions import Chosen, Composition, Compositions
-from eft_integrations.server.limits import Pace
+from eft_integrations.server.engine_metrics import EngineCollector
+from eft_integrations.server.health import Health
 from eft_integrations.server.metrics import ServerMetrics
+from eft_integrations.server.pace import Pace
 from eft_integrations.server.protocol import GenerationBody
+from eft_integrations.server.records import current
 from eft_integrations.server.settings import ServerSettings
-from eft_integrations.server.streaming import Event, TimeLimit, stream_response, while_connected
+from eft_integrations.server.stored_responses import StoredResponses
+from eft_integrations.server.streaming import Event, StreamForm, TimeLimit, stream_response, while_connected
+from eft_integrations.server.weight_policy import check_pairs
 
 
 @dataclass(frozen=True)
@@ -39,17 +44,24 @@ class Service:
     pace: Pace
     metrics: ServerMetrics
     turns: Mapping[int, Turns] = field(repr=False)
+    health: Health = field(repr=False)
+    responses: StoredResponses = field(repr=False)
 
     @classmethod
     def of(cls, compositions: Iterable[Composition], settings: ServerSettings) -> Service:
         """The parts of a server of these compositions.
 
         Raises:
-            InvalidOptionError: there is no composition, or the keys cannot be used.
+            InvalidOptionError: there is no composition, or keys or policies speak of what is not there.
         """
         served = Compositions(compositions)
+        for own in served:
+            check_pairs(own.weight_policy, own.weights, owner=f"composition {own.name!r}")
+        check_keys(settings.known_keys, {own.name: own.weights.keys() for own in served})
         ring = KeyRing(settings.known_keys)
         pace = Pace(max_num_seqs=settings.engine.max_num_seqs)
+
+        everywhere = InHand()
 
         def turns_of(backend: ChatBackend) -> Turns:
             waiting = settings.engine.max_queued_requests
@@ -60,26 +72,33 @@ class Service:
                     capacity=capacity,
                     callers=lambda: ring.callers,
                     retry_after_s=pace.retry_after_s,
+                    everywhere=everywhere,
                 )
             return Turns.of_engine(
                 max_num_seqs=settings.engine.max_num_seqs,
                 max_waiting=waiting,
                 callers=lambda: ring.callers,
                 retry_after_s=pace.retry_after_s,
+                everywhere=everywhere,
             )
 
         turns = {id(backend): turns_of(backend) for backend in served.backends}
-        return cls(settings, served, ring, pace, ServerMetrics(served, pace), turns)
+        health = Health(served, stall_timeout_s=settings.stall_timeout_s)
+        metrics = ServerMetrics(EngineCollector(health, turns), pace)
+        responses = StoredResponses(settings.max_stored_responses, max_bytes=settings.max_stored_bytes)
+        return cls(settings, served, ring, pace, metrics, turns, health, responses)
 
     def choose(self, call: Call[Any], model: str, *, weights: Any = None) -> Chosen:
         """The composition and the weights of a call; errors as for `Compositions.choose`."""
-        return self.served.choose(model, body=weights, header=call.weights_header, caller=call.caller)
+        chosen = self.served.choose(model, body=weights, header=call.weights_header, caller=call.caller)
+        current().model = chosen.composition.name
+        return chosen
 
     def asking(self, call: Call[GenerationBody]) -> Asking:
         """Who asks what; errors as for `choose`."""
         chosen = self.choose(call, call.body.model, weights=call.body.eft_reward_weights)
         turns = self.turns[id(chosen.composition.backend)]
-        return Asking(chosen, call.caller, turns, self.metrics, call.request_id)
+        return Asking(chosen, call.caller, turns, self.metrics, call.request_id, unused_around(call))
 
     async def answer(
         self,
@@ -87,9 +106,12 @@ class Service:
         *,
         reply: Callable[[], Coroutine[object, None, JsonObject]],
         events: Callable[[], AsyncGenerator[Event]],
+        form: StreamForm | None = None,
     ) -> Response:
-        """The response of a call: whole, or as a stream where its body asks for one."""
+        """The response of a call: whole, or as a stream of that form (OpenAI's, if none is given) where its body asks for one."""
         limit = TimeLimit(self.settings.request_timeout_s)
         if call.body.stream:
-            return await stream_response(events(), call.request, limit)
+            return await stream_response(
+                events(), call.request, limit, form=form, ping_interval_s=self.settings.ping_interval_s
+            )
         return JSONResponse(await while_connected(reply(), call.request.receive, limit))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
-    FiniteFloat,
     SecretStr,
     ValidationError,
     field_validator,
@@ -19,95 +17,47 @@ from pydantic import (
 )
 from pydantic_settings import (
     BaseSettings,
-    JsonConfigSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
-    YamlConfigSettingsSource,
+    SettingsError,
 )
 from yaml import YAMLError
 
-from eft_engine import EngineConfig, TunedPair, errors
-from eft_integrations.chat.notations import notation_of
+from eft_engine import EngineConfig, errors
+from eft_integrations.server.batch_settings import BatchSettings
 from eft_integrations.server.bounds import BoundSettings
-from eft_integrations.server.callers import KeySettings, read_key_file
-from eft_integrations.server.weight_policy import PolicySetting
+from eft_integrations.server.callers import KeyRing, KeySettings, check_keys, plain_key, read_key_file
+from eft_integrations.server.composition_settings import CompositionSettings
+from eft_integrations.server.connection_settings import ConnectionSettings
+from eft_integrations.server.logs import LogFormat, LogLevel
+from eft_integrations.server.setting_sources import PREFIX, check_environment, file_source, format_of
+from eft_integrations.server.weight_policy import WeightPolicy, check_pairs
 
 DEFAULT_PRESET = "smollm2-json"
-
-
-class CompositionSettings(BaseModel):
-    """One model of the server: a base with pairs, a preset, or a trio that another server holds."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: str = Field(min_length=1, description="what requests call it")
-    base: str | None = Field(default=None, description="the large model: hub id, folder or .gguf file")
-    pairs: dict[str, dict[str, Any]] = Field(default_factory=dict, description="tuned, reference, weight, by pair name")
-    preset: str | None = Field(default=None, description="a trio that ships with the package")
-    url: str | None = Field(default=None, description="another eft serve, of either engine: http://host:8000/v1")
-    served_name: str | None = Field(default=None, description="the trio's name on that server; None: its first")
-    weights: dict[str, FiniteFloat] = Field(
-        default_factory=dict, description="weights in this composition, by pair name"
-    )
-
-    weight_policy: PolicySetting | None = Field(
-        default=None,
-        description="what requests may ask for: free, fixed or [low, high], for all pairs or by name; None: [0, 2]",
-    )
-    tool_notation: str | None = Field(
-        default=None, description="how the model writes tool calls (docs/families.md); None: as its chat template says"
-    )
-    reasoning_tags: tuple[str, str] | None = Field(
-        default=None, description="the texts around a thought; None: as its chat template shows them"
-    )
-
-    @model_validator(mode="after")
-    def _complete(self) -> CompositionSettings:
-        if [self.base, self.preset, self.url].count(None) != 2:
-            raise ValueError(f"composition {self.name!r} needs base (with pairs), preset or url, one of them")
-        if self.base is None and self.pairs:
-            raise ValueError(f"composition {self.name!r}: a {'preset' if self.preset else 'server'} has its own pairs")
-        if self.url is None and self.served_name is not None:
-            raise ValueError(f"composition {self.name!r}: served_name belongs to url")
-        if "@" in self.name:
-            raise ValueError(f"composition {self.name!r}: a name must not contain @, which begins weights")
-        if self.base is not None and (unknown := sorted(set(self.weights) - set(self.pairs))):
-            raise ValueError(f"composition {self.name!r} has a weight for {unknown[0]!r}, which is none of its pairs")
-        return self
-
-    @field_validator("tool_notation")
-    @classmethod
-    def _known_notation(cls, name: str | None) -> str | None:
-        try:
-            notation_of(None, name)
-        except errors.InvalidOptionError as error:
-            raise ValueError(str(error)) from None
-        return name
-
-    def tuned_pairs(self) -> dict[str, TunedPair]:
-        """The pairs, checked by the engine's own rules."""
-        return {name: _as_pair(name, pair) for name, pair in self.pairs.items()}
-
-
-def _as_pair(name: str, pair: Mapping[str, Any]) -> TunedPair:
-    missing = [side for side in ("tuned", "reference") if side not in pair]
-    if missing:
-        raise errors.InvalidOptionError(
-            f"pair {name!r} needs {' and '.join(missing)}", option="pairs", value=dict(pair)
-        )
-    return TunedPair(**pair)
+NAME_OF_HOST = re.compile(r"\*|(\*\.)?[^\s/:*]+|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*:[0-9a-fA-F:.]*")
+ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^\s/]+")
+"""What browsers send as the origin of a page: no path, and no slash at the end."""
 
 
 class ServerSettings(BaseSettings):
     """How the server behaves. Without compositions it serves the preset `smollm2-json` under that name."""
 
     model_config = SettingsConfigDict(
-        env_prefix="EFT_SERVE_", env_nested_delimiter="__", extra="forbid", hide_input_in_errors=True
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", hide_input_in_errors=True
     )
 
     host: str = Field(default="127.0.0.1", description="address to listen on; other than loopback needs a key")
-    port: int = Field(default=8000, ge=0, le=65535)
+    port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    uds: Path | None = Field(default=None, description="unix socket to listen on, in place of host and port")
+    uds_mode: str = Field(default="600", pattern="^[0-7]{3}$", description="who may open the unix socket, as for chmod")
+    ssl_certfile: Path | None = Field(
+        default=None, description="certificate (and its chain) in PEM; the server speaks TLS"
+    )
+    ssl_keyfile: Path | None = Field(default=None, description="its key; None: the certificate's file holds it")
+    ssl_keyfile_password: SecretStr | None = Field(default=None, description="what the key is encrypted with")
+    ssl_ca_certs: Path | None = Field(
+        default=None, description="certificates of whoever signs clients' certificates; every client must show one then"
+    )
     api_key: SecretStr | None = Field(default=None, description="what clients must send; several, separated by commas")
     api_key_file: Path | None = Field(
         default=None, description="a file with keys, one a line, perhaps behind a name; read anew when it changes"
@@ -122,24 +72,76 @@ class ServerSettings(BaseSettings):
     request_timeout_s: float | None = Field(
         default=600.0, gt=0, description="an answer that takes longer is cancelled; None: no limit"
     )
+    ping_interval_s: float | None = Field(
+        default=15.0, gt=0, description="a stream that has had nothing to send for so long sends a ping; None: never"
+    )
+    max_stored_responses: int = Field(
+        default=0, ge=0, description="answers of /v1/responses that are kept to be continued; 0: none"
+    )
+    max_stored_bytes: int = Field(
+        default=64 * 2**20, ge=1024, description="most bytes of them together; the least recently used leave"
+    )
     drain_timeout_s: int = Field(default=30, ge=0, description="on SIGTERM, answers may take so much longer")
     max_body_bytes: int = Field(default=8 * 2**20, ge=1024, description="larger bodies are refused")
+    connections: ConnectionSettings = Field(
+        default_factory=ConnectionSettings, description="how many connections, and how long clients may take"
+    )
     bounds: BoundSettings = Field(default_factory=BoundSettings, description="what one request may hold")
     force_usage: bool = Field(
         default=False, description="send the usage chunk of a stream also when it is not asked for"
     )
     cors_origins: list[str] = Field(default_factory=list, description="web pages that may call the server")
+    allowed_hosts: list[str] = Field(
+        default_factory=list,
+        description="names that the server answers to besides those of this machine; none, and with keys: to all names",
+    )
     vllm_args: list[str] = Field(default_factory=list, description="further arguments of vLLM, with --engine vllm")
-    access_log: bool = Field(default=True, description="one line per request: address, path, status; never its text")
+    batches: BatchSettings = Field(default_factory=BatchSettings, description="files and batches; off without a folder")
+    page: bool = Field(default=True, description="a page at / to try the server with a browser")
+    access_log: bool = Field(default=True, description="one line per request when it has ended; never its text")
+    log_format: LogFormat = Field(default="text", description="lines of text, or one JSON object a line")
+    log_level: LogLevel = Field(default="info", description="debug, info, warning or error")
+    metrics_without_key: bool = Field(default=False, description="/metrics answers also who sends no key")
+    stall_timeout_s: float | None = Field(
+        default=300.0,
+        gt=0,
+        description="an engine that has work and ends no pass of a network for longer is not ready; None: that is never said",
+    )
+    otel: bool | None = Field(
+        default=None,
+        description="OpenTelemetry's traces and metrics (OTEL_... says where to); None: if OTEL_EXPORTER_OTLP_ENDPOINT is set",
+    )
 
     @field_validator("engine", mode="before")
     @classmethod
     def _bounded_queue(cls, value: Any) -> Any:
         return {"max_queued_requests": 256, **value} if isinstance(value, Mapping) else value
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _names(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if not NAME_OF_HOST.fullmatch(name):
+                raise ValueError(f"a name or an address without scheme and port, *.example.org or *; got {name[:80]!r}")
+        return names
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, origins: list[str]) -> list[str]:
+        for origin in origins:
+            if not ORIGIN.fullmatch(origin):
+                raise ValueError(f"an origin is written https://example.org, without a path, or *; got {origin[:80]!r}")
+        return origins
+
     @model_validator(mode="after")
     def _safe(self) -> ServerSettings:
-        if not self.is_loopback and not self.known_keys:
+        if self.uds is None and "uds_mode" in self.model_fields_set:
+            raise ValueError("uds_mode belongs to uds, which is not given")
+        if self.ssl_certfile is None and (self.ssl_keyfile or self.ssl_keyfile_password or self.ssl_ca_certs):
+            raise ValueError(
+                "ssl_keyfile, ssl_keyfile_password and ssl_ca_certs belong to an ssl_certfile, which is not given"
+            )
+        if self.uds is None and not self.is_loopback and not self.known_keys:
             raise ValueError(
                 f"host {self.host} can be reached by others: set an API key (EFT_SERVE_API_KEY or --api-key-file), or "
                 "listen on 127.0.0.1"
@@ -162,11 +164,13 @@ class ServerSettings(BaseSettings):
         """All keys: those with names, those of `api_key` and those of the file, which are called key-1, key-2, ...
 
         Raises:
-            InvalidOptionError: the file cannot be read, or holds no key.
+            InvalidOptionError: the file cannot be read or holds no key, or a key cannot be one.
         """
         text = self.api_key.get_secret_value() if self.api_key is not None else ""
         plain = [key.strip() for key in text.split(",") if key.strip()]
-        listed = [KeySettings(name=f"key-{number}", key=SecretStr(key)) for number, key in enumerate(plain, 1)]
+        listed = [
+            plain_key(f"key-{number}", key, where="api_key", option="api_key") for number, key in enumerate(plain, 1)
+        ]
         if self.api_key_file is not None:
             listed += read_key_file(self.api_key_file)
         return [*self.keys, *listed]
@@ -188,6 +192,21 @@ class ServerSettings(BaseSettings):
             plain.append(key.key.get_secret_value())
         return plain
 
+    def check_names(self) -> None:
+        """Check keys and policies as far as that is possible before anything is loaded.
+
+        Raises:
+            InvalidOptionError: two keys have one name, a key, a policy or a weight speaks of a composition or pair that is not
+                there, or as for `CompositionSettings.known_pairs`.
+        """
+        keys = self.known_keys
+        KeyRing(keys)
+        served = {own.name: own.known_pairs() for own in self.served}
+        for own in self.served:
+            if (pairs := served[own.name]) is not None:
+                check_pairs(WeightPolicy.of(own.weight_policy), pairs, owner=f"composition {own.name!r}")
+        check_keys(keys, served)
+
     @property
     def served(self) -> list[CompositionSettings]:
         """The compositions, or the preset that stands in for none."""
@@ -198,10 +217,11 @@ def load_settings(file: Path | None = None, **flags: Any) -> ServerSettings:
     """Settings out of flags (those that are not None), environment and a file: TOML, JSON or YAML, as its name ends.
 
     Raises:
-        InvalidOptionError: a name is unknown, a value out of range, or the file cannot be read.
+        InvalidOptionError: a name is unknown, a value out of range, the file cannot be read, or `ServerSettings.check_names`.
     """
     if file is not None and not file.is_file():
         raise errors.InvalidOptionError(f"there is no configuration file {file}", option="config", value=str(file))
+    check_environment(ServerSettings)
 
     class Layered(ServerSettings):
         @classmethod
@@ -213,24 +233,24 @@ def load_settings(file: Path | None = None, **flags: Any) -> ServerSettings:
             dotenv_settings: PydanticBaseSettingsSource,
             file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return init_settings, env_settings, _file_source(settings_cls, file)
+            return init_settings, env_settings, file_source(settings_cls, file)
 
     try:
-        return Layered(**{name: value for name, value in flags.items() if value is not None})
+        settings = Layered(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
         finding = error.errors(include_input=False)[0]
         option = ".".join(str(part) for part in finding["loc"])
         reason = finding["msg"].removeprefix("Value error, ")
         raise errors.InvalidOptionError(f"{option}: {reason}" if option else reason, option=option or None) from None
-    except (ValueError, TypeError, YAMLError) as error:  # a file that cannot be read
-        raise errors.InvalidOptionError(f"{file}: {error}", option="config", value=str(file)) from None
-
-
-def _file_source(settings: type[BaseSettings], file: Path | None) -> PydanticBaseSettingsSource:
-    """The source that reads a file of this kind."""
-    match file.suffix if file is not None else "":
-        case ".json":
-            return JsonConfigSettingsSource(settings, json_file=file)
-        case ".yaml" | ".yml":
-            return YamlConfigSettingsSource(settings, yaml_file=file)
-    return TomlConfigSettingsSource(settings, toml_file=file)
+    except SettingsError as error:  # a variable that is no JSON
+        field = next(iter(re.findall(r'field "(\w+)"', str(error))), "")
+        raise errors.InvalidOptionError(
+            f'{PREFIX}{field.upper()} must be JSON: a list as ["a", "b"], a table as {{"name": 1}}',
+            option=field or None,
+        ) from None
+    except (ValueError, TypeError, YAMLError, OSError) as error:  # a file that cannot be read
+        raise errors.InvalidOptionError(
+            f"{file} cannot be read as {format_of(file)}: {error}", option="config", value=str(file)
+        ) from None
+    settings.check_names()
+    return settings

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import TypeVar
 
 from fastapi import Request
@@ -18,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from eft_integrations.json_types import Json
 from eft_integrations.server.errors import ClientGoneError, RequestTimeoutError, error_fields
+from eft_integrations.server.records import current
 
 T = TypeVar("T")
 Event = Mapping[str, Json] | str
@@ -65,56 +67,135 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-async def stream_response(events: AsyncGenerator[Event], request: Request, limit: TimeLimit) -> EventStream:
-    """The response that sends events. What fails before the first event is raised, so that it gets a status of its own."""
+def _error_event(fields: Mapping[str, Json]) -> Event:
+    return {"error": fields}
+
+
+@dataclass(frozen=True)
+class StreamForm:
+    """How one API writes what every stream has.
+
+    Attributes:
+        ping: sent while there is nothing to send, so that nothing between server and client takes the connection for dead; clients
+            skip a comment.
+        failure: the last event of a stream that failed, made of the fields of its error.
+    """
+
+    ping: bytes = b": ping\n\n"
+    failure: Callable[[Mapping[str, Json]], Event] = _error_event
+
+
+async def stream_response(
+    events: AsyncGenerator[Event],
+    request: Request,
+    limit: TimeLimit,
+    *,
+    form: StreamForm | None = None,
+    ping_interval_s: float | None = None,
+) -> EventStream:
+    """The response that sends events. What fails before the first event is raised, so that it gets a status of its own, unless a
+    ping had to be sent before: then the status is out.
+    """
+    first = asyncio.ensure_future(_next(events))
     try:
-        first = await while_connected(_next(events), request.receive, limit)
+        await while_connected(_come(first, ping_interval_s), request.receive, limit)
+        if first.done():
+            first.result()
     except BaseException:
-        await events.aclose()
+        await _leave(first, events)
         raise
-    return EventStream(first, events, limit)
+    return EventStream(first, events, limit, form=form or StreamForm(), ping_interval_s=ping_interval_s)
 
 
 async def _next(events: AsyncIterator[Event]) -> Event:
     return await anext(events)
 
 
+async def _come(first: asyncio.Future[Event], timeout_s: float | None) -> None:
+    await asyncio.wait({first}, timeout=timeout_s)
+
+
+async def _leave(first: asyncio.Future[Event], events: AsyncGenerator[Event]) -> None:
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    await events.aclose()
+
+
 class EventStream(Response):
-    """Sends events as they come."""
+    """Sends events as they come, and pings while none come.
+
+    Args:
+        first: the first event, or that it is waited for.
+        events: those behind it.
+        limit: the time that all of it may take.
+        form: of pings and failures.
+        ping_interval_s: a ping is sent when nothing was sent for so long; None: never.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, first: Event, events: AsyncGenerator[Event], limit: TimeLimit) -> None:
+    def __init__(
+        self,
+        first: asyncio.Future[Event],
+        events: AsyncGenerator[Event],
+        limit: TimeLimit,
+        *,
+        form: StreamForm,
+        ping_interval_s: float | None,
+    ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._first = first
         self._events = events
         self._limit = limit
+        self._form = form
+        self._ping_interval_s = ping_interval_s
+        self._last_sent = asyncio.get_running_loop().time() - (0.0 if first.done() else ping_interval_s or 0.0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI. Errors that come later than the status are sent as a last event."""
+        current().is_stream = True
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        pinging = asyncio.ensure_future(self._ping(send))
         try:
             await while_connected(self._send(send), receive, self._limit)
         except ClientGoneError:
             return
         except Exception as error:
-            await send({"type": "http.response.body", "body": encode(_failure(self._first, error)), "more_body": True})
+            current().fail(error)
+            await _leave(self._first, self._events)  # the slot is free before anybody reads that
+            await _write(send, encode(self._form.failure(error_fields(error))))
         finally:
-            await self._events.aclose()
+            pinging.cancel()
+            await asyncio.gather(pinging, return_exceptions=True)
+            await _leave(self._first, self._events)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send(self, send: Send) -> None:
-        await send({"type": "http.response.body", "body": encode(self._first), "more_body": True})
+        event = await self._first
+        loop = asyncio.get_running_loop()
+        self._last_sent = loop.time()
+        await _write(send, encode(event))
         async for event in self._events:
-            await send({"type": "http.response.body", "body": encode(event), "more_body": True})
+            self._last_sent = loop.time()
+            await _write(send, encode(event))
+
+    async def _ping(self, send: Send) -> None:
+        """An event is written at once, so that a ping comes before or behind it."""
+        if self._ping_interval_s is None:
+            return
+        loop = asyncio.get_running_loop()
+        while True:
+            wait_s = self._last_sent + self._ping_interval_s - loop.time()
+            if wait_s > 0:
+                await asyncio.sleep(wait_s)
+                continue
+            self._last_sent = loop.time()
+            await _write(send, self._form.ping)
 
 
-def _failure(first: Event, error: Exception) -> Event:
-    fields = error_fields(error)
-    if isinstance(first, Mapping) and "type" in first:  # the responses API has an event for it
-        return {"type": "error", **fields, "code": fields["code"] or fields["type"]}
-    return {"error": fields}
+async def _write(send: Send, data: bytes) -> None:
+    await send({"type": "http.response.body", "body": data, "more_body": True})
 
 
 LINE_SEPARATORS = {ord(text): f"\\u{ord(text):04x}" for text in "\u0085\u2028\u2029"}

@@ -6,9 +6,13 @@ import logging
 
 from eft_engine import EngineConfig, MemberConfig, errors
 from eft_engine import inspect_trio as report_on_trio
+from eft_integrations.server.composition_settings import CompositionSettings
 from eft_integrations.server.loading import merged_pairs
-from eft_integrations.server.settings import CompositionSettings, ServerSettings
+from eft_integrations.server.settings import ServerSettings
 from eft_integrations.vllm.launch import Command, serve_command
+
+HONOURED = frozenset({"host", "port", "api_key", "api_key_file", "keys", "compositions", "engine", "vllm_args"})
+"""Settings that vLLM is started with; `serve_command` says of the engine's, `plain_keys` of keys what it cannot do."""
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +25,7 @@ def vllm_command(settings: ServerSettings) -> Command:
         LoadError, VocabularyMismatchError: as when the trio would be loaded.
     """
     base = _one_base(settings.compositions)
+    _check_settings(settings)
     pairs = merged_pairs(settings.compositions)
     # The server's own bound of the queue is no wish of the user's; vLLM has its own way to wait.
     engine = EngineConfig(**settings.engine.model_dump(exclude_unset=True, exclude={"max_queued_requests"}))
@@ -38,6 +43,27 @@ def vllm_command(settings: ServerSettings) -> Command:
         api_keys=settings.plain_keys,
         further=settings.vllm_args,
     )
+
+
+def _check_settings(settings: ServerSettings) -> None:
+    """Check that nothing is set which vLLM's server would not hold.
+
+    Raises:
+        InvalidOptionError: something is.
+    """
+    if restricted := [own.name for own in settings.compositions if own.weight_policy is not None]:
+        raise errors.InvalidOptionError(
+            f"composition {restricted[0]!r} has a weight_policy, which only our own engine knows (--engine eft); an eft serve "
+            "in front of vLLM (url) holds it",
+            option="weight_policy",
+        )
+    told = {name for own in settings.compositions for name in ("tool_notation", "reasoning_tags") if getattr(own, name)}
+    if unknown := sorted((settings.model_fields_set - HONOURED) | told):
+        raise errors.InvalidOptionError(
+            f"{', '.join(unknown)}: only our own engine's server knows it (--engine eft); vLLM has flags of its own for much "
+            "of it (--uds, --ssl-certfile, --tool-call-parser, ...), which --vllm-args takes",
+            option=unknown[0],
+        )
 
 
 def _one_base(compositions: list[CompositionSettings]) -> str:

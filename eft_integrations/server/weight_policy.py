@@ -7,26 +7,39 @@ the operator gave a composition are always allowed, wherever they lie.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, FiniteFloat
+from pydantic import BeforeValidator
 
+from eft_engine import errors
 from eft_integrations.server.errors import PERMISSION, ApiError, Kind
 
 
-def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
-    if bounds[0] > bounds[1]:
-        raise ValueError(f"the lower bound comes first, got {list(bounds)}")
-    return bounds
+def _readable(value: object) -> object:
+    """One error that says what a policy is, in place of one for each of the forms that it might have had."""
+    if isinstance(value, Mapping):
+        return {name: _readable_rule(rule, f"the rule of {name!r}") for name, rule in value.items()}
+    return _readable_rule(value, "a weight policy")
 
 
-Bounds = Annotated[tuple[FiniteFloat, FiniteFloat], AfterValidator(_ordered)]
+def _readable_rule(value: object, what: str) -> object:
+    match value:
+        case "free" | "fixed":
+            return value
+        case [int() | float() as low, int() | float() as high] if not {type(low), type(high)} & {bool}:
+            if not -math.inf < low <= high < math.inf:
+                raise ValueError(f"bounds are two finite numbers, the lower one first, got [{low:g}, {high:g}]")
+            return (float(low), float(high))
+    raise ValueError(f"{what} must be 'free', 'fixed' or [low, high], got {value!r:.80}")
+
+
+Bounds = tuple[float, float]
 """The smallest and the largest weight."""
 Rule = Literal["free", "fixed"] | Bounds
 """free: any number; fixed: the composition's own weight; or bounds."""
-PolicySetting = Rule | dict[str, Rule]
+PolicySetting = Annotated[Rule | dict[str, Rule], BeforeValidator(_readable)]
 """A rule for every pair, or rules by pair name."""
 
 DEFAULT: Bounds = (0.0, 2.0)
@@ -102,12 +115,26 @@ def check_weights(asked: Mapping[str, float], own: Mapping[str, float], policy: 
                 weight=weight,
             )
         low, high = rule
-        if not low <= weight <= high and math.isfinite(weight):
+        if not low <= weight <= high:
             raise WeightForbiddenError(
                 f"the weight of pair {pair!r} must be from {low:g} to {high:g} here, got {weight:g}",
                 pair=pair,
                 weight=weight,
             )
+
+
+def check_pairs(policy: WeightPolicy, pairs: Collection[str], *, owner: str) -> None:
+    """Check that a policy names pairs that are there: a rule under a misspelt name would hold for nothing.
+
+    Raises:
+        InvalidOptionError: it names another one.
+    """
+    if unknown := sorted(set(policy.named) - set(pairs)):
+        raise errors.InvalidOptionError(
+            f"the weight_policy of {owner} has a rule for {unknown[0]!r}, and the pairs are {', '.join(sorted(pairs))}",
+            option="weight_policy",
+            value=unknown[0],
+        )
 
 
 def described(pairs: Mapping[str, float], policy: WeightPolicy) -> dict[str, object]:

@@ -5,6 +5,7 @@ Everything wrong raises `InvalidOptionError`, whose `option` is the path of the 
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from eft_engine import TokenLogprobs, Usage, errors
 from eft_integrations.chat.messages import InvalidToolCall, Message, Role, Tool, ToolCall
 from eft_integrations.chat.request import CallDelta, ChatResult, ToolChoice
-from eft_integrations.json_types import JsonObject
+from eft_integrations.json_types import Json, JsonObject
 from eft_integrations.wire.reasoning import PARTS, thought_form, to_thought
 
 ROLES: dict[str, Role] = {
@@ -200,6 +201,8 @@ def to_response_schema(response_format: object, *, option: str = "response_forma
     match response_format:
         case None | {"type": "text"}:
             return None
+        case {"type": "json_object", "schema": Mapping() as schema}:  # as llama.cpp has it
+            return dict(schema)
         case {"type": "json_object"}:
             return {"type": "object"}
         case {"type": "json_schema", "json_schema": {"schema": Mapping() as schema}}:
@@ -272,16 +275,44 @@ def message_form(result: ChatResult) -> JsonObject:
 
 
 def logprob_form(token: TokenLogprobs) -> JsonObject:
-    """One token's log-probabilities; `eft` holds those of the single members."""
+    """One token's log-probabilities; `eft` holds those of the single members. `bytes` are null where a token has none."""
     return {
         "token": token.token,
-        "bytes": list(token.token.encode()),
+        "bytes": _bytes_form(token.utf8),
         "logprob": token.logprob,
         "top_logprobs": [
-            {"token": top.token, "bytes": list(top.token.encode()), "logprob": top.logprob} for top in token.top
+            {"token": top.token, "bytes": _bytes_form(top.utf8), "logprob": top.logprob} for top in token.top
         ],
         "eft": dict(token.members),
     }
+
+
+def _bytes_form(utf8: Sequence[int] | None) -> list[Json] | None:
+    return None if utf8 is None else list(utf8)
+
+
+class TextOffsets:
+    """Where in a text its tokens begin, in characters: a token that goes on with a character begins where that one does.
+
+    Args:
+        start: characters that stand before the first token.
+
+    >>> parts = [(0x61,), (0xC3,), (0xBC,), (0x62,), None]
+    >>> TextOffsets().of([TokenLogprobs(0, "", 0.0, (), {}, part) for part in parts])
+    [0, 1, 1, 2, 3]
+    """
+
+    def __init__(self, start: int = 0) -> None:
+        self._offset = start
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def of(self, tokens: Iterable[TokenLogprobs]) -> list[int]:
+        """Offsets of the next tokens."""
+        offsets = []
+        for token in tokens:
+            offsets.append(self._offset)
+            self._offset += len(self._decoder.decode(bytes(token.utf8 or ())))
+        return offsets
 
 
 def usage_form(usages: Sequence[Usage], *, n: int | None = None) -> JsonObject:

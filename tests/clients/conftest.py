@@ -16,16 +16,29 @@ import pytest
 
 os.environ.setdefault("CREWAI_DISABLE_TELEMETRY", "true")  # tests tell nobody, and wait for no network
 os.environ.setdefault("OTEL_SDK_DISABLED", "true")
+os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 ROOT = Path(__file__).parents[2]
 SERVER_PYTHON = os.environ.get("EFT_SERVER_PYTHON", str(ROOT / ".venv/bin/python"))
 LIBRARIES = {
+    "test_anthropic.py": "langchain_anthropic",
     "test_autogen.py": "autogen_agentchat",
+    "test_claude_agent.py": "claude_agent_sdk",
+    "test_continue.py": "inspect_ai",
     "test_crewai.py": "crewai",
+    "test_dspy.py": "dspy",
+    "test_haystack.py": "haystack",
+    "test_inspect.py": "inspect_ai",
+    "test_langchain_anthropic.py": "langchain_anthropic",
     "test_langchain_openai.py": "langchain_openai",
+    "test_litellm.py": "dspy",
+    "test_node.py": "langchain_anthropic",
+    "test_open_webui.py": "inspect_ai",
     "test_openai.py": "agents",
     "test_openai_agents.py": "agents",
     "test_pydantic_ai.py": "pydantic_ai",
+    "test_stored_responses.py": "agents",
 }
 """The library by which each file is told to belong to an environment; all others are not collected there."""
 

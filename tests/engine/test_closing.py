@@ -145,12 +145,12 @@ def test_step_that_is_repeated_closes_the_same_text(
     wanted = generate(engine, PERSON, budgets, closes=True, drafter=drafter, logprobs=1)
     original, num_calls = Stepper._token_logprobs, 0
 
-    def failing(self: Stepper, *args: Any) -> Any:
+    def failing(self: Stepper, *args: Any, **options: Any) -> Any:
         nonlocal num_calls
         num_calls += 1
         if num_calls in (7, 30, 55):
             raise RuntimeError("pretended")
-        return original(self, *args)
+        return original(self, *args, **options)
 
     monkeypatch.setattr(Stepper, "_token_logprobs", failing)
     with make_trio("llama").engine(max_num_seqs=4, prefill_chunk_len=256) as own_engine:

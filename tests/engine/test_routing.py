@@ -78,7 +78,7 @@ def test_streams_that_cancel_out_are_not_run(
 
 
 def test_scoring_runs_everyone(engine: Engine) -> None:
-    route = plan_route(engine._trio, PROMPT, {"a": 0.0, "b": 0.0}, PLAIN, run_all=True)
+    route = plan_route(engine._trio, PROMPT, {"a": 0.0, "b": 0.0}, PLAIN, always=range(5))
     assert [stream.members for stream in route.streams] == [(0, 2, 4), (1,), (3,)]
 
 

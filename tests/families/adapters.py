@@ -243,7 +243,7 @@ class ServerAdapter:
         )
 
     async def _post(self, body: Mapping[str, Any]) -> httpx.Response:
-        async with httpx.AsyncClient(transport=self._transport, base_url="http://server") as client:
+        async with httpx.AsyncClient(transport=self._transport, base_url="http://localhost") as client:
             return await client.post("/v1/chat/completions", json=body)
 
 

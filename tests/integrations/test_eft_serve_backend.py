@@ -18,9 +18,10 @@ from eft_integrations.backends.remote import RemoteBackend
 from eft_integrations.backends.scripted import ScriptedBackend
 from eft_integrations.chat.messages import Message, Tool, ToolCall
 from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult, ToolChoice
+from eft_integrations.server.composition_settings import CompositionSettings
 from eft_integrations.server.compositions import Composition
 from eft_integrations.server.loading import load_compositions
-from eft_integrations.server.settings import CompositionSettings, ServerSettings
+from eft_integrations.server.settings import ServerSettings
 from tests.engine.test_backpressure import Gate
 from tests.integrations.cuts import ANSWERS, cuts
 from tests.integrations.server.serving import running
@@ -66,7 +67,7 @@ REQUESTS = {
     "logprobs alone": asked(sampling={"logprobs": 0}),
     "weight": asked(reward_weights=0.0),
     "weights": asked(reward_weights={"chat": 1.7}),
-    "template variables": asked(template_variables={"add_generation_prompt": False}),
+    "template variables": asked(template_variables={"preface": "Be kind. "}),
     "documents": asked(documents=({"title": "Sea", "text": "The sea is blue."},)),
     "schema": asked(response_schema=SCHEMA, reward_weights=0.0),
     "tools": tools("auto", LOOK),
@@ -132,7 +133,7 @@ def said_by(pieces: Sequence[ChatDelta]) -> list[ChatDelta]:
                 metadata={**dict.fromkeys(result.metadata), "reward_weights": result.metadata["reward_weights"]},
             )
         logprobs = tuple(map(without_ids, piece.logprobs))
-        return dataclasses.replace(piece, call=call, logprobs=logprobs, result=result)
+        return dataclasses.replace(piece, call=call, logprobs=logprobs, result=result, progress=None)
 
     return [plain(piece) for piece in pieces]
 
@@ -420,6 +421,7 @@ def test_request_arrives_as_it_was() -> None:
         reasoning_tags=("<a>", "</a>"),
         sampling={"close_within_budget": True},
         reward_weights={"scripted": 0.5},
+        request_id="run-1",
     )
     with running({"script": script}) as address:
         remote = RemoteBackend(f"{address}/v1")

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 import eft_integrations.remote
-from eft_engine import SamplingParams, errors
+from eft_engine import Lark, Regex, SamplingParams, errors
 from eft_integrations.backends.remote import RemoteBackend, remote_backend
 from eft_integrations.backends.scripted import ScriptedBackend
 from eft_integrations.chat.messages import InvalidToolCall, Message, Tool
@@ -108,6 +108,27 @@ def test_vllm_is_sent_settled_weights_and_signed_seeds() -> None:
     assert body["seed"] == -(2**63)
 
 
+@pytest.mark.parametrize(
+    ("request_", "key"),
+    [
+        (ChatRequest(ASKED.messages, response_grammar=Regex(pattern="a/b|[0-9]+")), "regex"),
+        (ChatRequest(ASKED.messages, response_grammar=Lark(grammar='start: "a"')), "grammar"),
+        (ChatRequest(ASKED.messages, response_grammar=Lark(grammar='start[capture]: "a ::= b"')), "grammar"),
+        (ChatRequest(ASKED.messages, response_schema={"type": "object"}), "grammar"),
+        (ChatRequest(ASKED.messages, (Tool("look"),)), "grammar"),
+    ],
+)
+def test_vllm_is_sent_one_constraint_that_its_guidance_backend_reads(request_: ChatRequest, key: Any) -> None:
+    from llguidance import LLMatcher, grammar_from
+
+    body = body_of("vllm", request_)
+    ((sent, grammar),) = body["structured_outputs"].items()
+    assert sent == key
+    assert LLMatcher.validate_grammar(grammar_from(key, grammar)) == ""  # as vLLM's backend_guidance.py does
+    assert "response_format" not in body
+    assert "structured_outputs" not in body_of("vllm", ASKED)
+
+
 def test_eft_serve_is_sent_every_field_that_the_engine_has_a_default_for() -> None:
     """The server's own defaults differ from the engine's."""
     fields = set(SamplingParams.model_fields) - {"seed", "grammar", "logprobs", "skip_special_tokens", "logit_bias"}
@@ -135,6 +156,14 @@ def test_eft_serve_is_sent_openai_s_form() -> None:
     assert "eft_lenient_tool_calls" not in body
     assert not any("reasoning" in name or "strict" in name for name in body)
     assert body_of("eft", ChatRequest(ASKED.messages, lenient_tool_calls=False))["eft_lenient_tool_calls"] is False
+
+
+def test_rewards_of_tokens_are_asked_of_eft_serve_and_refused_for_vllm() -> None:
+    request = ChatRequest(ASKED.messages, sampling={"logprobs": 0}, member_logprobs=True, progress=True)
+    body = body_of("eft", request)
+    assert (body["logprobs"], body["eft_progress"]) == (True, True)
+    with pytest.raises(errors.InvalidOptionError, match="eft_token_rewards: vLLM tells"):
+        backend_of(never).chat(request)
 
 
 def test_eft_serve_is_sent_what_is_asked_of_thoughts_and_strictness() -> None:
@@ -300,6 +329,8 @@ def test_failure_of_a_server_has_a_type(response: httpx.Response, kind: type[Exc
         ("eft", 400, {"message": "?", "code": "empty_prompt"}, errors.EmptyPromptError),
         ("eft", 400, {"message": "?", "code": "kv_cache_budget_exceeded"}, errors.GenerationError),
         ("eft", 429, {"message": "slow down", "code": "rate_limit_exceeded"}, errors.RemoteServerError),
+        ("eft", 403, {"message": "from 0 to 2 here", "code": "weight_forbidden"}, errors.InvalidOptionError),
+        ("eft", 400, {"message": "3 answers in one call", "code": "too_many_answers"}, errors.InvalidOptionError),
         ("eft", 500, {"message": "?", "code": "generation_failed"}, errors.GenerationError),
         ("eft", 503, {"message": "?", "code": "out_of_memory"}, errors.StepOutOfMemoryError),
         ("eft", 503, {"message": "?", "code": "shutting_down"}, errors.RemoteServerError),

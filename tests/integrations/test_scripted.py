@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +23,7 @@ from llama_index.core.query_engine import RouterQueryEngine
 from llama_index.core.tools import FunctionTool, QueryEngineTool
 from pydantic import BaseModel, Field
 
-from eft_engine import errors
+from eft_engine import Lark, Regex, errors
 from eft_integrations.backends.scripted import AUTO, Broken, Gate, Gated, ScriptedBackend, ScriptOverError
 from eft_integrations.chat.messages import Message, Tool, ToolCall
 from eft_integrations.chat.request import ChatRequest, ChatResult, ToolChoice
@@ -367,3 +368,16 @@ def test_ids_of_calls_differ_within_a_conversation() -> None:
     ids = [call.call_id for _ in range(2) for call in backend.chat(asked(tools=(LOOK, COUNT))).tool_calls]
     assert len(set(ids)) == 4
     assert ToolCall(ids[0], "look", '{"place": "a"}') == backend.records[0].answer.tool_calls[0]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("pattern", ["yes|a\\.b", "[0-9]{3}-[a-z]+", "s\u00fc\u00df"])
+def test_expression_gets_a_text_that_it_matches(pattern: str) -> None:
+    answer = ScriptedBackend().chat(ChatRequest((USER,), response_grammar=Regex(pattern=pattern)))
+    assert re.fullmatch(pattern, answer.content)
+
+
+def test_no_text_is_made_up_of_a_grammar() -> None:
+    request = ChatRequest((USER,), response_grammar=Lark(grammar='start: "a"'))
+    with pytest.raises(errors.InvalidOptionError, match="give it a reply"):
+        ScriptedBackend().chat(request)
+    assert ScriptedBackend(["a"]).chat(request).content == "a"

@@ -137,7 +137,7 @@ def make_tokenizer(texts: Sequence[str], *, vocab_size: int = VOCAB_SIZE) -> Pre
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner, eos_token=SPECIAL_TOKENS[0], additional_special_tokens=SPECIAL_TOKENS[1:]
     )
-    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.chat_template = "{{ preface }}" + CHAT_TEMPLATE
     return tokenizer
 
 

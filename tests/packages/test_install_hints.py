@@ -43,7 +43,7 @@ def test_every_hint_names_our_distribution_and_an_extra_that_it_has() -> None:
 def test_extras_that_messages_name_are_found() -> None:
     """Otherwise the pattern may have stopped matching."""
     told = {extra for text in texts().values() for name, extras in hints(text) for extra in extras if name != "."}
-    assert told == {"langchain", "llama-index", "server", "gguf", "llama-cpp", "plot", "eval"}
+    assert told == {"langchain", "llama-index", "server", "gguf", "llama-cpp", "plot", "eval", "lm-eval", "otel"}
 
 
 @pytest.mark.parametrize(

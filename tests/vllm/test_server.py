@@ -305,8 +305,8 @@ def test_langchain_moves_by_one_line(url: str, engine: Any) -> None:
 
 
 def test_our_server_stands_in_front_by_one_line(url: str, remote: RemoteBackend) -> None:
+    from eft_integrations.server.composition_settings import CompositionSettings
     from eft_integrations.server.loading import load_compositions
-    from eft_integrations.server.settings import CompositionSettings
 
     settings = CompositionSettings(name="gate", url=f"{url}/v1", weights={"json": 0.0})
     body = {

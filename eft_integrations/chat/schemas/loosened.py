@@ -7,7 +7,7 @@ from typing import Any
 
 from eft_integrations.chat.schemas.tree import rebuilt
 
-LOOK_AROUND = re.compile(r"\(\?<?[=!](?:[^()\\]|\\.)*\)")
+LOOK_AROUND = re.compile(r"\(\?<?[=!](?:[^()\\]|\\.){0,256}\)")
 
 
 def in_other_words(schema: object) -> Any:

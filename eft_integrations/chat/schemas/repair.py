@@ -11,8 +11,15 @@ from eft_integrations.chat.schemas.trial import UNSATISFIABLE, problem
 
 MAX_DEPTH = 256
 """Steps from schema to schema on llguidance's way through a document: it is recursive, and overflows its stack near 1,600."""
-MAX_SECONDS = 2.0
-"""For all trials of one schema; then it is opened as a whole. A trial takes a millisecond, one of a hostile schema 400."""
+MAX_SECONDS = 1.0
+"""Of the thread's time, for all trials of one schema; then it is opened as a whole. A trial takes a millisecond, one of a hostile
+schema 400, and tens of megabytes.
+"""
+
+TOO_LARGE = "schema too large"
+"""How llguidance says that it has given up."""
+MOST_TOO_LARGE = 3
+"""Trials that may end so, each of which takes tens of megabytes; then the schema is opened as a whole."""
 
 SUSPECTS = (
     "pattern", "format", "multipleOf", "minProperties", "maxProperties", "minLength", "maxLength", "minItems", "maxItems",
@@ -66,7 +73,8 @@ class Repair:
         self._compositions = compositions
         self._lose = lose
         self._repaired: set[int] = set()
-        self._deadline = time.monotonic() + MAX_SECONDS
+        self._deadline = time.thread_time() + MAX_SECONDS
+        self._num_too_large = 0
 
     def run(self) -> None:
         """Afterwards llguidance takes the schema with its definitions."""
@@ -107,10 +115,15 @@ class Repair:
             self._lose(origin, *(said or (keyword,)))
 
     def _problem(self, schema: dict[str, Any]) -> str | None:
-        if time.monotonic() > self._deadline:
+        if time.thread_time() > self._deadline:
             raise _LateError
         needed = needed_by(schema, self._definitions)
-        return problem({**schema, "$defs": needed} if needed else schema)
+        reason = problem({**schema, "$defs": needed} if needed else schema)
+        if reason is not None and TOO_LARGE in reason:
+            self._num_too_large += 1
+            if self._num_too_large > MOST_TOO_LARGE:
+                raise _LateError
+        return reason
 
     def _repair(self, schema: dict[str, Any]) -> None:
         """Make a schema that was refused acceptable: first what stands inside of it, then itself."""

@@ -135,7 +135,7 @@ def _whole_text(pattern: str) -> str | None:
     from_start = inner != pattern
     to_end = inner.endswith("$") and (len(inner) - len(inner[:-1].rstrip("\\"))) % 2 == 1
     inner = inner[:-1] if to_end else inner
-    without_escapes = re.sub(r"\\.|\[[^\]]*\]", "", inner)
+    without_escapes = re.sub(r"\\.|\[[^\]]*(?:\]|\Z)", "", inner)
     at_top = without_escapes
     while (shorter := re.sub(r"\([^()]*\)", "", at_top)) != at_top:
         at_top = shorter

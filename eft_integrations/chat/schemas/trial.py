@@ -7,6 +7,8 @@ import json
 
 from llguidance import LLMatcher, LLTokenizer
 
+from eft_integrations.chat.schemas.together import MOST_TOGETHER, TooManyPairsError, most_together
+
 UNSATISFIABLE = "Unsatisfiable schema"
 """How llguidance begins to say that no value fits."""
 
@@ -24,6 +26,11 @@ def problem(schema: object) -> str | None:
     """
     if isinstance(schema, bool):
         return None if schema else UNSATISFIABLE
+    try:
+        if (count := most_together(schema)) > MOST_TOGETHER:
+            return f"{count} expressions hold together for one text, and {MOST_TOGETHER} can be held"
+    except TooManyPairsError:
+        return "its parts multiply"
     matcher = LLMatcher(_tokenizer(), LLMatcher.grammar_from_json_schema(json.dumps(schema)), log_level=0)
     if not matcher.is_error():
         matcher.compute_bitmask()

@@ -80,7 +80,19 @@ CALLING = (
     ],
 )
 def test_traits_are_what_a_template_does(template: str, expected: TemplateTraits) -> None:
-    assert traits_of(template) == expected
+    assert dataclasses.replace(traits_of(template), reads=None) == expected
+
+
+@pytest.mark.parametrize(
+    ("template", "reads"),
+    [
+        ("{% for m in messages %}{{ m.role }}{% endfor %}{{ tone }}", {"messages", "tone"}),
+        ("{% set own = 1 %}{% if tools %}{{ own }}{% endif %}", {"tools"}),
+        ("{% broken", None),
+    ],
+)
+def test_variables_that_a_template_reads_are_known(template: str, reads: set[str] | None) -> None:
+    assert traits_of(template).reads == reads
 
 
 def test_a_template_that_can_do_everything_gets_the_turns_as_they_are() -> None:

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 from eft_engine.errors import InvalidOptionError
+from eft_integrations.chat import schema_check
 from eft_integrations.chat.messages import Tool
 from eft_integrations.chat.schema import held, unenforced
 from eft_integrations.chat.schema_check import fault_of
+from eft_integrations.chat.schemas import trial
 from eft_integrations.chat.schemas.display import inlined
+from eft_integrations.chat.schemas.together import most_together
 from eft_integrations.chat.schemas.trial import problem
 from tests.integrations.chat.sentences import accepts, sentence
 
@@ -44,6 +47,9 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "nothing fits": {"type": "integer", "minimum": 3, "maximum": 2},
     "false": {"allOf": [False]},
     "no pattern": {"type": "string", "pattern": "("},
+    "expressions in each other's way": {"type": "string", "allOf": [
+        {"pattern": f"\\w{{{5 + index}}}.*{sign}"} for index, sign in enumerate("abcdefghijklmnopqrstuvwxyz")
+    ]},
     "a pattern of repetitions": {"type": "string", "pattern": "^((a{1,100}){1,100}){1,100}$"},
 }  # fmt: skip
 
@@ -55,7 +61,7 @@ def test_every_schema_is_taken(schema: dict[str, Any]) -> None:
     assert len(json.dumps(found.schema)) < 20 * len(json.dumps(schema)) + 20_000
     text = sentence(found.schema, random.Random(0), max_len=2000)
     if text is not None and not found.unenforced:
-        assert fault_of(json.loads(text), schema) is None or "references" in str(fault_of(json.loads(text), schema))
+        assert fault_of(json.loads(text), schema) is None or "not decided" in str(fault_of(json.loads(text), schema))
     assert len(json.dumps(inlined(schema))) < 2_000_000
 
 
@@ -136,3 +142,47 @@ def test_annotations_may_be_anything() -> None:
         "properties": {"a": {"examples": "x", "discriminator": 1}},
     }
     assert held(schema).unenforced == ()
+
+
+MANY = [{"type": "string", "pattern": f"^{sign}"} for sign in "abcdefghi"]
+TOGETHER: dict[str, dict[str, Any]] = {
+    "in place": {"allOf": MANY},
+    "of a property": {"allOf": [{"properties": {"x": own}} for own in MANY]},
+    "of further properties": {"allOf": [{"properties": {"x": {}}}, *({"additionalProperties": own} for own in MANY)]},
+    "of patterns of names": {"properties": {"x": MANY[0]}, "patternProperties": {f"a{at}": own for at, own in enumerate(MANY[1:])}},
+    "of items": {"allOf": [{"items": own} for own in MANY]},
+    "of definitions": {
+        "allOf": [{"$ref": f"#/$defs/{at}"} for at in range(9)], "$defs": {str(at): own for at, own in enumerate(MANY)},
+    },
+    "of alternatives": {"allOf": [{"anyOf": [own, {"type": "null"}]} for own in MANY]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("schema", TOGETHER.values(), ids=list(TOGETHER))
+def test_llguidance_is_not_asked_for_many_expressions_at_once(
+    schema: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert most_together(schema) == 9
+    monkeypatch.setattr(trial, "LLMatcher", None)
+    assert "9 expressions hold together" in str(problem(schema))
+
+
+def test_expressions_that_do_not_hold_together_are_many() -> None:
+    apart = {"properties": {str(at): own for at, own in enumerate(MANY)}, "anyOf": MANY}
+    assert most_together(apart) == 1
+    assert most_together({"$ref": "#/$defs/a", "$defs": {"a": {"items": {"$ref": "#/$defs/a"}, "pattern": "a"}}}) == 1
+
+
+def test_schemas_that_multiply_are_not_counted_to_the_end() -> None:
+    wide = {"allOf": [{"properties": {str(name): {} for name in range(1000)}} for _ in range(60)]}
+    assert problem(wide) == "its parts multiply"
+
+
+@pytest.mark.parametrize("kind", ["alternatives", "repetitions"])
+def test_a_check_takes_no_longer_than_it_may(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema_check, "MAX_WORK_S", 0.05)
+    schema: dict[str, Any] = {"type": "array", "uniqueItems": True}
+    if kind == "alternatives":
+        schema = chain(30, lambda inner: {"oneOf": [inner, inner]}, {"type": "integer"})
+    value: Any = "a" if kind == "alternatives" else [{"a": [own]} for own in range(3000)]
+    assert "was not decided within 0.05 s of work" in str(fault_of(value, schema))

@@ -105,7 +105,8 @@ FAULTS = [
     Fault("expression [ab]*a[ab]{30}", schema({"type": "string", "pattern": "^[ab]*a[ab]{30}$"}), 200, None),
     Fault("array of at least a thousand million items", schema({"type": "array", "minItems": 10**9}), 200, None),
     Fault("multiples of a large prime", schema({"type": "integer", "multipleOf": 982451653}), 200, None),
-    Fault("choice of 100,000 texts", schema({"enum": [f"v{index}" for index in range(100_000)]}), 200, None),
+    Fault("choice of 100,000 texts", schema({"enum": [f"v{index}" for index in range(100_000)]}), 400, "schema_too_large"),
+    Fault("choice of 10,000 texts", schema({"enum": [f"v{index}" for index in range(10_000)]}), 200, None),
     Fault(
         "product of alternatives",
         schema(

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from eft_integrations.backends.protocol import ChatBackend
 from eft_integrations.server.app import create_app
 from eft_integrations.server.compositions import Composition
+from eft_integrations.server.connections import Connection, ListeningConfig
 from eft_integrations.server.settings import ServerSettings
 
 Served = Mapping[str, ChatBackend] | Sequence[Composition]
@@ -30,7 +31,15 @@ def make_app(served: Served, settings: ServerSettings | None = None) -> FastAPI:
 @contextlib.contextmanager
 def running(served: Served, settings: ServerSettings | None = None, *, log_level: str = "warning") -> Iterator[str]:
     """Serve backends by name, or compositions; gives the base URL."""
-    config = uvicorn.Config(make_app(served, settings), host="127.0.0.1", port=0, log_level=log_level)
+    config = ListeningConfig(
+        make_app(served, settings),
+        connections=(settings or ServerSettings()).connections,
+        http=Connection,
+        ws="none",
+        host="127.0.0.1",
+        port=0,
+        log_level=log_level,
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -49,7 +58,7 @@ def running(served: Served, settings: ServerSettings | None = None, *, log_level
 def in_process(served: Served, settings: ServerSettings | None = None) -> httpx.AsyncClient:
     """A client of the application without sockets, for tests of shapes."""
     transport = httpx.ASGITransport(make_app(served, settings), raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://server")
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost")
 
 
 def events_of(text: str) -> list[str]:

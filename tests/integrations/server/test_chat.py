@@ -310,8 +310,8 @@ async def test_refusal_names_the_field(body: dict[str, Any], status: int, param:
 
 
 async def test_unknown_field_is_ignored_and_named_in_the_reply() -> None:
-    reply = (await ask(ScriptedBackend(["ok"]), mirostat=2, user="ann", metadata={"a": "b"})).json()
-    assert reply["eft"]["ignored"] == ["mirostat"]
+    reply = (await ask(ScriptedBackend(["ok"]), flavour=2, user="ann", metadata={"a": "b"})).json()
+    assert reply["eft"]["ignored"] == ["flavour"]
 
 
 async def test_failure_that_nobody_foresaw_is_a_server_error_that_tells_nothing() -> None:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import httpx
+import pytest
 
 from eft_integrations.backends.scripted import ScriptedBackend
 from tests.integrations.server.serving import events_of, in_process
@@ -54,6 +55,16 @@ async def test_echo_puts_the_prompt_in_front_also_in_a_stream() -> None:
     assert "".join(choice["text"] for chunk in got for choice in chunk["choices"]) == "There was"
     assert got[-1]["choices"] == []
     assert got[-1]["usage"]["prompt_tokens"] == 1
+
+
+async def test_start_token_of_a_prompt_may_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = await ask(ScriptedBackend(["ok"]), prompt="a", add_special_tokens=False)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "add_special_tokens")
+    monkeypatch.setattr("eft_integrations.server.completions.engine_of", lambda composition, option: None)
+    backend = ScriptedBackend(["ok"] * 3)
+    for given in ({"add_special_tokens": False}, {"add_special_tokens": True}, {}):
+        assert "ignored" not in (await ask(backend, prompt="a", **given)).json()["eft"]
+    assert [request.prompt_options.add_special_tokens for request in backend.requests] == [False, True, True]
 
 
 async def test_what_completions_do_not_have_is_refused_by_name() -> None:

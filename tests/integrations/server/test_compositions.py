@@ -12,9 +12,9 @@ from eft_engine import Engine, EngineConfig, LoadedPair, SamplingParams, errors
 from eft_integrations.backends.engine import EngineBackend
 from eft_integrations.backends.pool import backend_of
 from eft_integrations.backends.scripted import ScriptedBackend
+from eft_integrations.server.composition_settings import CompositionSettings
 from eft_integrations.server.compositions import Composition, Compositions
 from eft_integrations.server.loading import load_compositions
-from eft_integrations.server.settings import CompositionSettings
 from tests.integrations.server.serving import in_process
 from tests.toy import make_model, make_tokenizer
 

@@ -12,6 +12,7 @@ from langchain_core.exceptions import ContextOverflowError
 from langchain_core.messages import AIMessageChunk, HumanMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
+from llama_index.core import PromptTemplate
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai_like import OpenAILike
@@ -21,6 +22,8 @@ from smolagents import tool as smol_tool
 
 from eft_integrations.backends.pool import backend_of
 from eft_integrations.backends.scripted import ScriptedBackend
+from eft_integrations.server.callers import KeySettings
+from eft_integrations.server.settings import ServerSettings
 from tests.integrations.server.serving import running
 from tests.integrations.server.tool_user import OBJECT, ToolUser
 from tests.integrations.trained_trio import WEATHER, get_weather, trained_engine
@@ -55,7 +58,9 @@ def visit(place: str) -> str:
 def url() -> Iterator[str]:
     """A trio that learned its answers, a model that uses tools, and one that writes code for smolagents."""
     code = json.dumps({"thought": "done", "code": "final_answer(6 * 7)"})
-    with running({"trio": backend_of(trained_engine()), "tools": ToolUser(), "code": ScriptedBackend([code])}) as url:
+    served = {"trio": backend_of(trained_engine()), "tools": ToolUser(), "code": ScriptedBackend([code])}
+    key = KeySettings.model_validate({"name": "clients", "key": "none", "max_requests": 8, "weight_policy": [0, 1]})
+    with running(served, ServerSettings(keys=[key])) as url:
         yield f"{url}/v1"
 
 
@@ -109,8 +114,11 @@ async def test_llama_index_chats_streams_and_completes(url: str) -> None:
     assert llm.chat([message]).message.content == "Hello! How can I help?"
     assert list(llm.stream_chat([message]))[-1].message.content == "Hello! How can I help?"
     assert (await llm.achat([message])).message.content == "Hello! How can I help?"
-    completing = OpenAILike(model="trio", api_base=url, api_key="none", is_chat_model=False, max_tokens=3)
+    completing = OpenAILike(
+        model="trio", api_base=url, api_key="none", is_chat_model=False, max_tokens=3, temperature=0
+    )
     assert completing.complete("a", logprobs=0).raw.usage.completion_tokens <= 3
+    assert [*completing.stream_complete("a")][-1].text == completing.complete("a").text
 
 
 def test_llama_index_calls_tools_and_reads_schemas(url: str) -> None:
@@ -124,6 +132,8 @@ def test_llama_index_calls_tools_and_reads_schemas(url: str) -> None:
     assert (call.tool_name, call.tool_kwargs) == ("see", {"place": "Paris"})
     structured = llama_index(url, "tools", should_use_structured_outputs=True).as_structured_llm(Weather)
     assert structured.chat([ChatMessage(role="user", content="Paris?")]).raw == Weather(**OBJECT)
+    asked = llama_index(url, "tools", should_use_structured_outputs=True)
+    assert asked.structured_predict(Weather, PromptTemplate("{place}?"), place="Paris") == Weather(**OBJECT)
 
 
 def test_smolagents_client_runs_both_agents(url: str) -> None:

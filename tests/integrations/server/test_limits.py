@@ -15,7 +15,7 @@ from eft_engine import Engine
 from eft_integrations.backends.pool import backend_of
 from eft_integrations.backends.scripted import ScriptedBackend
 from eft_integrations.chat.request import ChatDelta, ChatRequest
-from eft_integrations.server.limits import Pace
+from eft_integrations.server.pace import Pace
 from eft_integrations.server.settings import ServerSettings
 from tests.integrations.server.serving import events_of, in_process, running
 from tests.toy import make_trio
@@ -82,7 +82,7 @@ async def test_connection_that_is_reset_frees_its_slot(engine: Engine, url: str)
     body = json.dumps({**LONG, "stream": True}).encode()
     host, port = url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)))
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
     await asyncio.to_thread(connection.sendall, head.encode() + body)
     await asyncio.to_thread(connection.recv, 100)
     connection.setsockopt(
@@ -231,16 +231,3 @@ async def test_metrics_show_queue_batch_times_tokens_acceptance_and_cache(engine
     assert values['eft_http_requests_total{path="other",status="404"}'] == "1.0"
     for name in ("requests_running", "requests_waiting", "draft_acceptance_ratio", "drafted_tokens_total"):
         assert f'eft_{name}{{engine="m"}}' in values
-
-
-async def test_prompts_are_not_logged(engine: Engine, capfd: pytest.CaptureFixture[str]) -> None:
-    secret = "a very secret prompt"
-    with running({"m": backend_of(engine), "broken": ScriptedBackend([IndexError("lost")])}, log_level="debug") as url:
-        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
-            await client.post("/v1/completions", json={"model": "m", "prompt": secret, "max_tokens": 2})
-            await client.post("/v1/completions", json={"model": "m", "prompt": [secret, 1]})
-            failed = await client.post("/v1/completions", json={"model": "broken", "prompt": secret})
-    logged = capfd.readouterr().err
-    assert failed.status_code == 500
-    assert "IndexError" in logged
-    assert secret not in logged

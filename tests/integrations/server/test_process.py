@@ -28,7 +28,7 @@ with httpx.stream("POST", sys.argv[1], content=sys.argv[2], headers={"Content-Ty
 
 
 class Process:
-    """A server process; `url` is known once it listens."""
+    """A server process; `url` is known once it listens. `lines` are all it logged when `reading` has ended."""
 
     def __init__(self, *flags: str) -> None:
         self.process = subprocess.Popen(
@@ -39,7 +39,8 @@ class Process:
         )
         self.lines: list[str] = []
         self._listening = threading.Event()
-        threading.Thread(target=self._read, daemon=True).start()
+        self.reading = threading.Thread(target=self._read, daemon=True)
+        self.reading.start()
         while not self._listening.wait(0.1):
             assert self.process.poll() is None, "".join(self.lines)
         self.url = re.findall(r"running on (http://\S+)", "".join(self.lines))[0]
@@ -116,7 +117,7 @@ def test_killed_client_frees_its_slot_and_sigterm_lets_streams_end(server: Proce
 
 
 def test_stream_that_outlasts_the_drain_is_cut_and_the_process_ends(flags: list[str]) -> None:
-    server = Process(*flags, "--drain-timeout-s", "0")
+    server = Process(*flags, "--drain-timeout-s", "0", "--log-format", "json", "--log-level", "debug")
     with httpx.stream(
         "POST", f"{server.url}/v1/completions", json={**LONG, "max_tokens": 4000}, timeout=120
     ) as response:
@@ -126,3 +127,13 @@ def test_stream_that_outlasts_the_drain_is_cut_and_the_process_ends(flags: list[
         with pytest.raises(httpx.RemoteProtocolError):
             list(lines)
     server.process.wait(60)
+    server.reading.join(60)
+    assert server.process.returncode == 0
+    logged = [json.loads(line) for line in server.lines]  # of all its life, whoever wrote them
+    (ended,) = [line for line in logged if line["logger"].endswith(".access")]
+    assert (ended["status"], ended["code"]) == (503, "shutting_down"), ended
+    (told,) = [line for line in logged if line["message"].startswith("request was cut")]
+    assert (told["request_id"], told["code"]) == (ended["request_id"], "shutting_down")
+    assert not [line for line in logged if "traceback" in line]
+    assert {line["logger"] for line in logged} >= {"uvicorn.error", "eft_engine.engine.sequence"}
+    assert "the engine of toy is loaded" in [line["message"] for line in logged]

@@ -13,9 +13,9 @@ from eft_engine import TokenLogprobs
 from eft_integrations.backends.scripted import ScriptedBackend
 from eft_integrations.chat.messages import InvalidToolCall, Message, ToolCall
 from eft_integrations.chat.request import ChatDelta, ChatRequest
+from eft_integrations.server.composition_settings import CompositionSettings
 from eft_integrations.server.compositions import Composition
 from eft_integrations.server.response_items import Items
-from eft_integrations.server.settings import CompositionSettings
 from tests.integrations.cuts import REASON, cut
 from tests.integrations.server.serving import events_of, in_process
 
@@ -78,9 +78,16 @@ async def test_stream_has_pieces_of_the_thought_before_the_text() -> None:
         {"content": "Yes.", "reasoning": "hm", "reasoning_content": "hm"},
         {"content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "Yes."}]},
         {"content": [{"type": "reasoning", "text": "hm"}, {"type": "text", "text": "Yes."}]},
+        {"content": "Yes.", "reasoning_details": [{"type": "reasoning.text", "text": "hm", "signature": "s", "index": 0}]},
+        {"content": "Yes.", "reasoning_details": [{"type": "reasoning.summary", "summary": "hm"}]},
+        {"content": "Yes.", "reasoning_content": "hm", "reasoning_details": [{"type": "reasoning.encrypted", "data": "x"}]},
+        {"content": "Yes.", "reasoning": "hm", "reasoning_details": [{"type": "reasoning.text", "text": "others"}]},
     ],
-    ids=["reasoning_content", "reasoning", "both", "thinking part", "reasoning part"],
-)
+    ids=[
+        "reasoning_content", "reasoning", "both", "thinking part", "reasoning part", "details", "summary", "encrypted details",
+        "details beside a text",
+    ],
+)  # fmt: skip
 async def test_thought_of_history_is_the_turns(turn: dict[str, Any]) -> None:
     request = await asked_of(messages=[USER, {"role": "assistant", **turn}, USER])
     assert request.messages[1] == Message("assistant", "Yes.", reasoning="hm")
@@ -223,6 +230,28 @@ async def test_events_announce_fill_and_close_the_thought_before_the_message() -
     assert "".join(event.delta for event in found if event.type == "response.reasoning_text.delta") == "Where is it?"
 
 
+async def test_thought_is_a_summary_where_one_is_asked_for() -> None:
+    asked: dict[str, Any] = {"reasoning": {"summary": "auto"}}
+    response = Response.model_validate(await ask(ScriptedBackend([ANSWER]), "/v1/responses", **asked))
+    assert response.output[0].to_dict()["summary"] == [{"type": "summary_text", "text": "Where is it?"}]
+    assert "content" not in response.output[0].to_dict()
+    assert response.reasoning is not None
+    assert response.reasoning.summary == "auto"
+    found = [
+        EVENT.validate_python(own)
+        for own in await ask(ScriptedBackend([ANSWER]), "/v1/responses", stream=True, **asked)
+    ]
+    assert [event.type.removeprefix("response.") for event in found[2:10]] == [
+        "output_item.added",
+        "reasoning_summary_part.added",
+        *["reasoning_summary_text.delta"] * 3,
+        "reasoning_summary_text.done",
+        "reasoning_summary_part.done",
+        "output_item.done",
+    ]
+    assert [event.summary_index for event in found[3:9]] == [0] * 6
+
+
 async def test_thought_belongs_to_the_message_or_the_calls_behind_it() -> None:
     def thought(text: str) -> dict[str, Any]:
         return {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": text}]}
@@ -254,8 +283,9 @@ async def test_thought_belongs_to_the_message_or_the_calls_behind_it() -> None:
     )
 
 
-async def test_answer_handed_back_as_input_is_the_turn_that_it_was() -> None:
-    reply = await ask(ScriptedBackend([ANSWER]), "/v1/responses")
+@pytest.mark.parametrize("summary", [None, "auto"])
+async def test_answer_handed_back_as_input_is_the_turn_that_it_was(summary: str | None) -> None:
+    reply = await ask(ScriptedBackend([ANSWER]), "/v1/responses", reasoning={"summary": summary})
     results = [{"type": "function_call_output", "call_id": own.call_id, "output": "seen"} for own in CALLS]
     request = await asked_of("/v1/responses", input=[{"role": "user", "content": "a"}, *reply["output"], *results])
     assert request.messages[1] == ANSWER

@@ -110,7 +110,7 @@ async def test_format_choice_weights_and_limits_reach_the_backend() -> None:
 @pytest.mark.parametrize(
     ("body", "param"),
     [
-        ({"previous_response_id": "resp_1"}, None),
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"background": True}, None),
         ({"input": []}, "input"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input.0"),

@@ -14,8 +14,9 @@ from eft_engine.cli import main
 from eft_engine.cli.trio_options import choose_trio
 from eft_engine.errors import InvalidOptionError
 from eft_integrations.server.command import composition
+from eft_integrations.server.composition_settings import CompositionSettings
 from eft_integrations.server.loading import merged_pairs
-from eft_integrations.server.settings import CompositionSettings, ServerSettings, load_settings
+from eft_integrations.server.settings import ServerSettings, load_settings
 
 TOML = """
 port = 1111
@@ -57,7 +58,7 @@ def test_file_describes_compositions(file: Path) -> None:
 
 def test_file_of_the_documentation_is_understood(tmp_path: Path) -> None:
     page = (Path(__file__).parents[3] / "docs" / "server.md").read_text(encoding="utf-8")
-    (shown,) = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
+    shown = next(text for text in re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL) if "[engine]" in text)
     path = tmp_path / "eft.toml"
     path.write_text(shown, encoding="utf-8")
     assistant, helpful = load_settings(path).served
@@ -119,6 +120,26 @@ def test_key_is_never_shown() -> None:
         ({"compositions": [{"name": "a", "base": "x"}] * 2}, "two compositions are called 'a'"),
         ({"compositions": [{"name": "a", "base": "x", "weights": {"b": 1}}]}, "weight for 'b'"),
         ({"compositions": [{"name": "a", "preset": "x", "pairs": {"b": {}}}]}, "a preset has its own pairs"),
+        ({"compositions": [{"name": "a", "preset": "x"}]}, "no preset 'x'; known presets"),
+        (
+            {"compositions": [{"name": "a", "preset": "atlas", "weights": {"b": 1}}]},
+            "weight for 'b'; its pairs are assistant",
+        ),
+        (
+            {"compositions": [{"name": "a", "preset": "atlas", "weight_policy": {"b": "free"}}]},
+            "rule for 'b', and the pairs",
+        ),
+        ({"compositions": [{"name": "a", "base": "x", "pairs": {"b": {"tuned": "t"}}}]}, "pair 'b' needs reference"),
+        (
+            {"compositions": [{"name": "a", "preset": "atlas", "reasoning_tags": ["", "b"]}]},
+            "reasoning_tags.0: .* at least 1",
+        ),
+        ({"uds_mode": "660"}, "uds_mode belongs to uds"),
+        ({"allowed_hosts": ["http://a"]}, "allowed_hosts: .* without scheme and port, .*'http://a'"),
+        ({"allowed_hosts": ["a:80"]}, "allowed_hosts: .*'a:80'"),
+        ({"allowed_hosts": [""]}, "allowed_hosts: .*''"),
+        ({"cors_origins": ["http://a/"]}, "cors_origins: .* without a path, .*'http://a/'"),
+        ({"cors_origins": ["a"]}, "cors_origins: .*'a'"),
     ],
 )
 def test_mistake_is_named(flags: dict[str, Any], message: str) -> None:
@@ -133,6 +154,67 @@ def test_file_that_is_missing_or_no_toml_is_named(tmp_path: Path) -> None:
     broken.write_text("port = = 1", encoding="utf-8")
     with pytest.raises(InvalidOptionError, match="broken.toml"):
         load_settings(broken)
+
+
+def test_names_and_origins_that_can_be_called_are_taken() -> None:
+    hosts = ["a", "*.example.org", "*", "10.0.0.7", "fe80::1"]
+    origins = ["https://example.org", "http://localhost:3000", "*", "null"]
+    settings = load_settings(allowed_hosts=hosts, cors_origins=origins)
+    assert (settings.allowed_hosts, settings.cors_origins) == (hosts, origins)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("EFT_SERVE_PROT", "9000", "did you mean EFT_SERVE_PORT?"),
+        ("EFT_SERVE_ENGINE_MAX_NUM_SEQS", "3", "did you mean EFT_SERVE_ENGINE__MAX_NUM_SEQS?"),
+        ("EFT_SERVE_API_KEYS", "secret", "did you mean EFT_SERVE_API_KEY?"),
+        ("EFT_SERVE_PORT__NUMBER", "3", "no setting"),
+        ("EFT_SERVE_ALLOWED_HOSTS", "a,b", 'EFT_SERVE_ALLOWED_HOSTS must be JSON: a list as \\["a"'),
+    ],
+)
+def test_variable_that_would_do_nothing_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidOptionError, match=message) as refused:
+        load_settings()
+    assert value not in str(refused.value)
+
+
+def test_format_of_a_file_is_told_by_its_name_in_either_case(tmp_path: Path) -> None:
+    (tmp_path / "EFT.YAML").write_text("port: 9001", encoding="utf-8")
+    assert load_settings(tmp_path / "EFT.YAML").port == 9001
+    (tmp_path / "eft.conf").write_text("port: 9001", encoding="utf-8")
+    with pytest.raises(InvalidOptionError, match="eft.conf cannot be read as TOML"):
+        load_settings(tmp_path / "eft.conf")
+
+
+def test_key_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_bytes(b"\xef\xbb\xbfalice secret\n")
+    assert [key.name for key in load_settings(api_key_file=tmp_path / "keys").known_keys] == ["alice"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--weight", "json=0.5"], "--weight speaks of the composition"),
+        (["--name", "m"], "--name speaks of the composition"),
+        (["--preset", ""], "preset"),
+        (["--print"], "--print belongs to --engine vllm"),
+        (["--vllm-args", "--x"], "--vllm-args belongs to --engine vllm"),
+        (["--engine", "vllm", "--vllm-args", "'a"], "--vllm-args: No closing quotation"),
+    ],
+)
+def test_flag_that_would_do_nothing_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    monkeypatch.setattr("sys.argv", ["eft", "serve", "--port", "0", *flags])
+    monkeypatch.setattr("eft_integrations.server.loading.load_compositions", pytest.fail)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_flags_describe_a_composition() -> None:
