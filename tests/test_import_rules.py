@@ -207,7 +207,7 @@ def test_rule_finds_a_violation(part: str, source: str, found: list[str]) -> Non
         (("agents", "a.py"), "from eft_integrations.agents.b import B", ["eft_integrations.agents.b.B"]),
         (("backends", "pool.py"), "from eft_engine import Engine", []),
         (("chat", "prompt.py"), "from eft_integrations.backends.pool import p", ["eft_integrations.backends.pool.p"]),
-        (("server", "app.py"), "from eft_integrations.server.protocol import ChatRequest", []),
+        (("server", "app.py"), "from eft_integrations.server.bodies.protocol import ChatRequest", []),
         (("server", "command.py"), "from eft_integrations.vllm.launch import Command", []),
         (("server", "app.py"), "from eft_integrations.vllm.model import M", ["eft_integrations.vllm.model.M"]),
         (("vllm", "model.py"), "from eft_integrations.server.app import a", ["eft_integrations.server.app.a"]),

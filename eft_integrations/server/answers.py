@@ -15,13 +15,13 @@ from eft_engine.preparing import prepared
 from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
 from eft_integrations.json_types import Json, JsonObject
 from eft_integrations.sampling import SamplingFields, given_sampling
-from eft_integrations.server.admission import Room, Turns
-from eft_integrations.server.callers import Caller
+from eft_integrations.server.callers.admission import Room, Turns
+from eft_integrations.server.callers.callers import Caller
 from eft_integrations.server.compositions import Chosen, Composition
-from eft_integrations.server.records import current
-from eft_integrations.server.request_ids import answer_id
+from eft_integrations.server.openai.token_rewards import rewards_form
+from eft_integrations.server.seen.records import current
+from eft_integrations.server.seen.request_ids import answer_id
 from eft_integrations.server.streaming import interleave
-from eft_integrations.server.token_rewards import rewards_form
 from eft_integrations.wire.openai import invalid_call_form
 
 AnswerOne: TypeAlias = Callable[[ChatRequest], AsyncIterator[ChatDelta]]

@@ -11,24 +11,24 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from eft_integrations.server import errors
-from eft_integrations.server.batch_routes import batch_routes, batches_of
+from eft_integrations.server.anthropic.messages_errors import MessagesErrors
+from eft_integrations.server.anthropic.messages_routes import messages_routes
+from eft_integrations.server.callers.reloading import Reloader
 from eft_integrations.server.compositions import Composition
-from eft_integrations.server.guard import OPEN_PATHS, Guard
-from eft_integrations.server.hosts import Hosts
+from eft_integrations.server.entrance.guard import OPEN_PATHS, Guard
+from eft_integrations.server.entrance.hosts import Hosts
+from eft_integrations.server.entrance.paths import Paths
+from eft_integrations.server.evaluation.batch_routes import batch_routes, batches_of
+from eft_integrations.server.evaluation.scoring_routes import scoring_routes
+from eft_integrations.server.evaluation.token_routes import token_routes
 from eft_integrations.server.information_routes import information_routes
-from eft_integrations.server.messages_errors import MessagesErrors
-from eft_integrations.server.messages_routes import messages_routes
-from eft_integrations.server.openai_routes import openai_routes
+from eft_integrations.server.openai.openai_routes import openai_routes
 from eft_integrations.server.page_routes import PAGE_PATHS, page_routes
-from eft_integrations.server.paths import Paths
-from eft_integrations.server.reloading import Reloader
 from eft_integrations.server.routes import include
-from eft_integrations.server.scoring_routes import scoring_routes
+from eft_integrations.server.seen.tracing import tracing_of
+from eft_integrations.server.seen.watching import Watched
 from eft_integrations.server.service import Service
 from eft_integrations.server.settings import ServerSettings
-from eft_integrations.server.token_routes import token_routes
-from eft_integrations.server.tracing import tracing_of
-from eft_integrations.server.watching import Watched
 
 ENDING_S = 5.0
 """How long requests may take to end that were cut when the server stopped."""

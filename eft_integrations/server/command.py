@@ -304,12 +304,12 @@ def serve(
     """Serve compositions behind OpenAI's API. Flags go before environment (EFT_SERVE_...), environment before the file."""
     try:
         from eft_integrations.server.app import app_of
+        from eft_integrations.server.callers.reloading import Reloader, not_yet, stamps
         from eft_integrations.server.compositions import Compositions
-        from eft_integrations.server.listening import listening, tls_context
+        from eft_integrations.server.entrance.listening import listening, tls_context
+        from eft_integrations.server.entrance.run import run
         from eft_integrations.server.loading import load_compositions
-        from eft_integrations.server.logs import configure, telling_failures
-        from eft_integrations.server.reloading import Reloader, not_yet, stamps
-        from eft_integrations.server.run import run
+        from eft_integrations.server.seen.logs import configure, telling_failures
         from eft_integrations.server.service import Service
         from eft_integrations.server.settings import load_settings
     except ModuleNotFoundError as error:

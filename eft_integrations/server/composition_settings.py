@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator,
 
 from eft_engine import TunedPair, errors, find_preset
 from eft_integrations.chat.notations import notation_of
-from eft_integrations.server.weight_policy import PolicySetting
+from eft_integrations.server.callers.weight_policy import PolicySetting
 
 Tag = Annotated[str, Field(min_length=1)]
 

@@ -18,9 +18,9 @@ from eft_engine.config import RewardWeights, resolve_weights
 from eft_integrations.backends.engine import EngineBackend
 from eft_integrations.backends.protocol import ChatBackend
 from eft_integrations.chat.request import ChatRequest, ChatResult
-from eft_integrations.server.callers import ANYBODY, Caller
+from eft_integrations.server.callers.callers import ANYBODY, Caller
+from eft_integrations.server.callers.weight_policy import OPERATORS_OWN, WeightPolicy, check_weights, described
 from eft_integrations.server.errors import INVALID, ApiError, Kind, shortened
-from eft_integrations.server.weight_policy import OPERATORS_OWN, WeightPolicy, check_weights, described
 from eft_integrations.weights import HEADER, first_given, parse_alias, parse_weights
 
 

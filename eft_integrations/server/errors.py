@@ -13,9 +13,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from eft_engine import errors
-from eft_integrations.server.paths import methods_of
-from eft_integrations.server.records import PROMPT_FIELD, current
-from eft_integrations.server.wording import told
+from eft_integrations.server.entrance.paths import methods_of
+from eft_integrations.server.seen.records import PROMPT_FIELD, current
+from eft_integrations.server.seen.wording import told
 
 INVALID, PERMISSION, RATE, SERVER = "invalid_request_error", "permission_error", "rate_limit_error", "server_error"
 

@@ -9,11 +9,11 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from eft_integrations.server.callers import Caller
-from eft_integrations.server.calls import caller_of
+from eft_integrations.server.bodies.calls import caller_of
+from eft_integrations.server.callers.callers import Caller
 from eft_integrations.server.compositions import Composition
-from eft_integrations.server.health import Finding
 from eft_integrations.server.routes import Routes
+from eft_integrations.server.seen.health import Finding
 from eft_integrations.server.service import Service
 
 

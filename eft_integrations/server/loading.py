@@ -11,9 +11,9 @@ from eft_integrations.backends.engine import EngineBackend
 from eft_integrations.backends.pool import shared_backend
 from eft_integrations.backends.protocol import ChatBackend
 from eft_integrations.backends.remote import remote_backend
+from eft_integrations.server.callers.weight_policy import DEFAULT, WeightPolicy
 from eft_integrations.server.composition_settings import CompositionSettings, check_weight_names
 from eft_integrations.server.compositions import Composition
-from eft_integrations.server.weight_policy import DEFAULT, WeightPolicy
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from fastapi import APIRouter, Depends, FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from eft_integrations.server.bounds import BoundSettings
-from eft_integrations.server.calls import Call, reads
+from eft_integrations.server.bodies.bounds import BoundSettings
+from eft_integrations.server.bodies.calls import Call, reads
 from eft_integrations.weights import HEADER
 
 REFERENCE = "#/components/schemas/{model}"

@@ -12,21 +12,21 @@ from fastapi.responses import JSONResponse
 from eft_integrations.backends.engine import EngineBackend
 from eft_integrations.backends.protocol import ChatBackend
 from eft_integrations.json_types import JsonObject
-from eft_integrations.server.admission import InHand, Turns
 from eft_integrations.server.answers import Asking
-from eft_integrations.server.callers import KeyRing, check_keys
-from eft_integrations.server.calls import Call, unused_around
+from eft_integrations.server.bodies.calls import Call, unused_around
+from eft_integrations.server.bodies.protocol import GenerationBody
+from eft_integrations.server.callers.admission import InHand, Turns
+from eft_integrations.server.callers.callers import KeyRing, check_keys
+from eft_integrations.server.callers.pace import Pace
+from eft_integrations.server.callers.weight_policy import check_pairs
 from eft_integrations.server.compositions import Chosen, Composition, Compositions
-from eft_integrations.server.engine_metrics import EngineCollector
-from eft_integrations.server.health import Health
-from eft_integrations.server.metrics import ServerMetrics
-from eft_integrations.server.pace import Pace
-from eft_integrations.server.protocol import GenerationBody
-from eft_integrations.server.records import current
+from eft_integrations.server.openai.stored_responses import StoredResponses
+from eft_integrations.server.seen.engine_metrics import EngineCollector
+from eft_integrations.server.seen.health import Health
+from eft_integrations.server.seen.metrics import ServerMetrics
+from eft_integrations.server.seen.records import current
 from eft_integrations.server.settings import ServerSettings
-from eft_integrations.server.stored_responses import StoredResponses
 from eft_integrations.server.streaming import Event, StreamForm, TimeLimit, stream_response, while_connected
-from eft_integrations.server.weight_policy import check_pairs
 
 
 @dataclass(frozen=True)

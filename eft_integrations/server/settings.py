@@ -24,14 +24,14 @@ from pydantic_settings import (
 from yaml import YAMLError
 
 from eft_engine import EngineConfig, errors
-from eft_integrations.server.batch_settings import BatchSettings
-from eft_integrations.server.bounds import BoundSettings
-from eft_integrations.server.callers import KeyRing, KeySettings, check_keys, plain_key, read_key_file
+from eft_integrations.server.bodies.bounds import BoundSettings
+from eft_integrations.server.callers.callers import KeyRing, KeySettings, check_keys, plain_key, read_key_file
+from eft_integrations.server.callers.weight_policy import WeightPolicy, check_pairs
 from eft_integrations.server.composition_settings import CompositionSettings
-from eft_integrations.server.connection_settings import ConnectionSettings
-from eft_integrations.server.logs import LogFormat, LogLevel
+from eft_integrations.server.entrance.connection_settings import ConnectionSettings
+from eft_integrations.server.evaluation.batch_settings import BatchSettings
+from eft_integrations.server.seen.logs import LogFormat, LogLevel
 from eft_integrations.server.setting_sources import PREFIX, check_environment, file_source, format_of
-from eft_integrations.server.weight_policy import WeightPolicy, check_pairs
 
 DEFAULT_PRESET = "smollm2-json"
 NAME_OF_HOST = re.compile(r"\*|(\*\.)?[^\s/:*]+|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*:[0-9a-fA-F:.]*")

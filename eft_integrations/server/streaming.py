@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from eft_integrations.json_types import Json
 from eft_integrations.server.errors import ClientGoneError, RequestTimeoutError, error_fields
-from eft_integrations.server.records import current
+from eft_integrations.server.seen.records import current
 
 T = TypeVar("T")
 Event = Mapping[str, Json] | str

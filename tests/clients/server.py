@@ -23,8 +23,8 @@ from eft_integrations.backends.replies import AUTO, Auto
 from eft_integrations.backends.scripted import ScriptedBackend, last_text
 from eft_integrations.chat.messages import InvalidToolCall, Message, ToolCall
 from eft_integrations.chat.request import ChatRequest, ChatResult
-from eft_integrations.server.batch_settings import BatchSettings
-from eft_integrations.server.callers import KeySettings
+from eft_integrations.server.callers.callers import KeySettings
+from eft_integrations.server.evaluation.batch_settings import BatchSettings
 from eft_integrations.server.settings import ServerSettings
 from tests.integrations.cuts import REASON, cut, unfit
 from tests.integrations.server.serving import running

@@ -22,10 +22,10 @@ from eft_integrations.backends.replies import Broken, Gate, Gated, Reply
 from eft_integrations.backends.scripted import ScriptedBackend, last_text
 from eft_integrations.chat.messages import Message, ToolCall
 from eft_integrations.chat.request import ChatRequest
-from eft_integrations.server.callers import KeySettings
+from eft_integrations.server.callers.callers import KeySettings
+from eft_integrations.server.callers.weight_policy import WeightPolicy
 from eft_integrations.server.compositions import Composition
 from eft_integrations.server.settings import ServerSettings
-from eft_integrations.server.weight_policy import WeightPolicy
 from tests.integrations.server.serving import make_app, running
 from tests.toy import make_trio
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from eft_integrations.server.logs import LogFormat, LogLevel, configure
+from eft_integrations.server.seen.logs import LogFormat, LogLevel, configure
 
 
 class Lines(io.StringIO):

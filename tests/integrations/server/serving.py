@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from eft_integrations.backends.protocol import ChatBackend
 from eft_integrations.server.app import create_app
 from eft_integrations.server.compositions import Composition
-from eft_integrations.server.connections import Connection, ListeningConfig
+from eft_integrations.server.entrance.connections import Connection, ListeningConfig
 from eft_integrations.server.settings import ServerSettings
 
 Served = Mapping[str, ChatBackend] | Sequence[Composition]

@@ -10,8 +10,8 @@ from collections import Counter
 import pytest
 
 from eft_engine import errors
-from eft_integrations.server.admission import CallerLimitError, Room, TooManyAnswersError, Turns
-from eft_integrations.server.callers import Caller
+from eft_integrations.server.callers.admission import CallerLimitError, Room, TooManyAnswersError, Turns
+from eft_integrations.server.callers.callers import Caller
 from eft_integrations.server.errors import ApiError
 
 A, B, C = (Caller(name) for name in "abc")

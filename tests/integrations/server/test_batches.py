@@ -19,15 +19,15 @@ from pydantic import SecretStr
 from eft_engine import errors
 from eft_integrations.backends.scripted import ScriptedBackend
 from eft_integrations.chat.request import ChatDelta, ChatRequest
-from eft_integrations.server import batches as batches_module
 from eft_integrations.server.app import app_of
-from eft_integrations.server.batch_lines import BadLinesError, read_lines
-from eft_integrations.server.batch_settings import BatchSettings
-from eft_integrations.server.batches import Batches, Reply
-from eft_integrations.server.callers import KeySettings
+from eft_integrations.server.callers.callers import KeySettings
 from eft_integrations.server.compositions import Composition
 from eft_integrations.server.errors import ApiError
-from eft_integrations.server.files import FileStore
+from eft_integrations.server.evaluation import batches as batches_module
+from eft_integrations.server.evaluation.batch_lines import BadLinesError, read_lines
+from eft_integrations.server.evaluation.batch_settings import BatchSettings
+from eft_integrations.server.evaluation.batches import Batches, Reply
+from eft_integrations.server.evaluation.files import FileStore
 from eft_integrations.server.service import Service
 from eft_integrations.server.settings import ServerSettings
 from tests.integrations.server.serving import in_process, running

@@ -26,9 +26,9 @@ from eft_integrations.chat.messages import Message, Tool
 from eft_integrations.chat.prompt import Asked
 from eft_integrations.chat.request import ChatRequest, ToolChoice
 from eft_integrations.chat.template import RENDERING
-from eft_integrations.server.bounds import BoundSettings
+from eft_integrations.server.bodies.bounds import BoundSettings
+from eft_integrations.server.seen.wording import MOST_CLEANED, clean
 from eft_integrations.server.settings import ServerSettings
-from eft_integrations.server.wording import MOST_CLEANED, clean
 from tests.integrations.server.serving import in_process
 from tests.toy import make_trio
 
@@ -249,11 +249,11 @@ async def test_a_prompt_of_token_ids_is_no_list_of_prompts() -> None:
 
 
 ASKS: dict[str, tuple[str, dict[str, Any], str]] = {
-    CHAT: ("chat", {"messages": [HI]}, "to_messages"),
-    COMPLETIONS: ("completions", {"prompt": "a"}, "answer_format"),
-    RESPONSES: ("responses", {"input": "a"}, "to_conversation"),
-    "/v1/messages": ("messages", {"messages": [HI], "max_tokens": 4}, "to_conversation"),
-    "/v1/messages/count_tokens": ("messages", {"messages": [HI]}, "to_conversation"),
+    CHAT: ("openai.chat", {"messages": [HI]}, "to_messages"),
+    COMPLETIONS: ("openai.completions", {"prompt": "a"}, "answer_format"),
+    RESPONSES: ("openai.responses", {"input": "a"}, "to_conversation"),
+    "/v1/messages": ("anthropic.messages", {"messages": [HI], "max_tokens": 4}, "to_conversation"),
+    "/v1/messages/count_tokens": ("anthropic.messages", {"messages": [HI]}, "to_conversation"),
 }
 
 
@@ -288,7 +288,10 @@ async def test_answers_are_checked_beside_the_event_loop(engine: Engine, monkeyp
     ("grammar", "reason"),
     [
         ("start: A\nA: " + " & ".join(["/.*a.*/"] * 12), "11 times &"),
-        ('start: %json {"allOf": [{"type": "integer", "multipleOf": 97}, {"multipleOf": 89}]}', "'multipleOf' at /allOf/1"),
+        (
+            'start: %json {"allOf": [{"type": "integer", "multipleOf": 97}, {"multipleOf": 89}]}',
+            "'multipleOf' at /allOf/1",
+        ),
         ('start: %json {"type"', "no JSON"),
     ],
 )

@@ -60,7 +60,7 @@ async def test_echo_puts_the_prompt_in_front_also_in_a_stream() -> None:
 async def test_start_token_of_a_prompt_may_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     refused = await ask(ScriptedBackend(["ok"]), prompt="a", add_special_tokens=False)
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "add_special_tokens")
-    monkeypatch.setattr("eft_integrations.server.completions.engine_of", lambda composition, option: None)
+    monkeypatch.setattr("eft_integrations.server.openai.completions.engine_of", lambda composition, option: None)
     backend = ScriptedBackend(["ok"] * 3)
     for given in ({"add_special_tokens": False}, {"add_special_tokens": True}, {}):
         assert "ignored" not in (await ask(backend, prompt="a", **given)).json()["eft"]

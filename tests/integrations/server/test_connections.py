@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from eft_integrations.backends.scripted import ScriptedBackend
-from eft_integrations.server.connection_settings import ConnectionSettings
-from eft_integrations.server.held_bodies import HeldBodies
+from eft_integrations.server.entrance.connection_settings import ConnectionSettings
+from eft_integrations.server.entrance.held_bodies import HeldBodies
 from eft_integrations.server.settings import ServerSettings
 from tests.integrations.server.serving import running
 

@@ -17,9 +17,9 @@ from eft_integrations.chat.messages import Tool
 from eft_integrations.chat.notations import notation_of
 from eft_integrations.chat.prompt import Asked, ControlTokens
 from eft_integrations.chat.request import ChatRequest, ToolChoice
-from eft_integrations.server import unused_fields
-from eft_integrations.server.idle_fields import NAMED
-from eft_integrations.server.refused_fields import REFUSED
+from eft_integrations.server.bodies import unused_fields
+from eft_integrations.server.bodies.idle_fields import NAMED
+from eft_integrations.server.bodies.refused_fields import REFUSED
 from tests.integrations.server.serving import events_of, in_process
 
 LOOK = {"type": "function", "function": {"name": "look"}}
@@ -182,7 +182,7 @@ async def test_what_is_not_used_is_logged_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unused_fields.TOLD, "_names", set())
-    with caplog.at_level(logging.WARNING, "eft_integrations.server.unused_fields"):
+    with caplog.at_level(logging.WARNING, "eft_integrations.server.bodies.unused_fields"):
         for _ in range(3):
             await post(ScriptedBackend(["ok"]), flavour=1)
     assert [record.getMessage() for record in caplog.records if "flavour" in record.getMessage()] == [

@@ -12,8 +12,8 @@ import pytest
 from fastapi.routing import APIRoute
 
 from eft_integrations.backends.engine import EngineBackend
-from eft_integrations.server.batch_lines import BadLinesError, read_lines
-from eft_integrations.server.batch_settings import BatchSettings
+from eft_integrations.server.evaluation.batch_lines import BadLinesError, read_lines
+from eft_integrations.server.evaluation.batch_settings import BatchSettings
 from eft_integrations.server.settings import ServerSettings
 from tests.integrations.server.serving import make_app, running
 from tests.toy import make_trio

@@ -22,7 +22,7 @@ from smolagents import tool as smol_tool
 
 from eft_integrations.backends.pool import backend_of
 from eft_integrations.backends.scripted import ScriptedBackend
-from eft_integrations.server.callers import KeySettings
+from eft_integrations.server.callers.callers import KeySettings
 from eft_integrations.server.settings import ServerSettings
 from tests.integrations.server.serving import running
 from tests.integrations.server.tool_user import OBJECT, ToolUser

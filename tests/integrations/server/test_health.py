@@ -17,9 +17,9 @@ from eft_integrations.backends.engine import EngineBackend
 from eft_integrations.backends.pool import backend_of
 from eft_integrations.backends.remote import RemoteBackend
 from eft_integrations.backends.scripted import ScriptedBackend
-from eft_integrations.server import health
 from eft_integrations.server.app import app_of
 from eft_integrations.server.compositions import Composition
+from eft_integrations.server.seen import health
 from eft_integrations.server.service import Service
 from eft_integrations.server.settings import ServerSettings
 from tests.engine.gate import Gate

@@ -8,13 +8,13 @@ import httpx
 import pytest
 
 from eft_integrations.backends.scripted import ScriptedBackend
-from eft_integrations.server.body import Body
-from eft_integrations.server.completions_protocol import CompletionBody, TokenizeBody
-from eft_integrations.server.idle_fields import NAMED, WITHOUT_EFFECT
-from eft_integrations.server.protocol import ChatBody
-from eft_integrations.server.refused_fields import FALSE_IS_A_WISH, NEUTRAL, REFUSED
-from eft_integrations.server.responses_protocol import ResponsesBody
-from eft_integrations.server.unused_fields import OWN, is_neutral, meant
+from eft_integrations.server.bodies.body import Body
+from eft_integrations.server.bodies.idle_fields import NAMED, WITHOUT_EFFECT
+from eft_integrations.server.bodies.protocol import ChatBody
+from eft_integrations.server.bodies.refused_fields import FALSE_IS_A_WISH, NEUTRAL, REFUSED
+from eft_integrations.server.bodies.unused_fields import OWN, is_neutral, meant
+from eft_integrations.server.openai.completions_protocol import CompletionBody, TokenizeBody
+from eft_integrations.server.openai.responses_protocol import ResponsesBody
 from tests.integrations.server.known_fields import CHAT, COMPLETIONS, RESPONSES, TOKENIZE
 from tests.integrations.server.serving import in_process
 

@@ -15,7 +15,7 @@ from eft_engine import Engine
 from eft_integrations.backends.pool import backend_of
 from eft_integrations.backends.scripted import ScriptedBackend
 from eft_integrations.chat.request import ChatDelta, ChatRequest
-from eft_integrations.server.pace import Pace
+from eft_integrations.server.callers.pace import Pace
 from eft_integrations.server.settings import ServerSettings
 from tests.integrations.server.serving import events_of, in_process, running
 from tests.toy import make_trio

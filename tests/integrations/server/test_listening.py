@@ -15,8 +15,8 @@ import typer.testing
 
 from eft_engine.errors import InvalidOptionError
 from eft_integrations.server.command import serve
-from eft_integrations.server.connection_settings import ConnectionSettings
-from eft_integrations.server.listening import listening, tls_context
+from eft_integrations.server.entrance.connection_settings import ConnectionSettings
+from eft_integrations.server.entrance.listening import listening, tls_context
 from eft_integrations.server.settings import ServerSettings
 
 

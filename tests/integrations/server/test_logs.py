@@ -28,7 +28,7 @@ from tests.toy import make_trio
 
 HELLO = [{"role": "user", "content": "hi"}]
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
-ACCESS, FAILURE = ".server.access", ".server.access_log"
+ACCESS, FAILURE = ".server.access", ".seen.access_log"
 
 
 def body(path: str, text: str = "hi", **fields: Any) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def test_every_logger_writes_json_whatever_it_is_told() -> None:
     assert failed["error"] == "ValueError"
     assert "ValueError: lost" in failed["traceback"]
     assert any("something is wrong" in line["message"] for line in lines.of("py.warnings"))
-    assert [line["error"] for line in lines.of("server.logs")] == ["ZeroDivisionError", "KeyError"]
+    assert [line["error"] for line in lines.of("seen.logs")] == ["ZeroDivisionError", "KeyError"]
 
 
 def test_text_has_a_line_each_with_names_and_values() -> None:

@@ -12,7 +12,7 @@ from eft_engine import errors
 from eft_integrations.backends.replies import Reply
 from eft_integrations.backends.scripted import Broken, Gate, Gated, ScriptedBackend
 from eft_integrations.chat.messages import InvalidToolCall, Message, ToolCall
-from eft_integrations.server.callers import KeySettings
+from eft_integrations.server.callers.callers import KeySettings
 from eft_integrations.server.settings import ServerSettings
 from tests.integrations.cuts import REASON, cut
 from tests.integrations.server.serving import events_of, in_process, running

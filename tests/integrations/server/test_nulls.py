@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from eft_integrations.backends.scripted import ScriptedBackend
+from eft_integrations.server.anthropic.messages_protocol import CountTokensBody, MessagesBody
 from eft_integrations.server.app import create_app
-from eft_integrations.server.batch_routes import BatchBody
-from eft_integrations.server.body import Body, Part
-from eft_integrations.server.completions_protocol import CompletionBody, DetokenizeBody, TokenizeBody
+from eft_integrations.server.bodies.body import Body, Part
+from eft_integrations.server.bodies.protocol import ChatBody, MessageBody
 from eft_integrations.server.compositions import Composition
-from eft_integrations.server.messages_protocol import CountTokensBody, MessagesBody
-from eft_integrations.server.protocol import ChatBody, MessageBody
-from eft_integrations.server.responses_protocol import ResponsesBody
-from eft_integrations.server.scoring_protocol import ScoreBody
+from eft_integrations.server.evaluation.batch_routes import BatchBody
+from eft_integrations.server.evaluation.scoring_protocol import ScoreBody
+from eft_integrations.server.openai.completions_protocol import CompletionBody, DetokenizeBody, TokenizeBody
+from eft_integrations.server.openai.responses_protocol import ResponsesBody
 from tests.integrations.server.serving import in_process
 
 NEEDED: dict[type[Body], dict[str, Any]] = {

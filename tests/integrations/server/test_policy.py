@@ -12,15 +12,15 @@ import pytest
 
 from eft_engine import errors
 from eft_integrations.backends.scripted import ScriptedBackend
-from eft_integrations.server import reloading
 from eft_integrations.server.app import app_of
-from eft_integrations.server.callers import ANYBODY, KeyRing, KeySettings, read_key_file
+from eft_integrations.server.callers import reloading
+from eft_integrations.server.callers.callers import ANYBODY, KeyRing, KeySettings, read_key_file
+from eft_integrations.server.callers.reloading import Reloader
+from eft_integrations.server.callers.weight_policy import DEFAULT, WeightPolicy
 from eft_integrations.server.compositions import Composition
-from eft_integrations.server.reloading import Reloader
 from eft_integrations.server.service import Service
 from eft_integrations.server.settings import ServerSettings, load_settings
 from eft_integrations.server.vllm_engine import vllm_command
-from eft_integrations.server.weight_policy import DEFAULT, WeightPolicy
 from tests.integrations.server.serving import in_process
 
 ASKED = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}

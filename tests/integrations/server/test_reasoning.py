@@ -15,7 +15,7 @@ from eft_integrations.chat.messages import InvalidToolCall, Message, ToolCall
 from eft_integrations.chat.request import ChatDelta, ChatRequest
 from eft_integrations.server.composition_settings import CompositionSettings
 from eft_integrations.server.compositions import Composition
-from eft_integrations.server.response_items import Items
+from eft_integrations.server.openai.response_items import Items
 from tests.integrations.cuts import REASON, cut
 from tests.integrations.server.serving import events_of, in_process
 

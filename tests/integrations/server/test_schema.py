@@ -16,7 +16,7 @@ from schemathesis.generation import GenerationMode
 from eft_engine import Engine
 from eft_integrations.backends.pool import backend_of
 from eft_integrations.backends.scripted import ScriptedBackend
-from eft_integrations.server.batch_settings import BatchSettings
+from eft_integrations.server.evaluation.batch_settings import BatchSettings
 from eft_integrations.server.settings import ServerSettings
 from tests.integrations.server.serving import make_app
 from tests.toy import make_trio

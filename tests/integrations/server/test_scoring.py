@@ -13,7 +13,7 @@ import torch
 
 from eft_integrations.backends.engine import EngineBackend
 from eft_integrations.backends.scripted import ScriptedBackend
-from eft_integrations.server.bounds import BoundSettings
+from eft_integrations.server.bodies.bounds import BoundSettings
 from eft_integrations.server.settings import ServerSettings
 from tests.integrations.server.serving import events_of, in_process
 from tests.toy import END_ID, ToyTrio, make_trio

@@ -11,10 +11,10 @@ from pydantic import SecretStr
 
 from eft_integrations.backends.scripted import ScriptedBackend
 from eft_integrations.chat.messages import Message, ToolCall
-from eft_integrations.server.callers import Caller
+from eft_integrations.server.callers.callers import Caller
 from eft_integrations.server.errors import ApiError
+from eft_integrations.server.openai.stored_responses import StoredResponses
 from eft_integrations.server.settings import ServerSettings
-from eft_integrations.server.stored_responses import StoredResponses
 from tests.integrations.server.serving import in_process, running
 
 KEPT = ServerSettings(max_stored_responses=4)

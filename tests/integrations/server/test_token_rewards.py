@@ -10,7 +10,7 @@ import torch
 from eft_engine import SamplingParams
 from eft_integrations.backends.pool import backend_of
 from eft_integrations.backends.remote import RemoteBackend
-from eft_integrations.server.token_rewards import rewards_form
+from eft_integrations.server.openai.token_rewards import rewards_form
 from tests.integrations.server.serving import events_of, in_process, running
 from tests.toy import make_trio
 

@@ -26,9 +26,9 @@ from eft_integrations.backends.pool import backend_of
 from eft_integrations.backends.protocol import ChatBackend
 from eft_integrations.backends.scripted import Broken, ScriptedBackend
 from eft_integrations.server import app as app_module
+from eft_integrations.server.seen.spans import Spans
+from eft_integrations.server.seen.tracing import tracing_of
 from eft_integrations.server.settings import ServerSettings
-from eft_integrations.server.spans import Spans
-from eft_integrations.server.tracing import tracing_of
 from tests.integrations.server.logged import logging_to
 from tests.integrations.server.serving import in_process, running
 from tests.toy import make_trio
@@ -263,7 +263,7 @@ def test_collector_gets_both_when_the_environment_names_it(
 
 
 def test_name_that_the_environment_gives_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    from eft_integrations.server import spans
+    from eft_integrations.server.seen import spans
 
     monkeypatch.setenv("OTEL_SERVICE_NAME", "mine")
     assert spans._resource().attributes["service.name"] == "mine"
@@ -304,8 +304,8 @@ def test_what_is_not_there_is_refused(name: str, value: str, monkeypatch: pytest
 def test_missing_package_is_an_error_that_names_the_extra_or_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.delitem(sys.modules, "eft_integrations.server.spans", raising=False)
-    monkeypatch.delattr("eft_integrations.server.spans", raising=False)
+    monkeypatch.delitem(sys.modules, "eft_integrations.server.seen.spans", raising=False)
+    monkeypatch.delattr("eft_integrations.server.seen.spans", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(errors.InvalidOptionError, match=r"pip install 'eft-engine\[otel\]'"):
         tracing_of(ServerSettings(otel=True))

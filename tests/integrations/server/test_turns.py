@@ -17,8 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from eft_engine import EngineConfig, errors
 from eft_integrations.backends.pool import backend_of
 from eft_integrations.backends.refusals import Refusal, eft_meaning
-from eft_integrations.server.admission import CallerLimitError, InHand, Room, Turns
-from eft_integrations.server.callers import Caller, KeySettings
+from eft_integrations.server.callers.admission import CallerLimitError, InHand, Room, Turns
+from eft_integrations.server.callers.callers import Caller, KeySettings
 from eft_integrations.server.errors import ApiError
 from eft_integrations.server.settings import ServerSettings
 from tests.integrations.server.serving import in_process

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from eft_engine import errors
 from eft_integrations.backends.scripted import Broken, ScriptedBackend
 from eft_integrations.server.errors import error_fields, kind_of
-from eft_integrations.server.wording import clean, told
+from eft_integrations.server.seen.wording import clean, told
 from tests.integrations.server.serving import in_process
 
 FIELDS: dict[str, Any] = {

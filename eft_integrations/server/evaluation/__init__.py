@@ -1,0 +1,1 @@
+"""What evaluation runs ask for: scores, tokens, files and batches."""

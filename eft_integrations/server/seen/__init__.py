@@ -1,0 +1,1 @@
+"""What operators see: logs, request ids, metrics, traces and health."""
