@@ -104,8 +104,9 @@ async def prepared(make: Callable[Arguments, Found], *args: Arguments.args, **ke
 
 def _begin_anew() -> None:
     """In a forked child: none of these threads is there."""
+    global _places
     _pool.cache_clear()
-    _places.__init__()  # type: ignore[misc]
+    _places = _Places()
 
 
 os.register_at_fork(after_in_child=_begin_anew)

@@ -244,14 +244,17 @@ class EngineBackend:
                 "chat_template": engine.chat_template,
             }
 
+    async def _loaded(self) -> Engine:
+        """`engine` for an event loop, which does not stand still while it is loaded."""
+        engine = self._engine
+        return engine if engine is not None else await asyncio.to_thread(lambda: self.engine)
+
     async def ascore(
         self, request: ChatRequest, completion_ids: Sequence[int], *, num_top: int = 0, every_member: bool = False
     ) -> ScoreOutput:
         """How probable these tokens are behind the prompt; arguments and errors as for `Engine.score`. Cancelling cancels it."""
         with self._keeper.use():
-            engine = self._engine
-            if engine is None:
-                engine = await asyncio.to_thread(lambda: self.engine)
+            engine = await self._loaded()
             asked = await prepared(_asked, request, engine)
             return await engine.ascore(
                 asked.prompt,
@@ -306,9 +309,7 @@ class EngineBackend:
         self._check_keeping(request)
         use = self._keeper.begin(request.keep_alive_s)
         try:
-            engine = self._engine
-            if engine is None:
-                engine = await asyncio.to_thread(lambda: self.engine)
+            engine = await self._loaded()
             asked = await prepared(_asked, request, engine)
             reader = AnswerReader(asked)
             deltas = engine.astream(asked.prompt, **asked.options)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, PrivateAttr, model_validator
 
+from eft_integrations.server.bodies.levels import levels
 from eft_integrations.server.bodies.unused_fields import MAX_NAMED, OWN, refused, unused
 from eft_integrations.server.seen.records import PROMPT_FIELD
 
@@ -17,21 +18,11 @@ MAX_DEPTH = 64
 
 def _plain_json(value: dict[str, object]) -> dict[str, object]:
     """Free JSON without NaN that is not nested beyond reason."""
-    level: list[object] = [value]
-    depth = 0
-    while level:
-        depth += 1
+    for depth, _ in enumerate(levels(value), 1):
         if depth > MAX_DEPTH:
             raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
-        level = [child for item in level for child in _children(item)]
     json.dumps(value, allow_nan=False)
     return value
-
-
-def _children(value: object) -> list[object]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return value if isinstance(value, list) else []
 
 
 FreeJson = Annotated[dict[str, object], AfterValidator(_plain_json)]

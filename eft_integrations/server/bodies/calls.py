@@ -22,6 +22,7 @@ from eft_engine.preparing import prepared
 from eft_integrations.server.bodies.bounds import BoundSettings
 from eft_integrations.server.bodies.counting import check_counts
 from eft_integrations.server.bodies.idle_fields import QUIET_IN_QUERY
+from eft_integrations.server.bodies.levels import levels
 from eft_integrations.server.bodies.unused_fields import MAX_NAMED, TOLD
 from eft_integrations.server.callers.callers import ANYBODY, Caller
 from eft_integrations.server.errors import INVALID, ApiError, Kind, shortened
@@ -166,10 +167,8 @@ def check_json(value: Any, bounds: BoundSettings) -> None:
     Raises:
         ApiError: it holds more than the bounds allow, or half of a surrogate pair, which no tokenizer can read.
     """
-    level: list[Any] = [value]
-    depth = num_values = 0
-    while level:
-        depth += 1
+    num_values = 0
+    for depth, level in enumerate(levels(value), 1):
         num_values += len(level)
         if depth > bounds.json_depth:
             raise ApiError(f"the body is nested deeper than {bounds.json_depth} levels", Kind(400, INVALID, "too_deep"))
@@ -178,17 +177,12 @@ def check_json(value: Any, bounds: BoundSettings) -> None:
                 f"the body holds more than {bounds.json_values} values; send them in several calls",
                 Kind(400, INVALID, "too_many_values"),
             )
-        below: list[Any] = []
         for item in level:
             if isinstance(item, str):
                 _check_text(item)
             elif isinstance(item, dict):
                 for name in item:
                     _check_text(name)
-                below += item.values()
-            elif isinstance(item, list):
-                below += item
-        level = below
 
 
 def _check_text(text: str) -> None:

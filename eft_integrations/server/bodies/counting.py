@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from eft_integrations.chat.template import RENDERING
 from eft_integrations.server.bodies.bounds import BoundSettings
+from eft_integrations.server.bodies.levels import levels
 from eft_integrations.server.errors import INVALID, ApiError, Kind, shortened
 
 Fields = Mapping[str, Any]
@@ -122,7 +123,7 @@ def _check_schemas(body: Fields, bounds: BoundSettings) -> None:
             code="schema_too_large",
         )
         _check(
-            _num_values(schema), bounds.schema_values, "schema_values", param, what=f"{param} holds {{}} values",
+            sum(map(len, levels(schema))), bounds.schema_values, "schema_values", param, what=f"{param} holds {{}} values",
             code="schema_too_large",
         )  # fmt: skip
     _check(
@@ -147,20 +148,6 @@ def _read(schema: object) -> object:
     if isinstance(schema, Mapping) and isinstance(text := schema.get("json"), str):
         return {**schema, "json": _read(text)}
     return schema
-
-
-def _num_values(value: object) -> int:
-    count, level = 0, [value]
-    while level:
-        count += len(level)
-        below: list[object] = []
-        for item in level:
-            if isinstance(item, dict):
-                below += item.values()
-            elif isinstance(item, list):
-                below += item
-        level = below
-    return count
 
 
 def _check_names(body: Fields, bounds: BoundSettings) -> None:

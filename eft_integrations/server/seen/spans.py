@@ -7,6 +7,7 @@ and the histograms `gen_ai.server.*`. What they have no word for begins with `ef
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from contextvars import Token
 from dataclasses import dataclass
 
@@ -50,6 +51,21 @@ FIRST_TOKENS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75
 TOKEN_TIMES = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 TOKENS = tuple(float(4**power) for power in range(14))
 """The buckets that the conventions ask for."""
+RATES = tuple(tenth / 10 for tenth in range(1, 11))
+WEIGHTS = (-1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
+
+DURATION, FIRST_TOKEN = "gen_ai.server.request.duration", "gen_ai.server.time_to_first_token"
+PER_TOKEN, USAGE = "gen_ai.server.time_per_output_token", "gen_ai.client.token.usage"
+ACCEPTANCE, WEIGHT = "eft.acceptance_rate", "eft.reward_weight"
+HISTOGRAMS: Mapping[str, tuple[str, str, Sequence[float]]] = {
+    DURATION: ("s", "From a request to the last of its answer.", DURATIONS),
+    FIRST_TOKEN: ("s", "From a request to the first piece of its answer.", FIRST_TOKENS),
+    PER_TOKEN: ("s", "Per token after the first.", TOKEN_TIMES),
+    USAGE: ("{token}", "Tokens of prompts and answers.", TOKENS),
+    ACCEPTANCE: ("1", "Drafted tokens that were accepted, by answer.", RATES),
+    WEIGHT: ("1", "Weights in effect, by answer and pair.", WEIGHTS),
+}
+"""Unit, description and buckets of what is measured."""
 
 Attributes = dict[str, AttributeValue]
 
@@ -75,42 +91,10 @@ class Spans:
         self._place: Attributes = {"server.address": address, "server.port": port}
         self._tracer = tracers.get_tracer(NAME, __version__)
         meter = meters.get_meter(NAME, __version__)
-        self._duration = meter.create_histogram(
-            "gen_ai.server.request.duration",
-            unit="s",
-            description="From a request to the last of its answer.",
-            explicit_bucket_boundaries_advisory=DURATIONS,
-        )
-        self._first_token = meter.create_histogram(
-            "gen_ai.server.time_to_first_token",
-            unit="s",
-            description="From a request to the first piece of its answer.",
-            explicit_bucket_boundaries_advisory=FIRST_TOKENS,
-        )
-        self._per_token = meter.create_histogram(
-            "gen_ai.server.time_per_output_token",
-            unit="s",
-            description="Per token after the first.",
-            explicit_bucket_boundaries_advisory=TOKEN_TIMES,
-        )
-        self._tokens = meter.create_histogram(
-            "gen_ai.client.token.usage",
-            unit="{token}",
-            description="Tokens of prompts and answers.",
-            explicit_bucket_boundaries_advisory=TOKENS,
-        )
-        self._acceptance = meter.create_histogram(
-            "eft.acceptance_rate",
-            unit="1",
-            description="Drafted tokens that were accepted, by answer.",
-            explicit_bucket_boundaries_advisory=[tenth / 10 for tenth in range(1, 11)],
-        )
-        self._weight = meter.create_histogram(
-            "eft.reward_weight",
-            unit="1",
-            description="Weights in effect, by answer and pair.",
-            explicit_bucket_boundaries_advisory=(-1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0),
-        )
+        self._histograms = {
+            name: meter.create_histogram(name, unit, description, explicit_bucket_boundaries_advisory=buckets)
+            for name, (unit, description, buckets) in HISTOGRAMS.items()
+        }
 
     def begin(self, record: Record, headers: Headers) -> Begun:
         """See `Tracing`; a trace that the caller has begun goes on."""
@@ -148,18 +132,18 @@ class Spans:
 
     def _measure(self, record: Record, operation: str, outcome: Outcome) -> None:
         common = {**_of_model(record, operation), **self._place}
-        self._duration.record(record.elapsed_s, {**common, **_error_type(outcome)})
+        self._histograms[DURATION].record(record.elapsed_s, {**common, **_error_type(outcome)})
         if record.first_s is not None:
-            self._first_token.record(record.first_s, common)
+            self._histograms[FIRST_TOKEN].record(record.first_s, common)
         for result in record.results:
-            self._tokens.record(result.usage.prompt_tokens, {**common, "gen_ai.token.type": "input"})
-            self._tokens.record(result.usage.completion_tokens, {**common, "gen_ai.token.type": "output"})
+            self._histograms[USAGE].record(result.usage.prompt_tokens, {**common, "gen_ai.token.type": "input"})
+            self._histograms[USAGE].record(result.usage.completion_tokens, {**common, "gen_ai.token.type": "output"})
             if result.usage.completion_tokens > 1 and (seconds := result.metadata.get("tpot_s")) is not None:
-                self._per_token.record(seconds, common)
+                self._histograms[PER_TOKEN].record(seconds, common)
             if (rate := result.metadata.get("acceptance_rate")) is not None:
-                self._acceptance.record(rate, common)
+                self._histograms[ACCEPTANCE].record(rate, common)
             for pair, weight in record.reward_weights.items():
-                self._weight.record(weight, {**common, "eft.pair": pair})
+                self._histograms[WEIGHT].record(weight, {**common, "eft.pair": pair})
 
     def shutdown(self) -> None:
         """See `Tracing`."""
