@@ -3,6 +3,9 @@
 Work in a thread cannot be stopped from outside. Here the thread looks at its own clock while it runs, whenever it calls a function
 or ends a line of watched code, and leaves by an exception. What is counted is the thread's own time on a processor, so that a busy
 machine ends nothing. A single call into C is not interrupted: what it is given has to be bounded before.
+
+Looking needs the thread's trace function. Where a debugger has it, or a measurement of coverage, it keeps it and nothing is ended,
+except in work for others (`for_others`: what a server does for a request).
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from types import FrameType
 from typing import Any
 
@@ -26,6 +30,9 @@ LONG_S = 0.02
 """Seconds from which on work is long."""
 WATCHED = ("<template>", "<unknown>")
 """Code of which lines count too: compiled templates, whose loops call nothing."""
+
+
+_is_for_others: ContextVar[bool] = ContextVar("eft_is_for_others", default=False)
 
 
 class _Overdue(BaseException):
@@ -66,15 +73,26 @@ class _Watch:
 
 
 @contextmanager
+def for_others() -> Generator[None]:
+    """In this block, and in tasks and threads that take over its context, the bounds of `at_most` hold whoever traces."""
+    token = _is_for_others.set(True)
+    try:
+        yield
+    finally:
+        _is_for_others.reset(token)
+
+
+@contextmanager
 def at_most(seconds: float, error: Callable[[], EFTError]) -> Generator[None]:
-    """Run a block for so many seconds of this thread on a processor. Inside of another one, the outer one alone counts.
+    """Run a block for so many seconds of this thread on a processor. Inside of another one, the outer one alone counts. Where the
+    thread is traced by somebody else, the block runs without a bound, except in work for others.
 
     Raises:
         EFTError: what `error` makes, where they are over.
         QueueFullError: too much that takes long is at work in the threads of `preparing`.
     """
     before = sys.gettrace()
-    if isinstance(before, _Watch):
+    if isinstance(before, _Watch) or (before is not None and not _is_for_others.get()):
         yield
         return
     watch = _Watch(seconds)

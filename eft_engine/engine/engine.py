@@ -345,14 +345,14 @@ class Engine:
             num_accepted=tokens["accepted"],
             num_steps=tokens["steps"],
             networks=tuple(networks),
-            kv_cache_use=self._kv_cache_use(load.num_positions),
+            kv_cache_use=self._kv_cache_use(),
         )
 
-    def _kv_cache_use(self, num_positions: int) -> float:
+    def _kv_cache_use(self) -> float:
         most = self.config.max_kv_cache_bytes
         if most is not None:
             return min(1.0, sum(network.kv_cache.num_bytes for network in self._trio.networks) / most)
-        return min(1.0, num_positions / (self.config.max_num_seqs * self.context_len))
+        return min(1.0, self._worker.num_positions / (self.config.max_num_seqs * self.context_len))
 
     def health(self) -> EngineHealth:
         """Whether it answers, and how long it has worked without getting anywhere. Cheap, and waits for nothing: it may be called

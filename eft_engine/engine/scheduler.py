@@ -56,8 +56,6 @@ class Load(NamedTuple):
     """Requests that no step has worked on yet, or that were preempted."""
     num_warm_prefixes: int
     """Conversations that are kept for what may come."""
-    num_positions: int = 0
-    """Tokens that the running requests hold in their caches; of each the longest of its streams."""
 
 
 class Scheduler:
@@ -83,8 +81,14 @@ class Scheduler:
     @property
     def load(self) -> Load:
         """What it holds now."""
-        lengths = (max(_length(stream) for stream in sequence.streams) for sequence in self.running)
-        return Load(len(self.running), len(self.waiting), self._prefixes.num_warm, sum(lengths))
+        return Load(len(self.running), len(self.waiting), self._prefixes.num_warm)
+
+    @property
+    def num_positions(self) -> int:
+        """Tokens that the running requests hold in their caches; of each the longest of its streams. May be asked in any thread: of
+        requests that come or go meanwhile it counts some.
+        """
+        return sum(max(_length(stream) for stream in sequence.streams) for sequence in tuple(self.running))
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
@@ -251,4 +255,4 @@ class Scheduler:
 
 
 def _length(stream: Stream) -> int:
-    return 0 if stream.slot is None else stream.slot.length
+    return 0 if (slot := stream.slot) is None else slot.length

@@ -115,6 +115,11 @@ class EngineWorker:
             return self._load._replace(num_waiting=self._load.num_waiting + len(self._inbox))
 
     @property
+    def num_positions(self) -> int:
+        """See `Scheduler.num_positions`."""
+        return self._scheduler.num_positions
+
+    @property
     def health(self) -> EngineHealth:
         """See `EngineHealth`. Takes no lock, so that it answers also while a step hangs.
 

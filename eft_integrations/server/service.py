@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,19 +65,12 @@ class Service:
         everywhere = InHand()
 
         def turns_of(backend: ChatBackend) -> Turns:
-            waiting = settings.engine.max_queued_requests
-            if not isinstance(backend, EngineBackend):  # it has a queue of its own
-                capacity = None if waiting is None else settings.engine.max_num_seqs + waiting
-                return Turns(
-                    num_places=capacity or 2**31,
-                    capacity=capacity,
-                    callers=lambda: ring.callers,
-                    retry_after_s=pace.retry_after_s,
-                    everywhere=everywhere,
-                )
-            return Turns.of_engine(
-                max_num_seqs=settings.engine.max_num_seqs,
-                max_waiting=waiting,
+            stepped, waiting = settings.engine.max_num_seqs, settings.engine.max_queued_requests
+            is_engine = isinstance(backend, EngineBackend)  # others have queues of their own
+            return Turns(
+                num_places=stepped + math.ceil(stepped / 4) if is_engine else None,
+                num_stepped=stepped if is_engine else None,
+                capacity=None if waiting is None else stepped + waiting,
                 callers=lambda: ring.callers,
                 retry_after_s=pace.retry_after_s,
                 everywhere=everywhere,

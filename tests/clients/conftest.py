@@ -14,11 +14,6 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("CREWAI_DISABLE_TELEMETRY", "true")  # tests tell nobody, and wait for no network
-os.environ.setdefault("OTEL_SDK_DISABLED", "true")
-os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")
-os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-
 ROOT = Path(__file__).parents[2]
 SERVER_PYTHON = os.environ.get("EFT_SERVER_PYTHON", str(ROOT / ".venv/bin/python"))
 LIBRARIES = {
@@ -45,6 +40,11 @@ LIBRARIES = {
 collect_ignore = [name for name, library in LIBRARIES.items() if importlib.util.find_spec(library) is None]
 if importlib.util.find_spec("torch") is not None:  # the project's own environment
     collect_ignore = list(LIBRARIES)
+else:  # tests tell nobody, and wait for no network
+    os.environ.setdefault("CREWAI_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("OTEL_SDK_DISABLED", "true")
+    os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 
 @pytest.fixture(scope="session")

@@ -72,6 +72,8 @@ def test_step_that_hangs_is_told_by_the_time_since_the_last_pass(
 
 def test_engine_that_was_idle_for_long_does_not_seem_to_hang(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     engine.generate("abc", sampling=SHORT)
+    wait_until_idle(engine)
+    until(engine, lambda health: health.step_s is None)
     engine._totals.last_pass -= 1000.0  # as if that had been long ago
     engine._worker._work_began -= 1000.0
     gate = Gate(monkeypatch, engine._trio.networks[0])

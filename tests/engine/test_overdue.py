@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextvars
 import sys
 import threading
 from collections.abc import Iterator
+from types import FrameType
 
 import pytest
 
 from eft_engine.errors import InvalidOptionError
-from eft_engine.overdue import at_most
+from eft_engine.overdue import at_most, for_others
+
+
+@pytest.fixture(autouse=True)
+def _for_others() -> Iterator[None]:
+    with for_others():
+        yield
 
 
 def late() -> InvalidOptionError:
@@ -79,3 +87,26 @@ def test_the_watch_outlives_what_is_thrown_away_while_it_looks() -> None:
     with pytest.raises(InvalidOptionError, match="late"), at_most(0.05, late):
         thrown_away(closed)
     assert closed[0] > 200
+
+
+def test_a_debugger_keeps_its_place_except_in_work_for_others() -> None:
+    found: list[object] = []
+
+    def own(frame: FrameType, event: str, argument: object) -> None:
+        """A debugger's."""
+
+    def work() -> None:
+        before = sys.gettrace()
+        sys.settrace(own)
+        try:
+            with at_most(60, late):
+                found.append(sys.gettrace())
+            with for_others(), at_most(60, late):
+                found.append(sys.gettrace())
+            found.append(sys.gettrace())
+        finally:
+            sys.settrace(before)
+
+    contextvars.Context().run(work)
+    assert (found[0], found[2]) == (own, own)
+    assert "_Watch" in repr(found[1])

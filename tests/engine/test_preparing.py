@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from eft_engine import errors, preparing
-from eft_engine.overdue import at_most
+from eft_engine.overdue import at_most, for_others
 from eft_engine.preparing import prepared
 
 
@@ -33,7 +33,7 @@ def _nothing() -> None:
 def busy(end: threading.Event, begun: threading.Semaphore) -> None:
     """Work of Python's until somebody ends it."""
     begun.release()
-    with at_most(60, _over):
+    with for_others(), at_most(60, _over):
         while not end.is_set():
             _nothing()
 

@@ -6,6 +6,8 @@ one answer each, however many each of them has waiting.
 
 Half of the room is common. The other half is kept in equal parts for the callers that hold a key: who has filled the common half
 leaves room for everyone else. With more keys than parts nobody has one, and no caller may have more than the common half.
+Of the places that the engine steps, if they are more than one, one is kept for whoever holds a key and has no answer there, so that
+nobody waits until another's generations end.
 
 What a key allows holds over all engines of a server together (`InHand`); room and places are each engine's own.
 """
@@ -71,19 +73,21 @@ class Room:
     @contextlib.asynccontextmanager
     async def place(self) -> AsyncGenerator[None]:
         """Wait for the turn of one answer, and keep the place until the block ends."""
-        await self._turns.take(self._caller.name)
+        name = self._caller.name
+        await self._turns.take(name)
         try:
             yield
         finally:
-            self._turns.give_back()
+            self._turns.give_back(name)
 
 
 class Turns:
     """Room and places of one engine. Belongs to one event loop.
 
     Args:
-        num_places: answers that may be with the engine at once.
+        num_places: answers that may be with the engine at once; None: any number, as it has a queue of its own.
         capacity: answers in hand, waiting ones included; None: any number.
+        num_stepped: how many of the places the engine steps together, of which one is kept; None: none is.
         callers: says who holds a key now.
         retry_after_s: says how long a refused caller should wait, given how many answers wait.
         everywhere: what callers have in hand at all engines of the server, for the limits of their keys; None: there is one engine.
@@ -92,39 +96,22 @@ class Turns:
     def __init__(
         self,
         *,
-        num_places: int,
+        num_places: int | None,
         capacity: int | None,
+        num_stepped: int | None = None,
         callers: Callable[[], Sequence[Caller]] = lambda: (),
         retry_after_s: Callable[[int], int] = lambda num_waiting: 1,
         everywhere: InHand | None = None,
     ) -> None:
-        self._num_places = num_places
+        self._num_places = math.inf if num_places is None else num_places
         self._capacity = capacity
         self._callers = callers
         self._retry_after_s = retry_after_s
-        self._num_placed = 0
+        self._num_stepped = num_stepped
+        self._placed: Counter[str] = Counter()  # answers that have a place, by the name of who asked
         self._here = InHand()
         self._everywhere = everywhere or InHand()
         self._lines: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
-
-    @classmethod
-    def of_engine(
-        cls,
-        *,
-        max_num_seqs: int,
-        max_waiting: int | None,
-        callers: Callable[[], Sequence[Caller]],
-        retry_after_s: Callable[[int], int],
-        everywhere: InHand | None = None,
-    ) -> Turns:
-        """For an engine that steps so many sequences together."""
-        return cls(
-            num_places=max_num_seqs + math.ceil(max_num_seqs / 4),
-            capacity=None if max_waiting is None else max_num_seqs + max_waiting,
-            callers=callers,
-            retry_after_s=retry_after_s,
-            everywhere=everywhere,
-        )
 
     @property
     def capacity(self) -> int | None:
@@ -225,30 +212,42 @@ class Turns:
 
     async def take(self, name: str) -> None:
         """Wait until it is the turn of one of a caller's answers; it has a place then."""
-        if self._num_placed < self._num_places and not self._lines:
-            self._num_placed += 1
-            return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lines.setdefault(name, deque()).append(turn)
+        self._fill()
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self.give_back()  # it had just got one
+                self.give_back(name)  # it had just got one
             elif turn in (line := self._lines.get(name, deque())):
                 line.remove(turn)
                 if not line:
                     del self._lines[name]
             raise
 
-    def give_back(self) -> None:
-        """A place is free: the caller whose turn it is gets it, and stands behind all others."""
-        self._num_placed -= 1
-        while self._lines and self._num_placed < self._num_places:
-            name, line = self._lines.popitem(last=False)
+    def give_back(self, name: str) -> None:
+        """A place that this caller had is free."""
+        self._placed[name] -= 1
+        if not self._placed[name]:
+            del self._placed[name]
+        self._fill()
+
+    def _fill(self) -> None:
+        """Give out the places that are free: the first caller in line who may have one gets it, and stands behind all others."""
+        while (name := next(filter(self._may_have_place, self._lines), None)) is not None:
+            line = self._lines.pop(name)
             turn = line.popleft()
             if line:
                 self._lines[name] = line
             if not turn.done():
-                self._num_placed += 1
+                self._placed[name] += 1
                 turn.set_result(None)
+
+    def _may_have_place(self, name: str) -> bool:
+        num_placed = self._placed.total()
+        if num_placed >= self._num_places:
+            return False
+        if name not in self._placed or self._num_stepped is None or self._num_stepped < 2:
+            return True
+        return num_placed < self._num_stepped - 1 or all(own.name in self._placed for own in self._callers())

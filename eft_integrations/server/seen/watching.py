@@ -1,4 +1,6 @@
-"""The outermost layer: every request gets an id and a record, and is logged, counted and traced once, when it has ended."""
+"""The outermost layer: every request gets an id and a record, is work for others, whose time is bounded, and is logged, counted and
+traced once, when it has ended.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import asyncio
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from eft_engine.overdue import for_others
 from eft_integrations.server.errors import error_fields, error_response, kind_of
 from eft_integrations.server.seen.access_log import log_end, log_failure
 from eft_integrations.server.seen.metrics import ServerMetrics
@@ -47,7 +50,8 @@ class Watched:
         self._metrics.begin()
         token = CURRENT.set(record)
         try:
-            await self._serve(record, scope, receive, send)
+            with for_others():
+                await self._serve(record, scope, receive, send)
         except asyncio.CancelledError:
             record.is_stopped = True
             raise

@@ -57,6 +57,41 @@ def test_who_fills_the_common_half_leaves_room_for_everyone_else() -> None:
         pass
 
 
+async def test_place_is_kept_for_whoever_has_none() -> None:
+    turns = Turns(num_places=5, num_stepped=4, capacity=None, callers=lambda: (A, B, C))
+    placed: list[str] = []
+
+    async def ask(name: str) -> None:
+        await turns.take(name)
+        placed.append(name)
+
+    async with asyncio.TaskGroup() as asked:
+
+        async def come(*names: str) -> list[str]:
+            del placed[:]
+            for name in names:
+                asked.create_task(ask(name))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            return placed
+
+        assert await come(*"aaaaaaaa") == ["a"] * 3, "the engine steps four, and two others have none"
+        assert await come("b", "b") == ["b"], "who has none waits for nobody"
+        turns.give_back("a")
+        assert await come() == [], "this one is for c"
+        assert await come("c") == ["c", "a"], "nobody has none: all places are given out, also the one that gets ahead"
+        assert turns.num_waiting == 5
+        turns.give_back("c")
+        assert await come() == [], "c has none again, and three are placed"
+        turns.give_back("b")
+        assert await come() == ["b"], "whose last answer it was: next is who has none and waits"
+        for name in "aaabaaaa":
+            turns.give_back(name)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+    assert turns.num_waiting == 0
+
+
 def test_one_caller_alone_has_all_the_room() -> None:
     for turns in (turns_of(A, capacity=5), turns_of(capacity=5)):
         with turns.room(A, 5), pytest.raises(errors.QueueFullError), turns.room(A, 1):
@@ -123,5 +158,5 @@ async def test_whoever_leaves_at_whatever_moment_no_place_is_lost(seed: int) -> 
         for _ in range(3):
             await asyncio.wait_for(turns.take("a"), 1)
         for _ in range(3):
-            turns.give_back()
+            turns.give_back("a")
         assert room is not None

@@ -16,6 +16,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from eft_engine import Engine, errors
+from eft_engine.overdue import for_others
 from eft_engine.text import prompt as prompts
 from eft_integrations.backends import engine as backends
 from eft_integrations.backends.engine import EngineBackend
@@ -220,7 +221,7 @@ async def test_a_template_that_does_not_end_is_ended(engine: Engine, monkeypatch
     monkeypatch.setattr(prompts, "RENDERING_SECONDS", 0.2)
     loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     backend = EngineBackend.of(engine, model_name="m")
-    with pytest.raises(errors.ChatTemplateError, match="did not end within"):
+    with for_others(), pytest.raises(errors.ChatTemplateError, match="did not end within"):
         async for _ in engine.astream(
             [HI], prompt_options=prompts.PromptOptions(template_variables={"chat_template": loops})
         ):
@@ -238,7 +239,7 @@ async def test_schemas_that_multiply_are_ended(engine: Engine, monkeypatch: pyte
             json.dumps({"a": 1})
 
     monkeypatch.setattr(Asked, "of_engine", endless)
-    with pytest.raises(errors.InvalidOptionError, match="not read within"):
+    with for_others(), pytest.raises(errors.InvalidOptionError, match="not read within"):
         await EngineBackend.of(engine, model_name="m").achat(ChatRequest((Message("user", "hi"),)))
 
 

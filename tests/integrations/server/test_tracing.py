@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import subprocess
 import sys
 import threading
@@ -35,6 +36,13 @@ from tests.toy import make_trio
 
 TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.fixture(autouse=True)
+def _no_own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the environment of these tests, or another file's conftest, says about OpenTelemetry is no matter of theirs."""
+    for name in [name for name in os.environ if name.startswith("OTEL_")]:
+        monkeypatch.delenv(name)
 
 
 class Traced:

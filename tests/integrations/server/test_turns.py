@@ -24,7 +24,7 @@ from eft_integrations.server.settings import ServerSettings
 from tests.integrations.server.serving import in_process
 from tests.toy import make_trio
 
-PLACES, CAPACITY = (1, 2), 10
+PLACES, STEPPED, CAPACITY = (1, 3), (None, 2), 10
 LIMITS = {"a": (None, None), "b": (4, None), "c": (None, 50)}
 EVERYBODY = [Caller(name, answers, tokens) for name, (answers, tokens) in LIMITS.items()]
 
@@ -80,8 +80,14 @@ class Machine(RuleBasedStateMachine):
         self.callers = EVERYBODY[:2]
         everywhere = InHand()
         self.turns = [
-            Turns(num_places=places, capacity=CAPACITY, callers=lambda: self.callers, everywhere=everywhere)
-            for places in PLACES
+            Turns(
+                num_places=places,
+                capacity=CAPACITY,
+                num_stepped=stepped,
+                callers=lambda: self.callers,
+                everywhere=everywhere,
+            )
+            for places, stepped in zip(PLACES, STEPPED, strict=True)
         ]
         self.asked: list[Asked] = []
 
@@ -92,6 +98,7 @@ class Machine(RuleBasedStateMachine):
         self.settle()
         assert [turns.in_hand for turns in self.turns] == [{}, {}]
         assert [turns.num_waiting for turns in self.turns] == [0, 0]
+        self.callers = ()
         for turns, places in zip(self.turns, PLACES, strict=True):  # every place is there again
             for _ in range(places):
                 self.loop.run_until_complete(asyncio.wait_for(turns.take("a"), 0.05))
@@ -163,7 +170,11 @@ class Machine(RuleBasedStateMachine):
             waiting = sum(own.num_waiting for own in here)
             assert turns.num_waiting == waiting
             assert placed <= PLACES[engine]
-            assert waiting == 0 or placed == PLACES[engine], "somebody waits and a place is free"
+            if waiting and placed < PLACES[engine]:  # somebody waits and a place is free: it is kept
+                assert STEPPED[engine] is not None
+                assert placed >= STEPPED[engine] - 1
+                with_place = {own.caller.name for own in here if own.num_placed}
+                assert {own.caller.name for own in here if own.num_waiting} <= with_place
         for caller in EVERYBODY:
             own_calls = [own for own in self.asked if own.caller is caller]
             assert sum(own.count for own in own_calls) <= (caller.max_requests or 10**9)
