@@ -3,15 +3,16 @@
     python -m benchmarks.server_attacks            [--preset smollm2-json] [--only TEXT] [--after TEXT] [--most-s 600]
 
 The attacks are those of `tests/server` (bodies and connections), against a real `eft serve` process whose limits of time are two
-seconds. The victim asks the same greedy request again and again on a connection of its own, with a key of its own; the attacker has
-another. The bounds are 1 s more of waiting than the slowest of ten answers alone, and 200 MB. Prints a Markdown table and, as last
-line, JSON.
+seconds. The victim, a process of its own, asks the same greedy request again and again on one connection and with its own key; the
+attacker has another. The bounds are 1 s more of waiting than the slowest of ten answers alone, and 200 MB. Prints a Markdown table
+and, as last line, JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import multiprocessing
 import statistics
 import sys
 import tempfile
@@ -19,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import httpx
@@ -26,7 +28,7 @@ import httpx
 from benchmarks.report import finish
 from tests.server.bodies import ATTACKS, Attack
 from tests.server.conftest import QUICK
-from tests.server.process import KEYS, ServerProcess, save_trio, write_keys
+from tests.server.process import KEYS, VICTIM, ServerProcess, save_trio, write_keys
 from tests.server.wires import WIRES, Target
 
 MOST_LATER_S, MOST_GROWTH = 1.0, 200 * 2**20
@@ -57,46 +59,55 @@ class Row:
 
 
 class Victim:
-    """Asks again and again until it is told to end."""
+    """A client in a process of its own, so that it waits for the server and not for the attacker's threads: asks again and again
+    between `begin` and `end`.
+    """
 
     def __init__(self, server: ServerProcess) -> None:
-        self._server = server
-        self._ended = threading.Event()
-        self.seconds: list[float] = []
-        self._thread = threading.Thread(target=self._ask)
-        self._thread.start()
+        processes = multiprocessing.get_context("spawn")
+        self._connection, theirs = processes.Pipe()
+        self._process = processes.Process(
+            target=keep_asking, args=(theirs, server.url, server.headers("victim")), daemon=True
+        )
+        self._process.start()
 
-    def _ask(self) -> None:
-        with self._server.client("victim", timeout=120) as client:
-            while not self._ended.is_set() or not self.seconds:
+    def begin(self) -> None:
+        """Ask until the end."""
+        self._connection.send("begin")
+
+    def end(self, *, least: int = 1) -> list[float]:
+        """Seconds of the answers since it began, at least so many; infinite: it failed."""
+        self._connection.send(least)
+        return list(self._connection.recv())
+
+
+def keep_asking(told: Connection, url: str, headers: dict[str, str]) -> None:
+    """What the victim's process does."""
+    with httpx.Client(base_url=url, headers=headers, timeout=120, trust_env=False) as client:
+        while True:
+            assert told.recv() == "begin"
+            seconds: list[float] = []
+            least: int | None = None
+            while least is None or len(seconds) < least:
+                start = time.perf_counter()
                 try:
-                    self.seconds.append(asked_s(self._server, client))
+                    client.post("/v1/completions", json=VICTIM).raise_for_status()
+                    seconds.append(time.perf_counter() - start)
                 except httpx.HTTPError:
-                    self.seconds.append(math.inf)
-                time.sleep(0.02)
-
-    def end(self) -> list[float]:
-        """Seconds of its answers."""
-        self._ended.set()
-        self._thread.join()
-        return self.seconds
+                    seconds.append(math.inf)
+                if told.poll(0.02):
+                    least = told.recv()
+            told.send(seconds)
 
 
-def asked_s(server: ServerProcess, client: httpx.Client) -> float:
-    """Seconds of one answer."""
-    start = time.perf_counter()
-    server.ask(client)
-    return time.perf_counter() - start
-
-
-def measured(server: ServerProcess, name: str, attack: Callable[[], object]) -> Row:
+def measured(server: ServerProcess, victim: Victim, name: str, attack: Callable[[], object]) -> Row:
     """Run one attack beside a victim."""
     server.wait_until_idle()
-    with server.client("victim") as client:
-        alone = [asked_s(server, client) for _ in range(ALONE)]
+    victim.begin()
+    alone = victim.end(least=ALONE)
     before = most = server.rss()
-    victim = Victim(server)
     working = threading.Thread(target=attack)
+    victim.begin()
     start = time.perf_counter()
     working.start()
     while working.is_alive():
@@ -166,13 +177,13 @@ def run(server: ServerProcess, only: str, after: str, most_s: float) -> list[Row
     attacks = {name: sent(server, make) for name, make in ATTACKS.items()}
     attacks |= {name: lambda wire=wire: wire(target) for name, wire in WIRES.items()}  # type: ignore[misc]
     end = time.monotonic() + most_s
-    with server.client("victim") as client:
-        for _ in range(20):
-            server.ask(client)
+    victim = Victim(server)
+    victim.begin()
+    victim.end(least=20)
     names = list(attacks)
     first = next(index for index, name in enumerate(names) if after in name) + 1 if after else 0
     chosen = [name for name in names[first:] if only in name]
-    return [measured(server, name, attacks[name]) for name in chosen if time.monotonic() < end]
+    return [measured(server, victim, name, attacks[name]) for name in chosen if time.monotonic() < end]
 
 
 if __name__ == "__main__":

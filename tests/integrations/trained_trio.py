@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -173,6 +174,31 @@ class Lesson:
     places: list[int]
 
 
+def short_values(tokenizer: Any, *, count: int = 24) -> list[Lesson]:
+    """That a string of JSON ends after its first token, whatever came before it.
+
+    A model that must call a tool of which it has learned nothing would repeat itself inside a string to the end of its budget, or
+    not, as the last bits of its training have it. Words and their order are random; only what ends a value is learned.
+    """
+    chance = random.Random(0)
+    words = [token for own in range(len(tokenizer)) if (token := tokenizer.decode([own])).isalpha() and token.isascii()]
+    return [_short_values(tokenizer, words, chance, in_a_call=number % 3 > 0) for number in range(count)]
+
+
+def _short_values(tokenizer: Any, words: list[str], chance: random.Random, *, in_a_call: bool) -> Lesson:
+    begin, end = f'<tool_call>\n{{"name": "{chance.choice(words)}", "arguments": {{', '"}}\n</tool_call>'
+    if not in_a_call:
+        begin, end = "{", '"}'
+    lesson = Lesson(tokenizer.encode(" ".join(chance.choices(words, k=chance.randrange(5, 40))) + begin), [])
+    num_values = chance.randrange(1, 4)
+    for value in range(num_values):
+        for text in (f'"{chance.choice(words)}": "', chance.choice(words)):
+            lesson.token_ids += tokenizer.encode(text)
+        lesson.places.append(len(lesson.token_ids) - 1)
+        lesson.token_ids += tokenizer.encode(end if value == num_values - 1 else '", ')
+    return lesson
+
+
 def lessons_of(pairs: list[tuple[list[int], list[int]]]) -> list[Lesson]:
     """Longest first. A conversation that begins with another one teaches that one's answer on the way."""
     lessons: list[Lesson] = []
@@ -206,9 +232,9 @@ def batches_of(lessons: list[Lesson]) -> list[tuple[torch.Tensor, torch.Tensor, 
     return batches
 
 
-def learn(model: Any, pairs: list[tuple[list[int], list[int]]], *, max_steps: int = 400) -> None:
-    """Train until every answer's tokens are nearly certain. Only they are scored, which makes long prompts cheap."""
-    batches = batches_of(lessons_of(pairs))
+def learn(model: Any, lessons: list[Lesson], *, max_steps: int = 400) -> None:
+    """Train until everything that is to be learned is nearly certain. Only that is scored, which makes long prompts cheap."""
+    batches = batches_of(lessons)
     num_labels = sum(len(labels) for _, _, labels in batches)
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0)
     model.train()
@@ -263,7 +289,8 @@ def train(learned: Sequence[Learned], texts: Sequence[str], *, vocab_size: int =
             for own in learned
         ]
     torch.manual_seed(0)
-    learn(tuned, pairs)
+    lessons = [*lessons_of(pairs), *short_values(tokenizer)]
+    learn(tuned, sorted(lessons, key=lambda lesson: -len(lesson.token_ids)))
     return trio
 
 
