@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
+from filelock import FileLock
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
+from safetensors.torch import load_model, save_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -31,6 +35,8 @@ from tests.toy import CHAT_TEMPLATE, SPECIAL_TOKENS
 
 VOCAB_SIZE = 700
 CONTEXT_LEN = 4096
+KEPT = Path(__file__).parents[2] / "build" / "trained"
+"""Models that were trained already; each by what it was made of."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +188,8 @@ def short_values(tokenizer: Any, *, count: int = 24) -> list[Lesson]:
     """
     chance = random.Random(0)
     words = [token for own in range(len(tokenizer)) if (token := tokenizer.decode([own])).isalpha() and token.isascii()]
-    return [_short_values(tokenizer, words, chance, in_a_call=number % 3 > 0) for number in range(count)]
+    lessons = [_short_values(tokenizer, words, chance, in_a_call=number % 3 > 0) for number in range(count)]
+    return sorted(lessons, key=lambda own: -len(own.token_ids))
 
 
 def _short_values(tokenizer: Any, words: list[str], chance: random.Random, *, in_a_call: bool) -> Lesson:
@@ -232,20 +239,26 @@ def batches_of(lessons: list[Lesson]) -> list[tuple[torch.Tensor, torch.Tensor, 
     return batches
 
 
-def learn(model: Any, lessons: list[Lesson], *, max_steps: int = 400) -> None:
-    """Train until everything that is to be learned is nearly certain. Only that is scored, which makes long prompts cheap."""
-    batches = batches_of(lessons)
-    num_labels = sum(len(labels) for _, _, labels in batches)
+def learn(model: Any, by_heart: list[Lesson], habits: list[Lesson], *, max_steps: int = 400) -> None:
+    """Train until what is to be known by heart is nearly certain. Only what is to be learned is scored, which makes long prompts
+    cheap. Habits are practised meanwhile; nobody can be certain which of them a place asks for.
+    """
+    known, practised = batches_of(by_heart), batches_of(habits)
+    num_labels = sum(len(labels) for _, _, labels in known)
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0)
+
+    def backward(input_ids: torch.Tensor, predicts: torch.Tensor, labels: torch.Tensor) -> float:
+        hidden = model.model(input_ids=input_ids).last_hidden_state[predicts]
+        part = torch.nn.functional.cross_entropy(model.lm_head(hidden), labels, reduction="sum") / num_labels
+        torch.autograd.backward(part)
+        return part.item()
+
     model.train()
     for _ in range(max_steps):
-        loss = 0.0
         optimizer.zero_grad()
-        for input_ids, predicts, labels in batches:
-            hidden = model.model(input_ids=input_ids).last_hidden_state[predicts]
-            part = torch.nn.functional.cross_entropy(model.lm_head(hidden), labels, reduction="sum") / num_labels
-            torch.autograd.backward(part)
-            loss += part.item()
+        loss = sum(backward(*batch) for batch in known)
+        for batch in practised:
+            backward(*batch)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if loss < 2e-3:
@@ -289,9 +302,29 @@ def train(learned: Sequence[Learned], texts: Sequence[str], *, vocab_size: int =
             for own in learned
         ]
     torch.manual_seed(0)
-    lessons = [*lessons_of(pairs), *short_values(tokenizer)]
-    learn(tuned, sorted(lessons, key=lambda lesson: -len(lesson.token_ids)))
+    learn_once(tuned, lessons_of(pairs), short_values(tokenizer))
     return trio
+
+
+def learn_once(model: Any, by_heart: list[Lesson], habits: list[Lesson]) -> None:
+    """Train, or take what another process of these tests, or of earlier ones, has made of the same model, lessons and code."""
+    weights = [tensor.numpy().tobytes() for tensor in model.state_dict().values()]
+    known = [
+        Path(__file__).read_text(encoding="utf-8"),
+        torch.__version__,
+        transformers.__version__,
+        repr((by_heart, habits)),
+    ]
+    key = hashlib.sha256(b"".join([*weights, *(text.encode() for text in known)])).hexdigest()[:16]
+    KEPT.mkdir(parents=True, exist_ok=True)
+    file = KEPT / f"{key}.safetensors"
+    with FileLock(file.with_suffix(".lock")):
+        if not file.exists():
+            learn(model, by_heart, habits)
+            unfinished = file.with_suffix(".new")
+            save_model(model, str(unfinished))
+            unfinished.replace(file)
+    load_model(model, str(file))
 
 
 def trained_trio() -> TrainedTrio:

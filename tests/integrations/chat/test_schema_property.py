@@ -118,7 +118,7 @@ def without(schema: dict[str, Any], reported: tuple[Unenforced, ...]) -> dict[st
     return weaker
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(documents(), st.integers(0, 2**32))
 def test_what_a_grammar_lets_through_fits_the_schema(schema: dict[str, Any], seed: int) -> None:
     found = held(schema)
