@@ -18,6 +18,7 @@ from eft_integrations.backends.pool import backend_of
 from eft_integrations.backends.scripted import ScriptedBackend
 from eft_integrations.server.evaluation.batch_settings import BatchSettings
 from eft_integrations.server.settings import ServerSettings
+from tests.choice import thorough_but
 from tests.integrations.server.serving import make_app
 from tests.toy import make_trio
 
@@ -57,23 +58,14 @@ CASES = [
     if mode is GenerationMode.POSITIVE or label.startswith("POST")  # where no body is sent, nothing can be forbidden
 ]
 
-OFTEN = (
-    "POST /v1/chat/completions",
-    "POST /v1/completions",
-    "POST /v1/responses",
-    "POST /v1/messages",
-    "GET /v1/models",
-)
-"""What `make test` tries; `make test-thorough` tries everything."""
+OFTEN = [
+    f"POST /v1/{path} {mode}"
+    for path in ("chat/completions", "completions", "messages")
+    for mode in ("positive", "negative")
+]
 
 
-@pytest.mark.parametrize(
-    ("label", "mode"),
-    [
-        pytest.param(label, mode, id=f"{label}-{mode.value}", marks=[] if label in OFTEN else [pytest.mark.thorough])
-        for label, mode in CASES
-    ],
-)
+@pytest.mark.parametrize(("label", "mode"), thorough_but(CASES, often=OFTEN))
 def test_no_request_is_answered_with_a_server_error(
     served: tuple[Engine, dict[str, Any]], label: str, mode: GenerationMode
 ) -> None:
