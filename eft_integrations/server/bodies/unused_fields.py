@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -104,6 +105,9 @@ def unused(fields: Mapping[str, Any], *, quiet: Collection[str] = WITHOUT_EFFECT
     return [name for name, value in fields.items() if name not in quiet and not is_neutral(name, value)]
 
 
+LIKE_A_FIELD = re.compile(r"[A-Za-z_][\w-]{0,39}(\.[A-Za-z_][\w-]{0,39}){0,7}", re.ASCII)
+
+
 class Told:
     """What was logged already; of more names than it has room for no more are logged."""
 
@@ -112,14 +116,14 @@ class Told:
         self._names: set[tuple[str, str]] = set()
 
     def tell(self, path: str, names: Iterable[str]) -> None:
-        """Log each name once."""
+        """Log each name once. What is no name of a field may be anything that somebody wrote, and is not repeated."""
         for name in names:
-            key = (path, name[:80])
-            if key not in self._names and len(self._names) < self._room:
-                self._names.add(key)
+            told = repr(name) if LIKE_A_FIELD.fullmatch(name) else "whose name is none"
+            if (path, told) not in self._names and len(self._names) < self._room:
+                self._names.add((path, told))
                 known = name.rpartition(".")[2]
                 reason = f" ({NAMED[known]})" if known in NAMED else ""
-                logger.warning("%s: the field %r is not used%s; this is logged once", path, name[:80], reason)
+                logger.warning("%s: the field %s is not used%s; this is logged once", path, told, reason)
 
 
 TOLD = Told()

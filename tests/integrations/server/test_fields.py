@@ -197,6 +197,17 @@ def test_log_says_why_a_known_field_is_not_used(caplog: pytest.LogCaptureFixture
     assert NAMED["truncation"] in told[0]
 
 
+def test_log_repeats_no_text_that_is_no_name(caplog: pytest.LogCaptureFixture) -> None:
+    told = unused_fields.Told()
+    told.tell("/a", ["my password is swordfish", "query.two words", "a" * 41, "n\nERROR root: forged", "64 more"])
+    told.tell("/a", ["messages.content.lang", "query.api-version"])
+    assert [record.getMessage() for record in caplog.records] == [
+        "/a: the field whose name is none is not used; this is logged once",
+        "/a: the field 'messages.content.lang' is not used; this is logged once",
+        "/a: the field 'query.api-version' is not used; this is logged once",
+    ]
+
+
 def test_names_that_are_logged_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
     told = unused_fields.Told(room=2)
     told.tell("/a", ["x", "y", "z"])
