@@ -11,6 +11,7 @@ except in work for others (`for_others`: what a server does for a request).
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -28,6 +29,10 @@ SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENER
 """Flags of code that goes on where it has stopped, also only to be closed."""
 LONG_S = 0.02
 """Seconds from which on work is long."""
+PAUSE_EVERY_S, PAUSE_S = 0.001, 0.002
+"""Long work for others rests so long after so much of it. A model's pass gives the interpreter up hundreds of times, and next to a
+thread that never rests it waits each time until that thread is made to let go.
+"""
 WATCHED = ("<template>", "<unknown>")
 """Code of which lines count too: compiled templates, whose loops call nothing."""
 
@@ -48,12 +53,13 @@ def _is_heard(frame: FrameType, event: str) -> bool:
 
 
 class _Watch:
-    """A trace function of one thread. What takes longer than `LONG_S` makes way for others (`preparing.making_way`)."""
+    """A trace function of one thread. What takes longer than `LONG_S` makes way for others (`preparing.making_way`) and rests."""
 
     def __init__(self, seconds: float) -> None:
         begun = time.thread_time()
         self._end, self._long_from = begun + seconds, begun + LONG_S
         self._rest = EVERY
+        self._pause_at = self._long_from if _is_for_others.get() else math.inf
         self.turn = ExitStack()
         self._is_long = self.has_no_turn = False
 
@@ -69,6 +75,9 @@ class _Watch:
                 if not self.turn.enter_context(making_way()):
                     self.has_no_turn = True
                     raise _Overdue
+            if now > self._pause_at:
+                time.sleep(PAUSE_S)
+                self._pause_at = time.thread_time() + PAUSE_EVERY_S
         return self if frame.f_code.co_filename in WATCHED else None
 
 
