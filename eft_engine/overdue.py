@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 from eft_engine.errors import EFTError, QueueFullError
-from eft_engine.preparing import MOST_LONG, making_way
+from eft_engine.preparing import MOST_LONG, is_preparing, making_way
 
 EVERY = 64
 """Events of a thread between two looks at its clock, each of which is a call of the operating system."""
@@ -30,8 +30,9 @@ SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENER
 LONG_S = 0.02
 """Seconds from which on work is long."""
 PAUSE_EVERY_S, PAUSE_S = 0.001, 0.002
-"""Long work for others rests so long after so much of it. A model's pass gives the interpreter up hundreds of times, and next to a
-thread that never rests it waits each time until that thread is made to let go.
+"""Long work for others rests so long after so much of it, in the threads of `preparing`: elsewhere an event loop may wait for it. A
+model's pass gives the interpreter up hundreds of times, and beside a thread that never rests it waits each time until that thread
+is made to let go.
 """
 WATCHED = ("<template>", "<unknown>")
 """Code of which lines count too: compiled templates, whose loops call nothing."""
@@ -59,7 +60,7 @@ class _Watch:
         begun = time.thread_time()
         self._end, self._long_from = begun + seconds, begun + LONG_S
         self._rest = EVERY
-        self._pause_at = self._long_from if _is_for_others.get() else math.inf
+        self._pause_at = self._long_from if _is_for_others.get() and is_preparing() else math.inf
         self.turn = ExitStack()
         self._is_long = self.has_no_turn = False
 

@@ -29,8 +29,9 @@ Found = TypeVar("Found")
 
 
 class _Turns(threading.local):
-    """What the thread works on has a turn among short works."""
+    """What the thread works on: whether it is one of these threads, and its work has a turn among short works."""
 
+    is_preparing = False
     is_short = False
 
 
@@ -50,13 +51,19 @@ _places = _Places()
 @contextmanager
 def _turn() -> Generator[None]:
     _places.short.acquire()
-    _own.is_short = True
+    _own.is_preparing = _own.is_short = True
     try:
         yield
     finally:
+        _own.is_preparing = False
         if _own.is_short:
             _own.is_short = False
             _places.short.release()
+
+
+def is_preparing() -> bool:
+    """Whether the caller runs in one of these threads, where nobody's event loop waits for it."""
+    return _own.is_preparing
 
 
 @contextmanager

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from eft_engine import errors, preparing
+from eft_engine import errors, overdue, preparing
 from eft_engine.overdue import at_most, for_others
 from eft_engine.preparing import prepared
 
@@ -94,3 +96,39 @@ def test_elsewhere_nothing_waits_for_a_turn() -> None:
     for _ in range(preparing.MOST_LONG + 1):
         with preparing.making_way() as may_go_on:
             assert may_go_on
+
+
+async def test_long_work_for_others_rests_in_these_threads_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rest on an event loop would stop everybody."""
+    rests: list[str] = []
+    monkeypatch.setattr(overdue, "time", _Clock(rests))
+
+    def long() -> None:
+        end = time.thread_time() + 0.1
+        with at_most(60, _over):
+            while time.thread_time() < end:
+                _nothing()
+
+    def for_all() -> None:
+        with for_others():
+            long()
+
+    for_all()
+    await prepared(contextvars.Context().run, long)
+    assert rests == []
+    await prepared(for_all)
+    assert rests
+    assert all(name.startswith("eft-prepare") for name in rests)
+    assert not preparing.is_preparing()
+
+
+class _Clock:
+    """The clock, which notes in what threads somebody sleeps."""
+
+    def __init__(self, rests: list[str]) -> None:
+        self._rests = rests
+        self.thread_time = time.thread_time
+
+    def sleep(self, seconds: float) -> None:
+        """Do not."""
+        self._rests.append(threading.current_thread().name)
