@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import settings
-from transformers import logging
+from transformers import logging as transformers_logging
 
 from tests import toy
 from tests.toy import ToyTrio, make_trio
 
-logging.set_verbosity_error()
+transformers_logging.set_verbosity_error()
 
 # No test asserts a time, and the same examples are drawn in every run: what fails once can be run again.
 settings.register_profile("eft", deadline=None, derandomize=True)
@@ -47,6 +52,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _repeatable() -> None:
     """Every test starts from the same random state."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """A test that leaves the process's logging changed hides, or shows, what the tests behind it look for."""
+    before = _logging()
+    yield
+    assert _logging() == before, "logging is not as it was before this test"
+
+
+def _logging() -> list[object]:
+    loggers = [logging.getLogger(name) for name in (None, "eft_engine", "eft_integrations")]
+    hooks = [sys.excepthook, threading.excepthook, sys.unraisablehook]
+    return [logging.root.manager.disable, *((one.level, one.disabled, one.propagate) for one in loggers), *hooks]
 
 
 @pytest.fixture(scope="session")

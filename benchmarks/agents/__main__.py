@@ -59,7 +59,7 @@ Out = Annotated[Path | None, typer.Option(help="File for everything that was ask
 @app.callback()
 def quiet() -> None:
     """Let warnings of the frameworks stay out of the tables."""
-    logging.getLogger().setLevel(logging.ERROR)
+    logging.basicConfig(level=logging.ERROR)
 
 
 @app.command()

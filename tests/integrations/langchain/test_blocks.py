@@ -202,7 +202,8 @@ async def test_a_task_that_a_generator_began_runs_on_between_its_pieces() -> Non
             await task
 
     async for _ in body():
-        await asyncio.sleep(0.02)
+        while len(asked(backend)) < 2:
+            await asyncio.sleep(0.001)
         await llm.ainvoke("between")
     assert asked(backend) == [W, W, None]
 

@@ -28,22 +28,29 @@ class Lines(io.StringIO):
 
 
 @contextlib.contextmanager
-def logging_to(style: LogFormat = "json", level: LogLevel = "info") -> Iterator[Lines]:
-    """The configuration of `eft serve`, with lines that the test can read; undone afterwards."""
+def logging_as_before() -> Iterator[None]:
+    """Undoes what the block configures."""
     root, names = (
         logging.getLogger(),
         ["eft_engine", "eft_integrations", "httpx", "httpcore", "uvicorn", "transformers"],
     )
     before = (list(root.handlers), root.level, sys.excepthook, threading.excepthook, sys.unraisablehook)
     levels = {name: logging.getLogger(name).level for name in names}
-    lines = Lines()
-    with contextlib.redirect_stderr(lines):
-        configure(style, level)
     try:
-        yield lines
+        yield
     finally:
         logging.captureWarnings(False)
         root.handlers[:], level_before, sys.excepthook, threading.excepthook, sys.unraisablehook = before
         root.setLevel(level_before)
         for name, number in levels.items():
             logging.getLogger(name).setLevel(number)
+
+
+@contextlib.contextmanager
+def logging_to(style: LogFormat = "json", level: LogLevel = "info") -> Iterator[Lines]:
+    """The configuration of `eft serve`, with lines that the test can read; undone afterwards."""
+    lines = Lines()
+    with logging_as_before():
+        with contextlib.redirect_stderr(lines):
+            configure(style, level)
+        yield lines

@@ -18,6 +18,7 @@ from eft_integrations.server.command import serve
 from eft_integrations.server.entrance.connection_settings import ConnectionSettings
 from eft_integrations.server.entrance.listening import listening, tls_context
 from eft_integrations.server.settings import ServerSettings
+from tests.integrations.server.logged import logging_as_before
 
 
 def certificate(folder: Path, name: str = "server", *, password: str | None = None) -> tuple[Path, Path]:
@@ -154,7 +155,7 @@ def test_what_is_wrong_with_a_certificate_is_told(tmp_path: Path) -> None:
 
 
 def test_port_in_use_is_told_before_models_are_looked_for(tmp_path: Path) -> None:
-    with listening(free()) as held:
+    with listening(free()) as held, logging_as_before():
         port = str(held.sockets[0].getsockname()[1])
         app = typer.Typer()
         app.command()(serve)
