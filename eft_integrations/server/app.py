@@ -110,6 +110,12 @@ def app_of(service: Service, *, reloader: Reloader | None = None) -> FastAPI:
         origins=settings.cors_origins,
         is_local_file=settings.uds is not None,
     )
-    app.add_middleware(Watched, metrics=service.metrics, access_log=settings.access_log, tracing=tracing)
+    app.add_middleware(
+        Watched,
+        metrics=service.metrics,
+        access_log=settings.access_log,
+        tracing=tracing,
+        is_ending=lambda: service.health.is_draining,
+    )
     app.add_middleware(MessagesErrors)
     return app

@@ -73,8 +73,8 @@ def include(app: FastAPI, subjects: list[Routes]) -> None:
     for subject in subjects:
         app.include_router(subject.router)
         bodies += subject.bodies
-    app.state.paths = {getattr(route, "path", "") for subject in subjects for route in subject.router.routes}
     app.state.routes = [*app.routes, *(route for subject in subjects for route in subject.router.routes)]
+    app.state.paths = {getattr(route, "path", "") for route in app.state.routes}
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:

@@ -168,7 +168,7 @@ class Batches:
         return [own for own in reversed(self._batches.values()) if own.owner == owner]
 
     def cancel(self, batch: Batch) -> None:
-        """Send no more of its requests; those on the way end. One that is over stays as it is."""
+        """Send no more of its requests, and cut those on the way. One that is over stays as it is."""
         if batch.status not in (*OVER, "cancelling"):
             batch.become("cancelling")
             self._tasks[batch.id].cancel()

@@ -5,6 +5,7 @@ traced once, when it has ended.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,13 +29,23 @@ class Watched:
     Args:
         access_log: whether there is a line for every request; failures are always logged.
         tracing: None: nothing is traced.
+        is_ending: whether the server stops; what is cut otherwise was cut by whoever asked (a batch that is cancelled).
     """
 
-    def __init__(self, app: ASGIApp, *, metrics: ServerMetrics, access_log: bool, tracing: Tracing | None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        metrics: ServerMetrics,
+        access_log: bool,
+        tracing: Tracing | None,
+        is_ending: Callable[[], bool],
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._access_log = access_log
         self._tracing = tracing
+        self._is_ending = is_ending
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -53,7 +64,7 @@ class Watched:
             with for_others():
                 await self._serve(record, scope, receive, send)
         except asyncio.CancelledError:
-            record.is_stopped = True
+            record.is_stopped = self._is_ending()
             raise
         finally:
             CURRENT.reset(token)

@@ -26,10 +26,11 @@ from eft_integrations.server.errors import ApiError
 from eft_integrations.server.evaluation import batches as batches_module
 from eft_integrations.server.evaluation.batch_lines import BadLinesError, read_lines
 from eft_integrations.server.evaluation.batch_settings import BatchSettings
-from eft_integrations.server.evaluation.batches import Batches, Reply
-from eft_integrations.server.evaluation.files import FileStore
+from eft_integrations.server.evaluation.batches import OVER, Batches, Reply
+from eft_integrations.server.evaluation.files import INDEX, FileStore
 from eft_integrations.server.service import Service
 from eft_integrations.server.settings import ServerSettings
+from tests.integrations.server.logged import logging_to
 from tests.integrations.server.serving import in_process, running
 
 PATH: Any = "/v1/chat/completions"
@@ -192,14 +193,32 @@ def test_a_cancelled_batch_sends_no_more_and_a_stopped_server_says_so(folder: Pa
         assert client.files.retrieve(file.id).filename == "in.jsonl"
 
 
+async def test_a_line_that_is_cut_with_its_batch_is_not_told_as_cut_by_the_server(folder: Path) -> None:
+    slow = Slow(["word"] * 9)
+    settings = ServerSettings(batches=BatchSettings(folder=folder))
+    with logging_to() as lines:
+        async with in_process({"m": slow}, settings) as client:
+            upload = {"file": ("in.jsonl", lines_of(asks("a")))}
+            file = (await client.post("/v1/files", files=upload, data={"purpose": "batch"})).json()
+            asked = {"input_file_id": file["id"], "endpoint": PATH}
+            batch = (await client.post("/v1/batches", json=asked)).json()
+            while "eft_http_requests_in_flight 2.0" not in (await client.get("/metrics")).text:
+                await asyncio.sleep(0.01)  # until the line is on its way, beside who asks
+            await client.post(f"/v1/batches/{batch['id']}/cancel")
+            while not (cut := [own for own in lines.of(".access") if own["path"] == PATH]):
+                await asyncio.sleep(0.01)
+    assert [(own["status"], own["code"]) for own in cut] == [(499, "client_left")]
+    assert "the server stopped" not in lines.getvalue()
+
+
 async def test_without_a_folder_there_are_no_files() -> None:
     async with in_process({"m": ScriptedBackend([])}) as client:
         assert (await client.get("/v1/files")).status_code == 404
         assert (await client.get("/v1/batches")).status_code == 404
 
 
-def test_files_are_bounded_and_forgotten(tmp_path: Path) -> None:
-    store = FileStore(tmp_path, BatchSettings(max_files=2, max_bytes=2000, kept_s=1))
+def test_files_are_bounded_and_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FileStore(tmp_path, BatchSettings(max_files=2, max_bytes=2000, kept_s=1000))
     first = store.add("a", b"1", filename="f", purpose="batch")
     second = store.add("a", b"2", filename="f", purpose="batch")
     with pytest.raises(ApiError, match="2 files"):
@@ -207,7 +226,9 @@ def test_files_are_bounded_and_forgotten(tmp_path: Path) -> None:
     with pytest.raises(ApiError, match="bytes"):
         store.append(second, b"3" * 2000)
     store.delete(first)
-    time.sleep(2.0 - time.time() % 1)
+    assert store.of("a") == [second]
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now + 1001)
     assert store.of("a") == []
     assert [path.name for path in tmp_path.iterdir() if path.name != "index.json"] == []
 
@@ -388,12 +409,10 @@ async def test_a_key_that_is_removed_ends_its_batches(folder: Path) -> None:
         for path in (f"/v1/batches/{batch['id']}", f"/v1/files/{file['id']}"):
             assert (await client.get(path, headers=anna)).status_code == 401
             assert (await client.get(path, headers=bert)).status_code == 404
-        await asyncio.sleep(0.7)  # the next line's turn comes
+        while json.loads((folder / INDEX).read_text())["others"][0]["status"] not in OVER:
+            await asyncio.sleep(0.01)  # until the next line's turn comes
         service.ring.replace(KEYS)
-        for _ in range(500):
-            if (form := (await client.get(f"/v1/batches/{batch['id']}", headers=anna)).json())["status"] == "failed":
-                break
-            await asyncio.sleep(0.01)
+        form = (await client.get(f"/v1/batches/{batch['id']}", headers=anna)).json()
     assert form["status"] == "failed"
     assert "known no more" in form["errors"]["data"][0]["message"]
 

@@ -220,6 +220,7 @@ async def test_metrics_show_queue_batch_times_tokens_acceptance_and_cache(engine
     async with in_process({"m": backend_of(engine)}) as client:
         await client.post("/v1/completions", json={**LONG, "max_tokens": 5})
         await client.get("/nowhere")
+        await client.get("/openapi.json")
         text = (await client.get("/metrics")).text
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert float(values['eft_completion_tokens_total{engine="m"}']) >= 5
@@ -229,5 +230,6 @@ async def test_metrics_show_queue_batch_times_tokens_acceptance_and_cache(engine
     assert values['eft_queue_seconds_count{model="m"}'] == "1.0"
     assert values['eft_http_requests_total{path="/v1/completions",status="200"}'] == "1.0"
     assert values['eft_http_requests_total{path="other",status="404"}'] == "1.0"
+    assert values['eft_http_requests_total{path="/openapi.json",status="200"}'] == "1.0"
     for name in ("requests_running", "requests_waiting", "draft_acceptance_ratio", "drafted_tokens_total"):
         assert f'eft_{name}{{engine="m"}}' in values
