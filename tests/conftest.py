@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -64,8 +62,7 @@ def _logging_as_it_was() -> Iterator[None]:
 
 def _logging() -> list[object]:
     loggers = [logging.getLogger(name) for name in (None, "eft_engine", "eft_integrations")]
-    hooks = [sys.excepthook, threading.excepthook, sys.unraisablehook]
-    return [logging.root.manager.disable, *((one.level, one.disabled, one.propagate) for one in loggers), *hooks]
+    return [logging.root.manager.disable, *((one.level, one.disabled, one.propagate) for one in loggers)]
 
 
 @pytest.fixture(scope="session")

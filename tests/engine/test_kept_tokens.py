@@ -29,6 +29,7 @@ from eft_engine import (
 )
 from eft_engine.decoding.composition import keep_tuned_outside_nucleus
 from eft_engine.errors import ContextOverflowError, UnknownTokenError, VocabularyMismatchError
+from tests.choice import thorough_but
 from tests.gguf_files import write_gguf
 from tests.llama_cpp_trios import EXACT
 from tests.toy import END_ID, VOCAB_SIZE, make_model, make_tokenizer, save_adapter, wait_until_idle
@@ -152,7 +153,7 @@ SPECULATION = [
 ]
 
 
-@pytest.mark.parametrize("weight", [1.0, 0.4, 2.0, -0.5])
+@pytest.mark.parametrize("weight", thorough_but([1.0, 0.4, 2.0, -0.5], often=("1.0", "-0.5")))
 def test_greedy_texts_are_those_of_the_slow_loop(trio: Trio, weight: float) -> None:
     sampling = SamplingParams(temperature=0, max_tokens=16, ignore_eos=True)
     expected = [trio.greedy(prompt, {"chat": weight}, max_tokens=16, ends=()) for prompt in PROMPTS]

@@ -58,7 +58,9 @@ def answer(deltas: Iterator[GenerationDelta]) -> tuple[tuple[int, ...], str]:
     return tuple(token_id for piece in pieces for token_id in piece.token_ids), "".join(p.text_delta for p in pieces)
 
 
-@pytest.fixture(scope="module", params=["llama", pytest.param("qwen3_next", marks=pytest.mark.only_torch)])
+@pytest.fixture(
+    scope="module", params=["llama", pytest.param("qwen3_next", marks=[pytest.mark.only_torch, pytest.mark.thorough])]
+)
 def architecture(request: pytest.FixtureRequest) -> str:
     """Attention alone, and with a gated delta net and convolutions beside it."""
     name: str = request.param

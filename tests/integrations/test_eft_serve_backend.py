@@ -22,6 +22,7 @@ from eft_integrations.server.composition_settings import CompositionSettings
 from eft_integrations.server.compositions import Composition
 from eft_integrations.server.loading import load_compositions
 from eft_integrations.server.settings import ServerSettings
+from tests.choice import thorough_but
 from tests.engine.test_backpressure import Gate
 from tests.integrations.cuts import ANSWERS, cuts
 from tests.integrations.server.serving import running
@@ -168,7 +169,10 @@ async def collect(backend: Any, request: ChatRequest) -> list[ChatDelta]:
 # ---- answers -------------------------------------------------------------------------------------------------------------
 
 
-@EVERY_REQUEST
+@pytest.mark.parametrize(
+    "request_",
+    thorough_but([pytest.param(own, id=name) for name, own in REQUESTS.items()], often=[*REQUESTS][::3]),
+)
 def test_pieces_and_result_are_those_of_the_engine(request_: ChatRequest, remote: RemoteBackend) -> None:
     if "seed" in request_.sampling and request_.sampling.get("temperature") == 1.3:
         other = {**request_.sampling, "seed": 4}

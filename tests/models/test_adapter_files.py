@@ -16,6 +16,7 @@ from eft_engine.models.language_model import LanguageModel
 from eft_engine.models.loading import TrioMember, load_trio
 from eft_engine.models.network import Block
 from eft_engine.models.planning import TrioPlan, plan_trio
+from tests.choice import thorough_but
 from tests.models.adapter_files import ADAPTER_FILES, MODELS, REFUSED, AdapterFile, model_named
 from tests.toy import make_tokenizer
 
@@ -83,7 +84,10 @@ def test_there_are_forty_of_them() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("case", HELD, ids=_ids(HELD))
+@pytest.mark.parametrize(
+    "case",
+    thorough_but([pytest.param(case, id=case.name) for case in HELD], often=_ids(HELD)[::3]),
+)
 def test_says_what_peft_says_and_leaves_the_reference_alone(
     case: AdapterFile, folders: dict[str, Path], tmp_path: Path
 ) -> None:

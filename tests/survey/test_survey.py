@@ -67,10 +67,7 @@ OFTEN = (
     "gemma4",
     "gpt_oss",
     "llama4_text",
-    "mpt",
     "phi3: long rope",
-    "qwen3_5_moe (images)",
-    "recurrent_gemma",
     "zamba2",
 )
 

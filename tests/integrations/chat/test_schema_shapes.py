@@ -21,6 +21,7 @@ from eft_integrations.chat.prompt import Asked, ControlTokens
 from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
 from eft_integrations.langchain import EFTChatModel
 from eft_integrations.llama_index import EFTLLM
+from tests.choice import thorough_but
 from tests.integrations.chat.sentences import sentence
 from tests.integrations.chat.shapes import SHAPES, Address
 
@@ -93,7 +94,10 @@ def test_there_are_as_many_as_we_say() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda own: own.__name__)
+@pytest.mark.parametrize(
+    "shape",
+    thorough_but([pytest.param(own, id=own.__name__) for own in SHAPES], often=[own.__name__ for own in SHAPES[::3]]),
+)
 def test_shape(shape: Any, method: str) -> None:
     for seed in SEEDS:
         found = METHODS[method](shape, seed)
