@@ -47,22 +47,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(autouse=True)
-def _repeatable() -> None:
-    """Every test starts from the same random state."""
+def _repeatable() -> Iterator[None]:
+    """Every test starts from the same random state, and with messages and threads as no test before it has left them."""
     torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    """A test that leaves the process's logging changed hides, or shows, what the tests behind it look for."""
-    before = _logging()
-    yield
-    assert _logging() == before, "logging is not as it was before this test"
-
-
-def _logging() -> list[object]:
     loggers = [logging.getLogger(name) for name in (None, "eft_engine", "eft_integrations")]
-    return [logging.root.manager.disable, *((one.level, one.disabled, one.propagate) for one in loggers)]
+    before = [(logger.level, logger.disabled, logger.propagate) for logger in loggers]
+    num_threads = torch.get_num_threads()
+    yield
+    for logger, (level, disabled, propagate) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.disabled, logger.propagate = disabled, propagate
+    if torch.get_num_threads() != num_threads:
+        torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(scope="session")
