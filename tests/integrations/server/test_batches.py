@@ -57,6 +57,14 @@ class Slow(ScriptedBackend):
             yield delta
 
 
+class Silent(ScriptedBackend):
+    """Never answers."""
+
+    async def astream(self, request: ChatRequest) -> AsyncIterator[ChatDelta]:
+        await asyncio.Event().wait()
+        yield ChatDelta()
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Where the server keeps files."""
@@ -194,10 +202,9 @@ def test_a_cancelled_batch_sends_no_more_and_a_stopped_server_says_so(folder: Pa
 
 
 async def test_a_line_that_is_cut_with_its_batch_is_not_told_as_cut_by_the_server(folder: Path) -> None:
-    slow = Slow(["word"] * 9)
     settings = ServerSettings(batches=BatchSettings(folder=folder))
     with logging_to() as lines:
-        async with in_process({"m": slow}, settings) as client:
+        async with in_process({"m": Silent([])}, settings) as client:
             upload = {"file": ("in.jsonl", lines_of(asks("a")))}
             file = (await client.post("/v1/files", files=upload, data={"purpose": "batch"})).json()
             asked = {"input_file_id": file["id"], "endpoint": PATH}
