@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from eft_engine import errors
 from eft_engine.config import (
+    CallDecision,
     ChatTemplate,
     CompositionOptions,
     EngineConfig,
@@ -22,12 +23,15 @@ from eft_engine.config import (
     MemberConfig,
     PlainText,
     PromptOptions,
+    PromptPair,
     Regex,
     SamplingParams,
     SpeculationOptions,
+    Term,
     TokenIds,
     TunedPair,
     Verbatim,
+    Without,
 )
 from eft_engine.errors import EFTError
 from eft_engine.outputs import (
@@ -43,6 +47,17 @@ from eft_engine.outputs import (
     TokenScore,
     Usage,
 )
+from eft_engine.weights import (
+    Between,
+    FirstTokens,
+    FromMarker,
+    Gate,
+    InJsonStrings,
+    LinearRamp,
+    Proportional,
+    RewardWeights,
+    Weight,
+)
 
 if TYPE_CHECKING:
     from eft_engine.engine.engine import Engine, LoadedPair
@@ -54,6 +69,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Between",
+    "CallDecision",
     "ChatTemplate",
     "CompositionOptions",
     "EFTError",
@@ -61,21 +78,30 @@ __all__ = [
     "EngineConfig",
     "EngineHealth",
     "EngineStats",
+    "FirstTokens",
+    "FromMarker",
+    "Gate",
     "GenerationDelta",
+    "InJsonStrings",
     "JsonSchema",
     "Lark",
+    "LinearRamp",
     "LlamaCppOptions",
     "LoadedPair",
     "MemberConfig",
     "PlainText",
     "Progress",
     "PromptOptions",
+    "PromptPair",
+    "Proportional",
     "Regex",
     "RequestMetrics",
     "RequestOutput",
+    "RewardWeights",
     "SamplingParams",
     "ScoreOutput",
     "SpeculationOptions",
+    "Term",
     "TextToken",
     "TokenIds",
     "TokenLogprobs",
@@ -83,6 +109,8 @@ __all__ = [
     "TunedPair",
     "Usage",
     "Verbatim",
+    "Weight",
+    "Without",
     "context_len_of",
     "control_texts",
     "errors",

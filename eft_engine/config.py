@@ -5,77 +5,36 @@ Unknown names, wrong types and values out of range raise `InvalidOptionError`; n
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ModelWrapValidatorHandler,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from eft_engine.errors import InvalidOptionError, InvalidWeightError, UnknownPairError
-
-RewardWeights = float | Mapping[str, float] | None
-"""A number for every pair, a mapping by pair name (pairs not named keep their own weight), or None (own weights)."""
+from eft_engine.call_decision import CallDecision as CallDecision
+from eft_engine.call_decision import Thought as Thought
+from eft_engine.errors import InvalidOptionError
+from eft_engine.grammars import Grammar as Grammar
+from eft_engine.grammars import JsonSchema as JsonSchema
+from eft_engine.grammars import Lark as Lark
+from eft_engine.grammars import Regex as Regex
+from eft_engine.options import Options as Options
+from eft_engine.prompt_pairs import PromptPair as PromptPair
+from eft_engine.prompt_pairs import Without as Without
+from eft_engine.prompts import ChatTemplate as ChatTemplate
+from eft_engine.prompts import Messages as Messages
+from eft_engine.prompts import PlainText as PlainText
+from eft_engine.prompts import Prompt as Prompt
+from eft_engine.prompts import PromptOptions as PromptOptions
+from eft_engine.prompts import Rendering as Rendering
+from eft_engine.prompts import TokenIds as TokenIds
+from eft_engine.prompts import Verbatim as Verbatim
+from eft_engine.weights import RewardWeights as RewardWeights
+from eft_engine.weights import Weight as Weight
+from eft_engine.weights import resolve_weights as resolve_weights
 
 MAX_FLOAT32 = 3.4e38
 """Scores are float32: what is added to one must not turn into +inf there."""
-
-
-class Options(BaseModel):
-    """Base of all option objects: frozen, unknown names refused, errors typed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, ser_json_inf_nan="strings")
-
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise error.errors()[0]["ctx"]["error"].meaning from None
-
-    # Like pydantic's own: options inside another model are validated as a part of it, whose error then names both.
-    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _told_in_words(cls, values: object, validate: ModelWrapValidatorHandler[Self]) -> Self:
-        try:
-            return validate(values)
-        except ValidationError as error:
-            raise _Refusal(_as_option_error(cls, error)) from None
-
-
-class _Refusal(ValueError):
-    """What pydantic is told of wrong options; it takes a ValueError for a finding."""
-
-    def __init__(self, meaning: InvalidOptionError) -> None:
-        super().__init__(str(meaning))
-        self.meaning = meaning
-
-
-def _as_option_error(options: type[BaseModel], error: ValidationError) -> InvalidOptionError:
-    """The first finding of pydantic, in our words and with a suggestion for a misspelt name."""
-    finding = error.errors()[0]
-    option = ".".join(str(part) for part in finding["loc"])
-    value = finding["input"]
-    if finding["type"] == "extra_forbidden":
-        known = list(options.model_fields)
-        close = difflib.get_close_matches(option, known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known options: {', '.join(known)}"
-        message = f"{options.__name__} has no option {option!r} (value {value!r}); {hint}"
-    else:
-        reason = finding["msg"].removeprefix("Value error, ")
-        message = f"{options.__name__}.{option}: {reason}; got {value!r}"
-    return InvalidOptionError(message, option=option, value=value)
 
 
 def _as_stop_list(value: object) -> object:
@@ -196,28 +155,52 @@ Member = Annotated[MemberConfig, BeforeValidator(_as_member)]
 class TunedPair(Options):
     """One behaviour: a small model after (`tuned`) and before (`reference`) fine-tuning, and its default weight.
 
-    Weight 0 leaves the behaviour out, 1 is up-scaling, in between is a trade-off, above 1 exaggerates. **A negative weight
-    pushes the base away from the tuned behaviour; with a safety-tuned pair that undoes the safety tuning ("emulated
-    disalignment"). It is allowed because research needs it; do not let untrusted callers choose weights.**
+    Weight 0 leaves the behaviour out, 1 is up-scaling, in between is a trade-off, above 1 exaggerates; a schedule gives every token
+    a weight of its own. **A negative weight pushes the base away from the tuned behaviour; with a safety-tuned pair that undoes the
+    safety tuning ("emulated disalignment"). It is allowed because research needs it; do not let untrusted callers choose weights.**
     """
 
     tuned: Member
     reference: Member
-    weight: float = Field(default=1.0, description="default weight of the behaviour; finite, may be negative")
+    weight: Weight = Field(default=1.0, description="default weight of the behaviour; finite, may be negative")
 
     def __init__(
-        self, tuned: str | MemberConfig, reference: str | MemberConfig, weight: float = 1.0, **unknown: Any
+        self, tuned: str | MemberConfig, reference: str | MemberConfig, weight: Weight = 1.0, **unknown: Any
     ) -> None:
         super().__init__(tuned=tuned, reference=reference, weight=weight, **unknown)
 
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
-    @field_validator("weight")
-    @classmethod
-    def _finite(cls, value: float) -> float:
-        if not math.isfinite(value):
-            raise ValueError("must be a finite number")
-        return value
+
+class Term(Options):
+    """A pair without a reference: `weight` times the log-probabilities of one model are added to the composition.
+
+    What a model trained as a reward needs (GenARM, Xu et al. 2024, arXiv 2410.08193; portable reward tuning, 2025, arXiv
+    2502.12776), and any linear form is made of: the base itself as a term changes the base's own coefficient, and two terms with
+    weights of opposite signs are a pair. Its member is called like a pair's tuned model, `<name>.tuned`.
+    """
+
+    model: Member
+    weight: Weight = Field(default=1.0, description="coefficient of the model; finite, may be negative")
+
+    def __init__(self, model: str | MemberConfig, weight: Weight = 1.0, **unknown: Any) -> None:
+        super().__init__(model=model, weight=weight, **unknown)
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @property
+    def tuned(self) -> MemberConfig:
+        """The model, by the name that a pair has for it."""
+        return self.model
+
+    @property
+    def reference(self) -> None:
+        """There is none."""
+        return None
+
+
+Pair = TunedPair | Term
+"""What changes a base, held for all calls; `PromptPair` is given with a call."""
 
 
 SINGLE_PAIR = "tuned"
@@ -258,34 +241,6 @@ def parse_pairs(
             raise InvalidOptionError(f"--pair: two pairs are called {name!r}{also}", option="pair", value=text)
         pairs[name] = TunedPair(sources[0], sources[1])
     return pairs
-
-
-class JsonSchema(Options):
-    """The text is one JSON value that the schema (a mapping, JSON Schema 2020-12) accepts; `{}` accepts any."""
-
-    kind: Literal["json_schema"] = "json_schema"
-    json_schema: Mapping[str, Any] = Field(description="the schema")
-    whitespace: Literal["none", "spaces", "any"] = Field(
-        default="spaces",
-        description="between tokens: nothing; one space after commas and colons, as most models write; whatever the model likes",
-    )
-
-
-class Regex(Options):
-    r"""The whole text matches a regular expression (Rust's syntax, no look-around; `\\d` means any Unicode digit)."""
-
-    kind: Literal["regex"] = "regex"
-    pattern: str = Field(min_length=1, description="the expression")
-
-
-class Lark(Options):
-    """The text is a sentence of a context-free grammar in llguidance's Lark dialect, in which `%json {...}` embeds a schema."""
-
-    kind: Literal["lark"] = "lark"
-    grammar: str = Field(min_length=1, description="the grammar, with a rule named start")
-
-
-Grammar = JsonSchema | Regex | Lark
 
 
 class SamplingParams(Options):
@@ -361,94 +316,40 @@ class SamplingParams(Options):
 
 
 class CompositionOptions(Options):
-    """Variants of the composition formula (Mitchell et al. 2023, section 3.3 and 4.3)."""
+    """Variants of the composition formula, and what a call adds to it (docs/composition.md)."""
 
     amplification: float = Field(
         default=1.0,
         allow_inf_nan=False,
-        description="coefficient b on the up-scaling direction: tuned part + b * (base - reference part)",
+        description="coefficient b on the up-scaling direction: tuned part + b * (base - reference part) (Mitchell et al. 2023, 3.3)",
     )
     conservative_top_p: float | None = Field(
         default=None,
         gt=0.0,
         le=1.0,
-        description="outside this nucleus of the tuned model its own probability is kept; None: off",
+        description="outside the nuclei of all tuned models their own probability is kept (Mitchell et al. 2023, 4.3); None: off",
+    )
+    min_plausibility: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="keep what the base gives at least this share of its best token (contrastive decoding, Li et al. 2022, arXiv "
+        "2210.15097); 0: keep all",
+    )
+    prompt_pairs: Mapping[str, PromptPair] = Field(
+        default_factory=dict, description="prompts as pairs, by name; `reward_weights` may name them"
+    )
+    call_decision: CallDecision | None = Field(
+        default=None, description="weights of their own for whether and what a text calls; None: those of the request"
     )
 
-
-class ChatTemplate(Options):
-    """Render messages through a chat template: the named member's own, or the given Jinja text."""
-
-    of: Literal["base", "tuned", "reference"] = Field(default="tuned", description="whose template")
-    jinja: str | None = Field(default=None, description="template text to use instead of a member's own")
-
-
-class PlainText(Options):
-    """Render messages as lines of plain text, which pre-trained bases often continue better than chat markup.
-
-    `template` is applied to each message, `closing` ends the prompt and opens the answer.
-    """
-
-    template: str = Field(default="{role}: {content}\n\n", description="one message; fields {role} and {content}")
-    closing: str = Field(default="Answer:", description="text after the last message")
-    role_names: dict[str, str] = Field(
-        default_factory=lambda: {"user": "Question", "assistant": "Answer", "system": "Instruction"},
-        description="how each role is written",
-    )
-
-    @field_validator("template")
+    @field_validator("prompt_pairs")
     @classmethod
-    def _has_content(cls, value: str) -> str:
-        try:
-            filled = [value.format(role="user", content=content) for content in ("one", "two")]
-        except (LookupError, ValueError, AttributeError) as error:
-            raise ValueError(f"may have the fields {{role}} and {{content}} only ({error!r})") from None
-        if filled[0] == filled[1]:
-            raise ValueError("must contain {content}")
+    def _named(cls, value: Mapping[str, PromptPair]) -> Mapping[str, PromptPair]:
+        for name in value:
+            if not name or "." in name:
+                raise ValueError(f"a pair's name must not be empty or contain a dot, got {name!r}")
         return value
-
-
-class Verbatim(Options):
-    """Give a member exactly this text as its prompt."""
-
-    text: str = Field(min_length=1)
-
-
-class TokenIds(Options):
-    """A raw prompt, or a completion to score, as tokens: ids of `Engine.tokenizer`. Nothing is added to them.
-
-    A member that does not know one of them reads its text in tokens of its own.
-    """
-
-    ids: tuple[Annotated[int, Field(strict=True, ge=0)], ...] = Field(min_length=1)
-
-
-Rendering = ChatTemplate | PlainText | Verbatim
-
-
-class PromptOptions(Options):
-    """How prompts become token ids.
-
-    By default messages are rendered and tokenised once and every member reads the same ids. A member named here gets its own
-    rendering and so its own prompt length; only the generated tokens are shared.
-    """
-
-    chat_template: ChatTemplate = Field(default_factory=ChatTemplate, description="for members not named below")
-    base: Rendering | None = None
-    tuned: Rendering | None = Field(default=None, description="for the tuned model of every pair")
-    reference: Rendering | None = Field(default=None, description="for the reference model of every pair")
-    add_special_tokens: bool = Field(
-        default=True, description="add the tokenizer's own start token to raw string prompts"
-    )
-    control_tokens: Literal["neutralise", "parse"] = Field(
-        default="neutralise",
-        description="control tokens written inside of messages, tools and documents: break them up (nobody can end a turn or forge "
-        "a call with text), or honour them",
-    )
-    template_variables: dict[str, Any] = Field(
-        default_factory=dict,
-        description="further variables for the chat template (tools, enable_thinking, ...)",
-    )
 
 
 class SpeculationOptions(Options):
@@ -562,38 +463,3 @@ class EngineConfig(Options):
     @classmethod
     def _known_dtype(cls, value: str) -> str:
         return _check_dtype(value)
-
-
-Messages = Sequence[Mapping[str, Any]]
-Prompt = str | Messages | TokenIds
-"""A raw string, or a conversation: a list of {"role", "content"} mappings."""
-
-
-def resolve_weights(
-    reward_weights: RewardWeights, own: Mapping[str, float], *, owner: str = "this engine"
-) -> dict[str, float]:
-    """Effective weight of every pair: a number for all, a mapping for some, None for the pairs' `own` weights. `owner`, of
-    the pairs, is named in errors.
-
-    Raises:
-        UnknownPairError: the mapping names a pair that does not exist.
-        InvalidWeightError: a weight is not a finite number.
-    """
-    if reward_weights is None:
-        return dict(own)
-    if not isinstance(reward_weights, Mapping):
-        return dict.fromkeys(own, _checked_weight(reward_weights, "every pair"))
-    for name in reward_weights:
-        if name not in own:
-            raise UnknownPairError(
-                f"there is no pair {name!r}; {owner} has {', '.join(map(repr, own)) or 'no pairs'}",
-                name=str(name),
-                known=list(own),
-            )
-    return dict(own) | {name: _checked_weight(weight, f"pair {name!r}") for name, weight in reward_weights.items()}
-
-
-def _checked_weight(weight: object, whose: str) -> float:
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
-        raise InvalidWeightError(f"the weight of {whose} must be a finite number, got {weight!r}", value=weight)
-    return float(weight)

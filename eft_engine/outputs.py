@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from eft_engine.weights import Weight
+
 FinishReason = Literal["stop", "length"]
 """`stop`: an end-of-sequence token, a stop token, a stop string or the end of a grammar's sentence; `length`: max_tokens or the
 context was reached before.
@@ -52,6 +54,8 @@ class RequestMetrics:
     """Drafted tokens that became part of the text."""
     num_steps: int = 0
     """Evaluations; without drafting as many as there are tokens."""
+    num_redrawn: int = 0
+    """Tokens that were drawn to find out whether the text is a call, and were thrown away as it is none; no part of the text."""
 
     @property
     def tokens_per_s(self) -> float:
@@ -199,7 +203,9 @@ class RequestOutput:
 
     `text` is without special tokens and without the stop string; `token_ids` are all generated ids, an end-of-sequence id
     included. `stop_reason` is the stop string or the token id that ended the text, None for `length`.
-    `reward_weights` are the weights that were in effect, by pair name. `closed_within_budget`: the text is a sentence of its
+    `reward_weights` are the weights that were in effect, by pair name: numbers, or the rules that gave every token its own.
+    `intervention_rate` is the share of tokens that were drawn with some weight other than 0: of all others the base alone decided.
+    `closed_within_budget`: the text is a sentence of its
     grammar only because the budget was running out (`SamplingParams.close_within_budget`); some token is not the model's.
     """
 
@@ -210,9 +216,10 @@ class RequestOutput:
     stop_reason: str | int | None
     usage: Usage
     metrics: RequestMetrics
-    reward_weights: Mapping[str, float]
+    reward_weights: Mapping[str, Weight]
     logprobs: tuple[TokenLogprobs, ...] | None = None
     closed_within_budget: bool = False
+    intervention_rate: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -226,17 +233,22 @@ class TextToken:
 
 @dataclass(frozen=True)
 class PairScore:
-    """One pair's view of one token: natural-log probabilities and the implicit reward `tuned - reference`."""
+    """One pair's view of one token: natural-log probabilities and the implicit reward `tuned - reference`.
+
+    Of a prompt pair `tuned` is the positive side and `reference` the negative one; a term has no reference.
+    """
 
     tuned: float
-    reference: float
+    reference: float | None = None
 
     @property
     def delta(self) -> float:
         """The implicit reward of the token (Rafailov et al. 2023; equation 3 of Mitchell et al. 2023, without its scale).
 
-        0 for a token that the reference cannot write: it says nothing about it, as in the composition.
+        0 for a token that the reference cannot write: it says nothing about it, as in the composition. Of a term, what it gives.
         """
+        if self.reference is None:
+            return self.tuned
         return 0.0 if self.reference == -math.inf else self.tuned - self.reference
 
 
@@ -245,6 +257,7 @@ class TokenScore:
     """One scored token: natural-log probability under the base, each pair and the composition; `utf8` as for `TokenLogprobs`.
 
     `is_greedy`: no token is more probable under the composition. `top` are the most probable ones, as many as were asked for.
+    `weights` are those at this position, by pair, and `is_base_greedy`: the base would write it too.
     """
 
     token_id: int
@@ -255,6 +268,13 @@ class TokenScore:
     utf8: tuple[int, ...] | None = None
     is_greedy: bool = False
     top: tuple[TopToken, ...] = ()
+    weights: Mapping[str, float] = field(default_factory=dict)
+    is_base_greedy: bool = False
+
+    @property
+    def is_steered(self) -> bool:
+        """Whether some weight is not 0 here."""
+        return any(self.weights.values())
 
 
 @dataclass(frozen=True)
@@ -262,7 +282,12 @@ class ScoreOutput:
     """Scores of a completion, token by token, and their sums."""
 
     tokens: tuple[TokenScore, ...]
-    reward_weights: Mapping[str, float]
+    reward_weights: Mapping[str, Weight]
+
+    @property
+    def intervention_rate(self) -> float:
+        """Share of tokens at which some weight is not 0."""
+        return sum(token.is_steered for token in self.tokens) / len(self.tokens)
 
     @property
     def base(self) -> float:

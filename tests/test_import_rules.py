@@ -14,7 +14,10 @@ import eft_engine
 ROOT = Path(__file__).parents[1]
 ENGINE, INTEGRATIONS = ROOT / "eft_engine", ROOT / "eft_integrations"
 
-CONTRACTS = {"errors", "config", "outputs", "forbidding", "overdue", "preparing"}
+CONTRACTS = {
+    "errors", "config", "outputs", "forbidding", "overdue", "preparing",
+    "options", "weights", "grammars", "prompts", "prompt_pairs", "call_decision",
+}
 ALLOWED_PARTS = {
     "contracts": CONTRACTS,
     "text": CONTRACTS | {"text"},

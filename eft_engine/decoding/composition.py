@@ -2,13 +2,13 @@
 
     composed = normalise( base + sum_i weight_i * (tuned_i - reference_i) )                  equation 4, log-probabilities
 
-Members are ordered base, tuned_1, reference_1, tuned_2, reference_2, ... The formula is linear in the members, so a row is
-described by one coefficient per member; a member with coefficient 0 does not matter and need not be run.
+The formula is linear in the members, and so is all that is like it (amplification, terms without a reference, prompts as pairs): a
+row is described by one coefficient per member. A member with coefficient 0 does not matter and need not be run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,8 +16,16 @@ from torch import Tensor
 from eft_engine.decoding.fusion import fused
 
 
-def member_coefficients(weights: Sequence[float], *, amplification: float = 1.0) -> list[float]:
-    """Coefficient of every member for one row.
+@dataclass(frozen=True)
+class PairMembers:
+    """The places of a pair's members: the tuned model (or the positive prompt), and the reference (the negative one), if any."""
+
+    tuned: int
+    reference: int | None = None
+
+
+def direction(pair: PairMembers, num_members: int, *, amplification: float = 1.0) -> list[float]:
+    """What weight 1 of a pair adds to the coefficients of all members; the base, the first of them, has 1 without any pair.
 
     Amplification b (section 3.3 of the paper) scales the up-scaling direction `base - reference`. For any weights:
 
@@ -25,15 +33,19 @@ def member_coefficients(weights: Sequence[float], *, amplification: float = 1.0)
 
     which is equation 4 for b = 1.
 
-    >>> member_coefficients([1.0])
-    [1.0, 1.0, -1.0]
-    >>> member_coefficients([1.0], amplification=1.5)
-    [1.5, 1.0, -1.5]
-    >>> member_coefficients([0.5, 0.25])
-    [1.0, 0.5, -0.5, 0.25, -0.25]
+    >>> direction(PairMembers(1, 2), 3)
+    [0.0, 1.0, -1.0]
+    >>> direction(PairMembers(1, 2), 3, amplification=1.5)
+    [0.5, 1.0, -1.5]
+    >>> direction(PairMembers(1), 2, amplification=1.5)
+    [0.0, 1.0]
     """
-    base = 1.0 + (amplification - 1.0) * sum(weights)
-    return [base, *(value for weight in weights for value in (weight, -amplification * weight))]
+    found = [0.0] * num_members
+    found[pair.tuned] = 1.0
+    if pair.reference is not None:
+        found[0] += amplification - 1.0
+        found[pair.reference] = -amplification
+    return found
 
 
 @fused
@@ -120,29 +132,53 @@ def add_kept(scores: Tensor, kept: Tensor, shares: Tensor, kept_ids: Tensor) -> 
         scores: composed scores `[rows, width]`, not normalised.
         kept: by tuned model the values of `kept_ids` in `member_logprobs`, `log(tuned(token) / (1 - P(kept)))`,
             `[rows, models, kept]`.
-        shares: of each model, summing to 1, `[models]`.
+        shares: of each model, `[rows, models]`; they sum to 1, or are all 0: then the row stays as it is.
         kept_ids: `[kept]`.
     """
     shared = scores.index_fill(-1, kept_ids, -torch.inf).logsumexp(dim=-1)
-    log_shares = shares.log()[:, None]
+    has_any = (shares > 0).any(dim=-1, keepdim=True)  # [rows, 1]
+    log_shares = torch.where(has_any, shares, 1.0).log()[:, :, None]
     log_shared = -torch.nn.functional.softplus(kept.logsumexp(dim=-1))[
         :, :, None
     ]  # log(1 - P(kept)), [rows, models, 1]
     own = (kept + log_shared + log_shares).logsumexp(dim=1) - (log_shared + log_shares).logsumexp(dim=1)  # [rows, kept]
-    scores.index_copy_(-1, kept_ids, own + shared[:, None])
+    before = scores.index_select(-1, kept_ids)
+    scores.index_copy_(-1, kept_ids, torch.where(has_any, own + shared[:, None], before))
 
 
-def keep_tuned_outside_nucleus(scores: Tensor, tuned: Tensor, top_p: Tensor) -> Tensor:
-    """Conservative up-scaling: outside the tuned model's own nucleus its probability is kept as it is (section 4.3).
+def keep_tuned_outside_nuclei(scores: Tensor, tuned: Tensor, shares: Tensor, top_p: Tensor) -> Tensor:
+    """Conservative up-scaling: outside the tuned models' own nuclei their probability is kept as it is (section 4.3).
 
-    The up-scaling ratio base / reference of a token that both small models find improbable is noise; there it is set to 1.
+    The up-scaling ratio base / reference of a token that both small models find improbable is noise; there it is set to 1. Of several
+    pairs a token counts that is in the nucleus of any, and outside of all what is kept is their geometric mean.
 
     Args:
         scores: composed scores of normalised members, `[rows, width]`, not normalised.
-        tuned: the tuned model's log-probabilities, `[rows, width]`.
-        top_p: size of the nucleus, `[rows]`.
+        tuned: the tuned models' log-probabilities, `[rows, models, width]`.
+        shares: of each model, `[rows, models]`; they sum to 1, or are all 0: then the row stays as it is.
+        top_p: size of the nuclei, `[rows]`.
     """
-    return torch.where(nucleus(tuned, top_p), scores, tuned)
+    rows, models, width = tuned.shape
+    flat = tuned.reshape(rows * models, width)
+    inside = nucleus(flat, top_p.repeat_interleave(models)).view(rows, models, width) & (shares > 0)[:, :, None]
+    mean = torch.where((shares > 0)[:, :, None], tuned * shares[:, :, None], 0.0).sum(dim=1)
+    keep = inside.any(dim=1) | ~(shares > 0).any(dim=-1, keepdim=True)
+    return torch.where(keep, scores, mean)
+
+
+def keep_plausible(scores: Tensor, base: Tensor, shares: Tensor) -> None:
+    """Forbid, in place, what the base gives less than a share of its best token (contrastive decoding, Li et al. 2022, 3.2).
+
+    Tokens that are forbidden already do not count as the best, so that one is always left.
+
+    Args:
+        scores: composed scores `[rows, width]`; -inf where a token is forbidden.
+        base: its log-probabilities, `[rows, width]`.
+        shares: `[rows]`, 0 to 1.
+    """
+    known = base.masked_fill(scores.isneginf(), -torch.inf)
+    bar = known.amax(dim=-1, keepdim=True) + shares.log()[:, None]
+    scores.masked_fill_(known < bar, -torch.inf)
 
 
 def nucleus(scores: Tensor, top_p: Tensor) -> Tensor:

@@ -16,6 +16,9 @@ from eft_engine.transfer import upload
 SALT_TARGET = 0
 """Separates the draws from the composed distribution from any other use of a request's seed."""
 
+SALT_REDRAWN = 1
+"""For a text that is drawn anew, so that it does not depend on what the first one showed."""
+
 CPU = torch.device("cpu")
 NUM_ROUNDS = 10
 MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)

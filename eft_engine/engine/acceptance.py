@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 
+from eft_engine.weights import Weight
+
 
 class Acceptance:
     """Running estimate of the probability that a drafted token is accepted; recent verifications count most.
@@ -48,9 +50,9 @@ class AcceptanceByWeights:
 
     def __init__(self, prior: float) -> None:
         self._prior = prior
-        self._known: OrderedDict[tuple[float, ...], Acceptance] = OrderedDict()
+        self._known: OrderedDict[tuple[Weight, ...], Acceptance] = OrderedDict()
 
-    def start(self, weights: Iterable[float]) -> Acceptance:
+    def start(self, weights: Iterable[Weight]) -> Acceptance:
         """The estimate of a request that begins."""
         key = tuple(weights)
         of_all = self._known.setdefault(key, Acceptance(self._prior))

@@ -98,7 +98,7 @@ class DraftPolicy:
         drawing: Counter[tuple[Network | Work, int]] = Counter()  # rows of the first, second, ... draft
         for sequence, proposal in proposals.items():
             number = proposal.within(limit)
-            for stream in sequence.streams:
+            for stream in sequence.next_streams:
                 draws = stream in proposal.drafting
                 num_rows[stream.network] += 1
                 num_columns[stream.network] = max(num_columns.get(stream.network, 1), 1 if draws else number + 1)

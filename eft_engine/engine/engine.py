@@ -14,13 +14,14 @@ from eft_engine.config import (
     EngineConfig,
     MemberConfig,
     Messages,
+    Pair,
     Prompt,
     PromptOptions,
     RewardWeights,
     SamplingParams,
     SpeculationOptions,
     TokenIds,
-    TunedPair,
+    Weight,
     resolve_weights,
 )
 from eft_engine.engine.events import AsyncDeltas, AsyncEvents, BlockingEvents, Deltas
@@ -55,11 +56,11 @@ PerRequest: TypeAlias = T | Seq[T]
 
 @dataclass(frozen=True)
 class LoadedPair:
-    """A pair of models that are loaded already, for `Engine.from_models`."""
+    """A pair of models that are loaded already, for `Engine.from_models`. Without a reference it is a term (see `Term`)."""
 
     tuned: Any
-    reference: Any
-    weight: float = 1.0
+    reference: Any = None
+    weight: Weight = 1.0
 
 
 class Engine:
@@ -70,7 +71,7 @@ class Engine:
     """
 
     def __init__(
-        self, trio: Trio, weights: Mapping[str, float], config: EngineConfig, plan: TrioPlan | None = None
+        self, trio: Trio, weights: Mapping[str, Weight], config: EngineConfig, plan: TrioPlan | None = None
     ) -> None:
         self.config = config
         self._trio = trio
@@ -110,14 +111,14 @@ class Engine:
         cls,
         base: str | MemberConfig,
         *,
-        pairs: Mapping[str, TunedPair] | None = None,
+        pairs: Mapping[str, Pair] | None = None,
         config: EngineConfig | None = None,
     ) -> Engine:
         """Load a base and its tuned pairs.
 
         Args:
             base: hub id, folder, .gguf file, or a `MemberConfig`.
-            pairs: tuned pairs by name; without any, the engine is the base alone.
+            pairs: tuned pairs and terms by name; without any, the engine is the base alone.
             config: dtype, device, batch and context limits.
 
         Raises:
@@ -151,7 +152,7 @@ class Engine:
         cls,
         base: str | MemberConfig,
         *,
-        pairs: Mapping[str, TunedPair] | None = None,
+        pairs: Mapping[str, Pair] | None = None,
         config: EngineConfig | None = None,
     ) -> bool:
         """Under torchrun: hold this process's part of the tensor-parallel members, until rank 0 closes its engine; then True.
@@ -209,7 +210,9 @@ class Engine:
         _check_pair_names(pairs)
         models = {"base": base}
         for name, pair in pairs.items():
-            models |= {f"{name}.tuned": pair.tuned, f"{name}.reference": pair.reference}
+            models[f"{name}.tuned"] = pair.tuned
+            if pair.reference is not None:
+                models[f"{name}.reference"] = pair.reference
         tokenizers = tokenizer if isinstance(tokenizer, Mapping) else dict.fromkeys(models, tokenizer)
         missing = [name for name in models if name not in tokenizers]
         if missing:
@@ -226,7 +229,7 @@ class Engine:
     # ---- what it is ----------------------------------------------------------------------------------------------------
 
     @property
-    def weights(self) -> dict[str, float]:
+    def weights(self) -> dict[str, Weight]:
         """The pairs' own weights by name."""
         return dict(self._weights)
 
@@ -409,7 +412,8 @@ class Engine:
             prompt: a string or `TokenIds` (raw prompt), a list of messages (chat template), or a list of these: a list in, a list
                 out.
             sampling, reward_weights, composition, speculation, prompt_options: one for all, or a list with one per prompt.
-                `reward_weights` is a number for every pair, a mapping by pair name, or None for the pairs' own weights.
+                `reward_weights` is a weight for every pair, a mapping by pair name, or None for the pairs' own weights; a weight
+                is a number, or a rule that gives every token its own (docs/composition.md).
             request_id: what outputs and logs call the request, made up if it is not given; of a list each has a number behind it.
 
         Raises:

@@ -35,7 +35,13 @@ class Clock:
         self.num_tokens += 1
 
     def metrics(
-        self, num_forwards: Mapping[str, int], *, num_drafted: int, num_accepted: int, num_steps: int
+        self,
+        num_forwards: Mapping[str, int],
+        *,
+        num_drafted: int,
+        num_accepted: int,
+        num_steps: int,
+        num_redrawn: int = 0,
     ) -> RequestMetrics:
         """The finished request's metrics."""
         after_first = self.num_tokens - 1
@@ -48,6 +54,7 @@ class Clock:
             num_drafted=num_drafted,
             num_accepted=num_accepted,
             num_steps=num_steps,
+            num_redrawn=num_redrawn,
         )
 
 

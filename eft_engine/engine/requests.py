@@ -11,33 +11,41 @@ from collections.abc import Sequence as Seq
 from typing import Any
 
 from eft_engine.config import (
+    CallDecision,
     CompositionOptions,
     EngineConfig,
+    Grammar,
     Prompt,
     PromptOptions,
+    PromptPair,
     RewardWeights,
     SamplingParams,
     SpeculationOptions,
     TokenIds,
+    Verbatim,
+    Weight,
     resolve_weights,
 )
+from eft_engine.decoding.composition import PairMembers
+from eft_engine.engine.deciding import Deciding
 from eft_engine.engine.metrics import EngineTotals
 from eft_engine.engine.own_process import OwnProcess
-from eft_engine.engine.routing import Route, Stream, plan_route
-from eft_engine.engine.sequence import Event, GenerationSequence, Request, ScoringSequence, Sequence
+from eft_engine.engine.prompt_sides import side_prompt
+from eft_engine.engine.routing import BASE, Reader, Route, Stream, plan_route
+from eft_engine.engine.sequence import Event, GenerationSequence, Redraw, Request, ScoringSequence, Sequence
+from eft_engine.engine.steering import Steering
 from eft_engine.errors import ContextOverflowError, EmptyPromptError, InvalidOptionError, UnknownTokenError
-from eft_engine.models.loading import Trio
-from eft_engine.models.planning import chat_member, member_names
+from eft_engine.models.loading import Trio, TrioMember
+from eft_engine.models.planning import chat_member
 from eft_engine.outputs import TextToken
 from eft_engine.text.closing import Closing
 from eft_engine.text.encoding import Encoder
-from eft_engine.text.grammar import GrammarCompiler
+from eft_engine.text.grammar import GrammarCompiler, GrammarState
 from eft_engine.text.prompt import PromptTokenizers, RenderedPrompt, render_prompt
 from eft_engine.text.token_bytes import TokenBytes
 from eft_engine.text.tokenizer import skipped_tokens
+from eft_engine.weights import is_schedule
 
-BASE = 0
-"""The base's place among the members."""
 MAX_ID_LEN = 200
 """Characters of the id that a caller gives a request."""
 
@@ -51,13 +59,14 @@ class RequestMaker:
     All methods raise `ForkedEngineError` in a child of the engine's process.
     """
 
-    def __init__(self, trio: Trio, weights: Mapping[str, float], config: EngineConfig, totals: EngineTotals) -> None:
+    def __init__(self, trio: Trio, weights: Mapping[str, Weight], config: EngineConfig, totals: EngineTotals) -> None:
         members = list(trio.members.values())
         chat = chat_member(list(trio.members))
+        references = [own for own in members if own.name.endswith(".reference")]
         self.tokenizers = PromptTokenizers(
-            base=members[0].tokenizer,
+            base=members[BASE].tokenizer,
             tuned=trio.members[chat].tokenizer,
-            reference=members[2 if len(members) > 1 else 0].tokenizer,
+            reference=(references or members)[0].tokenizer,
             own={own.name: own.tokenizer for own in members if trio.vocabulary.unknown_ids.get(own.name)},
             unknown=trio.vocabulary.unknown_ids,
             keeps_tuned=bool(trio.vocabulary.kept),
@@ -184,18 +193,23 @@ class RequestMaker:
         prompt_options: PromptOptions,
         request_id: str,
     ) -> MakeSequence:
-        weights = resolve_weights(reward_weights, self._weights)
+        weights = self._resolved(reward_weights, composition)
+        decision = composition.call_decision
+        deciding = None if decision is None else self._resolved(decision.weights, composition, over=weights)
+        if deciding == weights:
+            decision = deciding = None
         self._check_token_ids("stop_token_ids", sampling.stop_token_ids)
         self._check_token_ids("logit_bias", sampling.logit_bias)
         rendered = self.render(prompt, prompt_options, must_fit=True)
-        route = self._route(rendered, weights, composition)
+        readers = self._readers(prompt, rendered, prompt_options, composition)
+        route = self._route(readers, [weights] if deciding is None else [weights, deciding], composition)
         room = self._room(route)
-        grammar = self._grammars.compile(sampling.grammar) if sampling.grammar is not None else None
-        closing = self._closing(sampling, min(sampling.max_tokens, room))
+        grammar, closing = self._held(sampling.grammar, sampling, room)
+        redraw = None if decision is None else self._redraw(decision, sampling, room)
 
         def make(emit: Callable[[Event], None]) -> Sequence:
             return GenerationSequence(
-                self._request(route, weights, composition, emit, request_id),
+                self._request(route, readers, weights, composition, emit, request_id, deciding),
                 sampling=sampling,
                 speculation=speculation,
                 prompt_ids=rendered.of(self._output_member),
@@ -205,9 +219,49 @@ class RequestMaker:
                 skipped=self._skipped,
                 grammar=grammar,
                 closing=closing,
+                redraw=redraw,
             )
 
         return make
+
+    def _resolved(
+        self, given: RewardWeights, composition: CompositionOptions, *, over: Mapping[str, Weight] | None = None
+    ) -> dict[str, Weight]:
+        """Weights of the engine's pairs, and behind them those of the call's prompt pairs. One for all is for the engine's pairs: a
+        prompt pair comes with a weight, which only a mapping changes. `over`: what holds where a mapping is silent.
+
+        Raises:
+            InvalidOptionError: a prompt pair is called like a pair of the engine.
+        """
+        for name in composition.prompt_pairs:
+            if name in self._weights:
+                raise InvalidOptionError(
+                    f"the prompt pair {name!r} is called like a pair of this engine; give it another name",
+                    option="prompt_pairs",
+                    value=name,
+                )
+        own = over or {**self._weights, **{name: pair.weight for name, pair in composition.prompt_pairs.items()}}
+        if isinstance(given, Mapping) and not is_schedule(given):
+            return resolve_weights(given, own)
+        return {**own, **resolve_weights(given, {name: own[name] for name in self._weights})}
+
+    def _held(
+        self, grammar: Grammar | None, sampling: SamplingParams, room: int
+    ) -> tuple[GrammarState | None, Closing | None]:
+        """What holds a text to a grammar, and to its end within the budget."""
+        if grammar is None:
+            return None, None
+        closing = self._closing(grammar, sampling, min(sampling.max_tokens, room))
+        return self._grammars.compile(grammar), closing
+
+    def _redraw(self, decision: CallDecision, sampling: SamplingParams, room: int) -> Redraw:
+        grammar, closing = self._held(decision.otherwise, sampling, room)
+        return Redraw(Deciding(decision, self._written), grammar, closing)
+
+    def _written(self, token_id: int) -> bytes:
+        """What a token stands for, texts of control tokens included."""
+        found = self._token_bytes.of(token_id)
+        return self._token_bytes.text_of(token_id).encode() if found is None else bytes(found)
 
     def _check_token_ids(self, option: str, token_ids: Iterable[int]) -> None:
         vocabulary = self._trio.vocabulary
@@ -220,14 +274,12 @@ class RequestMaker:
                     f"{option} has the token id {token_id}, and {why}; leave it out", option=option, value=token_id
                 )
 
-    def _closing(self, sampling: SamplingParams, max_new_tokens: int) -> Closing | None:
+    def _closing(self, grammar: Grammar, sampling: SamplingParams, max_new_tokens: int) -> Closing | None:
         """What ends the sentence of a grammar in time, where that is asked for: with no token that is forbidden or a stop token."""
-        if sampling.grammar is None or not sampling.close_within_budget:
+        if not sampling.close_within_budget:
             return None
         never = {token_id for token_id, bias in sampling.logit_bias.items() if bias == -math.inf}
-        return self._grammars.closing(
-            sampling.grammar, max_tokens=max_new_tokens, never=never.union(sampling.stop_token_ids)
-        )
+        return self._grammars.closing(grammar, max_tokens=max_new_tokens, never=never.union(sampling.stop_token_ids))
 
     def scoring(
         self,
@@ -243,16 +295,18 @@ class RequestMaker:
     ) -> MakeSequence:
         """Check a request to score `completion`; arguments and errors as for `Engine.score`."""
         composition = composition or CompositionOptions()
-        weights = resolve_weights(reward_weights, self._weights)
-        rendered = self.render(prompt, prompt_options or PromptOptions(), must_fit=True)
+        weights = self._resolved(reward_weights, composition)
+        prompt_options = prompt_options or PromptOptions()
+        rendered = self.render(prompt, prompt_options, must_fit=True)
         completion_ids = (
             completion.ids if isinstance(completion, TokenIds) else tuple(self.token_ids(completion, must_fit=True))
         )
         if not completion_ids:
             raise EmptyPromptError(f"the completion {completion!r} has no tokens, so there is nothing to score")
         self._check_completion(completion_ids)
-        always = range(len(member_names(self._weights))) if every_member else (BASE,)
-        route = self._route(rendered, weights, composition, always=always)
+        readers = self._readers(prompt, rendered, prompt_options, composition)
+        always = range(len(readers)) if every_member else (BASE,)
+        route = self._route(readers, [weights], composition, always=always)
         for stream in route.streams:
             prompt_len, own_len = len(stream.prompt_ids), len(stream.spelled(completion_ids))
             context_len = self._context_len(stream)
@@ -265,23 +319,76 @@ class RequestMaker:
                 )
         (own_id,) = _request_ids(request_id, 1, batch=False)
         return lambda emit: ScoringSequence(
-            self._request(route, weights, composition, emit, own_id), completion_ids=completion_ids, num_top=num_top
+            self._request(route, readers, weights, composition, emit, own_id),
+            completion_ids=completion_ids,
+            num_top=num_top,
         )
+
+    def _readers(
+        self, prompt: Prompt, rendered: RenderedPrompt, options: PromptOptions, composition: CompositionOptions
+    ) -> list[Reader]:
+        """All members of a request: the engine's, then the two sides of each prompt pair."""
+        spellings = self._trio.vocabulary.spellings
+        readers = [
+            Reader(own.name, own.network, own.adapter, rendered.of(own.name), spellings.get(own.name, {}))
+            for own in self._trio.members.values()
+        ]
+        for name, pair in composition.prompt_pairs.items():
+            model = self._model_of(name, pair)
+            role = model.name.rpartition(".")[2]
+            if isinstance(getattr(options, role), Verbatim):
+                raise InvalidOptionError(
+                    f"prompt_pairs.{name}: PromptOptions.{role} gives {model.name} one text as its prompt, whatever the request has, "
+                    "so that both sides would be the same; leave it out",
+                    option=f"prompt_pairs.{name}",
+                    value=pair,
+                )
+            for side in ("positive", "negative"):
+                named = f"prompt_pairs.{name}.{side}"
+                own_prompt = side_prompt(getattr(pair, side), prompt, named=named)
+                own = rendered if own_prompt is prompt else self.render(own_prompt, options, must_fit=True)
+                readers.append(
+                    Reader(
+                        f"{name}.{side}",
+                        model.network,
+                        model.adapter,
+                        own.of(model.name),
+                        spellings.get(model.name, {}),
+                    )
+                )
+        return readers
+
+    def _model_of(self, name: str, pair: PromptPair) -> TrioMember:
+        members = self._trio.members
+        found = members.get(pair.model) or members.get(f"{pair.model}.tuned")
+        if found is None:
+            raise InvalidOptionError(
+                f"prompt_pairs.{name}.model: there is no model {pair.model!r}; this engine has {', '.join(members)}",
+                option=f"prompt_pairs.{name}.model",
+                value=pair.model,
+            )
+        return found
 
     def _route(
         self,
-        rendered: RenderedPrompt,
-        weights: Mapping[str, float],
+        readers: Seq[Reader],
+        weights: Seq[Mapping[str, Weight]],
         composition: CompositionOptions,
         *,
         always: Collection[int] = (),
     ) -> Route:
         """Streams that can read their prompts."""
-        route = plan_route(self._trio, rendered, weights, composition, always=always)
+        places = {reader.name: place for place, reader in enumerate(readers)}
+        pairs = [PairMembers(places[f"{name}.tuned"], places.get(f"{name}.reference")) for name in self._weights]
+        pairs += [
+            PairMembers(places[f"{name}.positive"], places[f"{name}.negative"]) for name in composition.prompt_pairs
+        ]
+        keeps = range(len(self._weights)) if self._trio.vocabulary.kept_ids else ()
+        route = plan_route(readers, pairs, weights, composition, keeps=keeps, always=always)
         for stream in route.streams:
             last = max(stream.prompt_ids)
             if last >= stream.network.vocab_size:
-                member = member_names(self._weights)[stream.members[0]]
+                member = readers[stream.members[0]].name
                 raise UnknownTokenError(
                     f"the prompt has the token {self._text_of(last)!r} (id {last}), and {member} reads ids below "
                     f"{stream.network.vocab_size} only: its tokenizer has more tokens than the model; give it the "
@@ -328,13 +435,24 @@ class RequestMaker:
     def _request(
         self,
         route: Route,
-        weights: Mapping[str, float],
+        readers: Seq[Reader],
+        weights: Mapping[str, Weight],
         composition: CompositionOptions,
         emit: Callable[[Event], None],
         request_id: str,
+        deciding: Mapping[str, Weight] | None = None,
     ) -> Request:
-        names = tuple(member_names(self._weights))
-        return Request(request_id, route, weights, composition, names, emit, self._totals)
+        return Request(
+            request_id,
+            route,
+            weights,
+            composition,
+            tuple(reader.name for reader in readers),
+            emit,
+            self._totals,
+            Steering(weights, self._written, deciding=deciding),
+            num_held_pairs=len(self._weights),
+        )
 
 
 def is_batch(prompt: Any) -> bool:

@@ -4,23 +4,26 @@ A *stream* is one network reading one list of tokens. Members that would read th
 stream: base and reference may be one model, several pairs may share a reference. Their coefficients add up, and a stream whose
 sum is 0 cannot change the result, so it is not run. That one rule gives weight 0 (only the base runs), base = reference at
 weight 1 (only the tuned model runs), and shared references.
+
+Where a weight follows the token, a stream that matters at some position is held, and is run at the steps at which it matters; what
+it has missed by then it reads at once.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from eft_engine.config import CompositionOptions
-from eft_engine.decoding.composition import member_coefficients
-from eft_engine.errors import InvalidOptionError
-from eft_engine.models.loading import Trio
+from eft_engine.decoding.composition import PairMembers, direction
+from eft_engine.decoding.measures import OF_BASE
+from eft_engine.engine.steering import Settled
 from eft_engine.models.network import Block, KVSlot, Network
-from eft_engine.text.prompt import RenderedPrompt
+from eft_engine.weights import Gate, MeasuredWeight, Measure, Proportional, Weight, is_off, parts, peak
 
 
 @dataclass(eq=False)
@@ -98,127 +101,230 @@ class Stream:
         self.slot.truncate(self.network.kv_cache.resumable_len(self.slot, length))
 
 
+BASE = 0
+"""The base's place among the members."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A member of a request: a network, an adapter on it, the prompt that it reads, and how it reads kept tokens."""
+
+    name: str
+    network: Network
+    adapter: str | None
+    prompt_ids: tuple[int, ...]
+    spelling: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Route:
-    """A request's streams and the coefficient of every member (0 for one that is not run or that another stands for).
+    """A request's streams, and the linear form of their log-probabilities.
 
-    `kept_shares` says by member whose word on kept tokens counts how much (see `composition.add_kept`); the shares sum to 1, or
-    there are none.
+    A member that another stands for has coefficient 0 everywhere, as has one that is not run.
+
+    Attributes:
+        streams: what may be run.
+        pairs: members of each pair, in the order of the weights.
+        fixed: coefficient of every member without the weights that follow the token.
+        directions: by pair of which the weight follows the token, what weight 1 adds to every member.
+        needed: members whose stream is run at every position.
+        read_by: by pair, members that are read directly wherever its weight is not 0.
+        kept_by: by pair, the member whose word on kept tokens counts (see `composition.add_kept`); of those that have one.
     """
 
     streams: tuple[Stream, ...]
-    coefficients: tuple[float, ...]
-    kept_shares: Mapping[int, float] = field(default_factory=dict)
+    pairs: tuple[PairMembers, ...]
+    fixed: tuple[float, ...]
+    directions: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+    needed: frozenset[int] = frozenset()
+    read_by: Mapping[int, frozenset[int]] = field(default_factory=dict)
+    kept_by: Mapping[int, int] = field(default_factory=dict)
 
     @functools.cached_property
     def carrier(self) -> dict[int, int]:
         """For every member that is run the one that has its log-probabilities: the first of its stream."""
         return {member: stream.members[0] for stream in self.streams for member in stream.members}
 
+    def measured_members(self, pair: int, measure: Measure) -> tuple[int, ...]:
+        """Whose log-probabilities a measure of a pair asks for: the base, or the pair's two sides."""
+        if measure in OF_BASE:
+            return (self.carrier[BASE],)
+        own = self.pairs[pair]
+        return self.carrier[own.tuned], self.carrier[BASE if own.reference is None else own.reference]
+
+    def rows(self, weights: Sequence[Sequence[Settled]]) -> Rows:
+        """What is to be composed at rows with these weights by pair."""
+        if not self.directions:
+            count = len(weights)
+            return Rows([list(self.fixed)] * count, [list(map(_number, own)) for own in weights], [], self.streams)
+        coefficients: list[list[float]] = []
+        numbers: list[list[float]] = []
+        measured: list[tuple[int, int, MeasuredWeight]] = []
+        needed = set(self.needed)
+        for row, own in enumerate(weights):
+            coefficient = list(self.fixed)
+            for pair, change in self.directions.items():
+                weight = own[pair]
+                if isinstance(weight, float):
+                    coefficient = [value + weight * by for value, by in zip(coefficient, change, strict=True)]
+                else:
+                    measured.append((row, pair, weight))
+                    needed.update(self.measured_members(pair, measure_of(weight)))
+                    needed.update(member for member, by in enumerate(change) if by != 0.0)
+                if not isinstance(weight, float) or weight != 0.0:
+                    needed |= self.read_by[pair]
+            needed.update(member for member, value in enumerate(coefficient) if value != 0.0)
+            coefficients.append(coefficient)
+            numbers.append(list(map(_number, own)))
+        active = tuple(stream for stream in self.streams if stream.members[0] in needed)
+        return Rows(coefficients, numbers, measured, active or self.streams[:1])
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one request in an evaluation.
+
+    Attributes:
+        coefficients: by row and member; what measured weights add is not in it.
+        weights: by row and pair; 0 where it is measured.
+        measured: row, pair and weight, of those that are.
+        active: streams that matter in some row.
+    """
+
+    coefficients: list[list[float]]
+    weights: list[list[float]]
+    measured: list[tuple[int, int, MeasuredWeight]]
+    active: tuple[Stream, ...]
+
+
+def _number(weight: Settled) -> float:
+    return weight if isinstance(weight, float) else 0.0
+
+
+def measure_of(weight: MeasuredWeight) -> Measure:
+    """What it measures."""
+    match weight:
+        case Gate(by=measure) | Proportional(to=measure):
+            return measure
+
 
 def plan_route(
-    trio: Trio,
-    prompt: RenderedPrompt,
-    weights: Mapping[str, float],
+    readers: Sequence[Reader],
+    pairs: Sequence[PairMembers],
+    weights: Sequence[Mapping[str, Weight]],
     composition: CompositionOptions,
     *,
+    keeps: Collection[int] = (),
     always: Collection[int] = (),
 ) -> Route:
     """Streams and coefficients of a request.
 
     Args:
-        trio: the members.
-        prompt: token ids per role.
-        weights: effective weight per pair, in the engine's order.
-        composition: amplification changes coefficients; conservative mode needs all three members of its pair.
+        readers: its members, the base first.
+        pairs: places of each pair's members.
+        weights: effective weights by pair, in the order of `pairs`; several where it is open which of them will hold.
+        composition: amplification changes coefficients, conservative mode needs tuned members and plausibility the base.
+        keeps: pairs whose tuned members have tokens that only they have.
         always: members to run whatever their coefficients (scoring reports them).
-
-    Raises:
-        InvalidOptionError: conservative mode with more than one active pair.
     """
-    coefficients = member_coefficients(list(weights.values()), amplification=composition.amplification)
-    members = list(trio.members.values())
-    grouped: dict[tuple[Network, str | None, tuple[int, ...]], list[int]] = {}
-    for index, member in enumerate(members):
-        prompt_ids = prompt.of(member.name)
-        grouped.setdefault((member.network, member.adapter, prompt_ids), []).append(index)
-    shares, spellings = _shares(weights) if trio.vocabulary.kept_ids else {}, trio.vocabulary.spellings
-    needed = _needed_anyway(weights, composition).union(shares, always)
-    streams: list[Stream] = []
-    merged = [0.0] * len(coefficients)
-    for (network, adapter, prompt_ids), indices in grouped.items():
-        total = math.fsum(coefficients[index] for index in indices)
-        if total != 0.0 or needed.intersection(indices):
-            spelling = spellings.get(members[indices[0]].name, {})
-            streams.append(Stream(network, adapter, prompt_ids, tuple(indices), spelling=spelling))
-            merged[indices[0]] = total
-    if (
-        not streams
-    ):  # every coefficient cancelled out, which leaves the uniform distribution; the base carries it with weight 0
-        base = members[0]
-        streams.append(
-            Stream(base.network, base.adapter, prompt.of(base.name), (0,), spelling=spellings.get(base.name, {}))
-        )
-    route = Route(tuple(streams), tuple(merged))
-    kept_shares: dict[int, float] = {}
-    for index, share in shares.items():
-        carrier = route.carrier[index]
-        kept_shares[carrier] = kept_shares.get(carrier, 0.0) + share
-    return replace(route, kept_shares=kept_shares)
+    columns = list(zip(*(own.values() for own in weights), strict=True))
+    changes = [direction(pair, len(readers), amplification=composition.amplification) for pair in pairs]
+    follows = [not _is_one_number(own) for own in columns]
+    matters = [any(not is_off(weight) for weight in own) for own in columns]
+    fixed_terms = [[1.0 if index == BASE else 0.0] for index in range(len(readers))]
+    for own, change, following in zip(columns, changes, follows, strict=True):
+        if not following:
+            for terms, by in zip(fixed_terms, change, strict=True):
+                terms.append(peak(own[0]) * by)
+
+    places: dict[tuple[Network, str | None, tuple[int, ...]], list[int]] = {}
+    for index, reader in enumerate(readers):
+        places.setdefault((reader.network, reader.adapter, reader.prompt_ids), []).append(index)
+    first_of = {index: indices[0] for indices in places.values() for index in indices}
+
+    def merged(values: Iterable[Sequence[float]]) -> tuple[float, ...]:
+        gathered: list[list[float]] = [[] for _ in readers]
+        for index, terms in enumerate(values):
+            gathered[first_of[index]] += terms
+        return tuple(math.fsum(terms) for terms in gathered)
+
+    fixed = merged(fixed_terms)
+    directions = {
+        pair: merged([value] for value in changes[pair])
+        for pair in range(len(pairs))
+        if follows[pair] and matters[pair]
+    }
+    is_read = composition.conservative_top_p is not None
+    read_by = {
+        pair: frozenset({first_of[own.tuned]} if is_read or pair in keeps else ())
+        for pair, own in enumerate(pairs)
+        if matters[pair]
+    }
+    kept_by = {pair: first_of[own.tuned] for pair, own in enumerate(pairs) if matters[pair] and pair in keeps}
+    needed = {first_of[index] for index in always} | ({first_of[BASE]} if composition.min_plausibility else set())
+    needed.update(*(read for pair, read in read_by.items() if pair not in directions))
+    held = needed | {index for index, value in enumerate(fixed) if value != 0.0}
+    held.update(index for change in directions.values() for index, value in enumerate(change) if value != 0.0)
+    held.update(*read_by.values())
+    for pair in directions:
+        sides = pairs[pair]
+        measures = {
+            measure_of(part) for weight in columns[pair] for part in parts(weight) if isinstance(part, MeasuredWeight)
+        }
+        if measures & OF_BASE.keys() or (measures and sides.reference is None):
+            held.add(first_of[BASE])
+        if measures - OF_BASE.keys():
+            held.add(first_of[sides.tuned])
+            if sides.reference is not None:
+                held.add(first_of[sides.reference])
+    held = held or {
+        BASE
+    }  # every coefficient cancelled out, which leaves the uniform distribution; the base carries it with 0
+    streams = [
+        Stream(network, adapter, prompt_ids, tuple(indices), spelling=readers[indices[0]].spelling)
+        for (network, adapter, prompt_ids), indices in places.items()
+        if indices[0] in held
+    ]
+    return Route(tuple(streams), tuple(pairs), fixed, directions, frozenset(needed), read_by, kept_by)
 
 
-def _shares(weights: Mapping[str, float]) -> dict[int, float]:
-    """Of the tuned members of all active pairs: how much of the weights is theirs."""
-    total = math.fsum(abs(weight) for weight in weights.values())
-    return {2 * index + 1: abs(weight) / total for index, weight in enumerate(weights.values()) if weight != 0.0}
+def _is_one_number(weights: Sequence[Weight]) -> bool:
+    return all(isinstance(weight, float) and weight == weights[0] for weight in weights)
 
 
-def _needed_anyway(weights: Mapping[str, float], composition: CompositionOptions) -> set[int]:
-    """Members that conservative mode reads directly: base, tuned and reference of its one active pair."""
-    if composition.conservative_top_p is None:
-        return set()
-    active = [index for index, weight in enumerate(weights.values()) if weight != 0.0]
-    if len(active) > 1:
-        raise InvalidOptionError(
-            "conservative_top_p needs exactly one pair with a weight other than 0, got "
-            + ", ".join(f"{name}={weight}" for name, weight in weights.items()),
-            option="conservative_top_p",
-            value=composition.conservative_top_p,
-        )
-    return {2 * index + 1 for index in active}
-
-
-def conservative_member(weights: Mapping[str, float], composition: CompositionOptions) -> int | None:
-    """Index of the tuned member whose nucleus conservative mode uses, or None when it changes nothing."""
-    needed = _needed_anyway(weights, composition)
-    return needed.pop() if needed else None
-
-
-def draft_route(route: Route, weights: Mapping[str, float]) -> tuple[tuple[Stream, float], ...]:
+def draft_route(route: Route, weights: Sequence[Weight]) -> tuple[tuple[Stream, float], ...]:
     """Streams that draft, and their coefficients: the small models' own idea of the composition.
 
     With one active pair the tuned model alone; with several, their composition over the first one's reference, which stands in
     for the base. Empty when a stream that is needed is not run, or when nothing would be left to verify with.
+
+    Args:
+        route: the request's.
+        weights: of the pairs of small models, the first of the route's pairs. Of a weight that follows the token the largest counts.
     """
-    active = [index for index, weight in enumerate(weights.values()) if weight != 0.0]
+    active = [index for index, weight in enumerate(weights) if not is_off(weight)]
     stream_of = {member: stream for stream in route.streams for member in stream.members}
     if not active:
         return ()
     wanted: dict[int, float] = {}
     if len(active) == 1:
-        wanted[2 * active[0] + 1] = 1.0
+        wanted[route.pairs[active[0]].tuned] = 1.0
     else:
-        values = list(weights.values())
-        wanted[2 * active[0] + 2] = 1.0
+        references = [own for index in active if (own := route.pairs[index].reference) is not None]
+        if not references:
+            return ()
+        wanted[references[0]] = 1.0
         for index in active:
-            wanted[2 * index + 1] = wanted.get(2 * index + 1, 0.0) + values[index]
-            wanted[2 * index + 2] = wanted.get(2 * index + 2, 0.0) - values[index]
+            pair, weight = route.pairs[index], peak(weights[index])
+            wanted[pair.tuned] = wanted.get(pair.tuned, 0.0) + weight
+            if pair.reference is not None:
+                wanted[pair.reference] = wanted.get(pair.reference, 0.0) - weight
     if any(member not in stream_of for member in wanted):
         return ()
     coefficients: dict[Stream, float] = {}
     for member, coefficient in wanted.items():
         coefficients[stream_of[member]] = coefficients.get(stream_of[member], 0.0) + coefficient
     chosen = tuple((stream, coefficient) for stream, coefficient in coefficients.items() if coefficient != 0.0)
-    base = stream_of.get(0)
+    base = stream_of.get(BASE)
     drafts_with_base = any(stream is base for stream, _ in chosen)
     return () if drafts_with_base or len(chosen) == len(route.streams) else chosen

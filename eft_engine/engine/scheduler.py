@@ -139,7 +139,7 @@ class Scheduler:
             elif budget > 0:
                 chunks = [
                     PrefillWork(sequence, stream, min(stream.num_pending(sequence.output_ids) - 1, budget))
-                    for stream in sequence.streams
+                    for stream in sequence.next_streams
                 ]
                 prefill += [chunk for chunk in chunks if chunk.num_tokens > 0]
                 budget = 0

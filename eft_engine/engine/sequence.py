@@ -6,6 +6,7 @@ turns it into text; a `ScoringSequence` takes the tokens of a given completion a
 
 from __future__ import annotations
 
+import functools
 import logging
 import secrets
 from collections import Counter
@@ -17,11 +18,13 @@ from torch import Tensor
 
 from eft_engine.config import CompositionOptions, SamplingParams, SpeculationOptions
 from eft_engine.decoding.prompt_lookup import PromptLookupIndex
-from eft_engine.decoding.races import race_times
+from eft_engine.decoding.races import SALT_REDRAWN, SALT_TARGET, race_times
 from eft_engine.decoding.sampling import History, needs_penalties
 from eft_engine.engine.acceptance import Acceptance
 from eft_engine.engine.metrics import Clock, EngineTotals, Outcome
-from eft_engine.engine.routing import Route, Stream, conservative_member, draft_route
+from eft_engine.engine.deciding import Deciding
+from eft_engine.engine.routing import Route, Rows, Stream, draft_route
+from eft_engine.engine.steering import Steering
 from eft_engine.errors import EFTError, EngineStepError, StepOutOfMemoryError
 from eft_engine.models.memory import is_out_of_memory
 from eft_engine.outputs import (
@@ -38,6 +41,7 @@ from eft_engine.text.closing import Closing
 from eft_engine.text.detokenizer import AnswerText
 from eft_engine.text.grammar import GrammarState
 from eft_engine.text.tokenizer import Tokenizer
+from eft_engine.weights import Weight
 
 logger = logging.getLogger(__name__)
 
@@ -56,15 +60,23 @@ SCORE_STEP_LEN = 128
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked, checked and resolved. `member_names` are in the order of the route's coefficients."""
+    """What was asked, checked and resolved. `member_names` are in the order of the route's coefficients, `weights` in that of its
+    pairs, of which the first `num_held_pairs` are the engine's.
+    """
 
     request_id: str
     route: Route
-    weights: Mapping[str, float]
+    weights: Mapping[str, Weight]
     composition: CompositionOptions
     member_names: tuple[str, ...]
     emit: Callable[[Event], None]
     totals: EngineTotals
+    steering: Steering
+    num_held_pairs: int
+
+
+MAX_LAG = 64
+"""Tokens that a stream may have missed when drafts lead to where it matters; one with more reads them first, in chunks."""
 
 
 @dataclass(eq=False)
@@ -93,18 +105,41 @@ class Sequence:
 
     @property
     def num_pending(self) -> int:
-        """Most tokens that any stream still has to read."""
-        return max(stream.num_pending(self.output_ids) for stream in self.streams)
+        """Most tokens that any stream still has to read for the next token."""
+        return max(stream.num_pending(self.output_ids) for stream in self.next_streams)
+
+    @property
+    def next_streams(self) -> tuple[Stream, ...]:
+        """The streams that matter for the next token."""
+        return self.rows([]).active
+
+    def rows(self, lookahead: list[int]) -> Rows:
+        """What is to be composed for the next token, and behind each token of the lookahead."""
+        steering = self.request.steering
+        return self.request.route.rows(steering.rows(len(self.output_ids), lookahead, self._decides(lookahead)))
+
+    def _decides(self, lookahead: list[int]) -> list[bool]:
+        """See `Steering.rows`."""
+        return [False] * (len(lookahead) + 1)
+
+    def rows_in_reach(self) -> Rows:
+        """`rows` of this lookahead; it is dropped where it leads to a stream that has much to read before."""
+        rows = self.rows(self.lookahead())
+        if len(rows.coefficients) > 1 and any(stream.num_pending(self.output_ids) > MAX_LAG for stream in rows.active):
+            behind = {stream for stream in rows.active if stream.num_pending(self.output_ids) > MAX_LAG}
+            if behind - set(self.next_streams):
+                self.drop_lookahead()
+                rows = self.rows(self.lookahead())
+        return rows
+
+    def drop_lookahead(self) -> None:
+        """Let the next evaluation have one row."""
+        raise NotImplementedError
 
     @property
     def max_output_len(self) -> int:
         """Most tokens that will be read after the prompt."""
         raise NotImplementedError
-
-    @property
-    def conservative_member(self) -> int | None:
-        """See `routing.conservative_member`."""
-        return conservative_member(self.request.weights, self.request.composition)
 
     def lookahead(self) -> list[int]:
         """Tokens to feed after the committed ones in the next evaluation; logits are wanted for each of them too."""
@@ -194,6 +229,15 @@ class Sequence:
         self.fail(error)
 
 
+@dataclass(frozen=True)
+class Redraw:
+    """What a text that turns out to be no call is drawn anew with: how that is found out, and what it is held to then."""
+
+    deciding: Deciding
+    grammar: GrammarState | None = None
+    closing: Closing | None = None
+
+
 class GenerationSequence(Sequence):
     """Generates text from a prompt.
 
@@ -214,8 +258,14 @@ class GenerationSequence(Sequence):
         skipped: Mapping[int, str],
         grammar: GrammarState | None,
         closing: Closing | None = None,
+        redraw: Redraw | None = None,
     ) -> None:
         super().__init__(request)
+        self._redraw = redraw
+        self._held_back: list[GenerationDelta] = []
+        self._num_redrawn = 0
+        self._steered: list[bool] = []
+        self._salt = SALT_TARGET
         self.sampling = sampling
         self.speculation = speculation
         self._seed = sampling.seed if sampling.seed is not None else secrets.randbits(64)
@@ -228,9 +278,14 @@ class GenerationSequence(Sequence):
             grammar is not None or not sampling.ignore_eos
         )  # behind a complete sentence of a grammar nothing can follow
         self._stop_ids = frozenset(sampling.stop_token_ids) | (eos_token_ids if ends else frozenset())
-        self._answer = AnswerText(
-            tokenizer, stop=sampling.stop, skip_special_tokens=sampling.skip_special_tokens, skipped=skipped
+        self._new_answer = functools.partial(
+            AnswerText,
+            tokenizer,
+            stop=sampling.stop,
+            skip_special_tokens=sampling.skip_special_tokens,
+            skipped=skipped,
         )
+        self._answer = self._new_answer()
         self._text: list[str] = []
         self._logprobs: list[TokenLogprobs] = []
 
@@ -245,12 +300,15 @@ class GenerationSequence(Sequence):
         self._race_times: dict[int, Tensor] = {}  # of this step, by offset
         self.lookup: PromptLookupIndex | None = None
         if speculation.drafter in ("auto", "prompt_lookup"):
-            self.lookup = PromptLookupIndex(
-                prompt_ids, min_ngram_size=speculation.min_ngram_size, max_ngram_size=speculation.max_ngram_size
-            )
-        self.drafting_streams: tuple[tuple[Stream, float], ...] = ()
+            self.lookup = self._new_lookup()
+        self._drafting_streams: tuple[tuple[Stream, float], ...] = ()
         if speculation.drafter in ("auto", "tuned"):
-            self.drafting_streams = draft_route(request.route, request.weights)
+            held = list(request.weights.values())[: request.num_held_pairs]
+            self._drafting_streams = draft_route(request.route, held)
+
+    def _new_lookup(self) -> PromptLookupIndex:
+        least, most = self.speculation.min_ngram_size, self.speculation.max_ngram_size
+        return PromptLookupIndex(self._prompt_ids, min_ngram_size=least, max_ngram_size=most)
 
     # ---- drafts --------------------------------------------------------------------------------------------------------
 
@@ -263,6 +321,23 @@ class GenerationSequence(Sequence):
     def max_output_len(self) -> int:
         """`max_tokens`, or what the context leaves."""
         return min(self.sampling.max_tokens, self._room)
+
+    @property
+    def drafting_streams(self) -> tuple[tuple[Stream, float], ...]:
+        """Streams that may draft the next token, and their coefficients (see `draft_route`); none where the pair says nothing now."""
+        if self._drafting_streams and self.request.route.directions:
+            now = self.next_streams
+            if any(stream not in now for stream, _ in self._drafting_streams):
+                return ()
+        return self._drafting_streams
+
+    def _decides(self, lookahead: list[int]) -> list[bool]:
+        return super()._decides(lookahead) if self._redraw is None else self._redraw.deciding.decides(lookahead)
+
+    def drop_lookahead(self) -> None:
+        """Without drafts; streams that have read them forget them."""
+        self.clear_drafts()
+        self.rewind()
 
     def undo_step(self) -> None:
         """Drafts go with the evaluation that they were made for."""
@@ -281,7 +356,13 @@ class GenerationSequence(Sequence):
     @property
     def needs_drafts_read(self) -> bool:
         """What may come next depends on the drafts in ways that are computed on the host."""
-        return self.grammar is not None or needs_penalties(self.sampling)
+        reads_text = self.request.steering.reads_text or self._redraw is not None
+        return reads_text or self.grammar is not None or needs_penalties(self.sampling)
+
+    @property
+    def narrows(self) -> bool:
+        """Whether something forbids tokens behind the composition, so that what is plausible is to be found among the others."""
+        return self.grammar is not None or bool(self.sampling.logit_bias)
 
     def add_unread_draft(self, token_id: Tensor) -> None:
         """Draft a token, `[]`, whose value the host does not know before `read_drafts`."""
@@ -346,7 +427,8 @@ class GenerationSequence(Sequence):
         if self.sampling.temperature == 0.0:
             return None
         if offset not in self._race_times:
-            self._race_times[offset] = race_times(self._seed, len(self.output_ids) + offset, width, device=device)
+            position = len(self.output_ids) + offset
+            self._race_times[offset] = race_times(self._seed, position, width, salt=self._salt, device=device)
         return self._race_times[offset]
 
     def history_after(self, num_drafts: int) -> History:
@@ -363,8 +445,10 @@ class GenerationSequence(Sequence):
             accepted += 1
         return accepted + 1
 
-    def commit(self, token_ids: list[int], logprobs: list[TokenLogprobs | None]) -> None:
-        """Take verified tokens: emit what became certain, finish if one of them ends the text, rewind the streams."""
+    def commit(self, token_ids: list[int], logprobs: list[TokenLogprobs | None], steered: list[bool]) -> None:
+        """Take verified tokens: emit what became certain, finish if one of them ends the text, rewind the streams. `steered` says of
+        each whether some weight was not 0 when it was drawn.
+        """
         self.num_steps += 1
         if self.drafts:
             self.num_drafted += len(self.drafts)
@@ -375,17 +459,18 @@ class GenerationSequence(Sequence):
         if self.lookup is not None:
             self.lookup.extend(token_ids)
         self._race_times.clear()
-        for token_id, own in zip(token_ids, logprobs, strict=True):
-            self._append(token_id, own)
-            if self.finished:
+        for token_id, own, is_steered in zip(token_ids, logprobs, steered, strict=True):
+            self._steered.append(is_steered)
+            if not self._append(token_id, own):
                 break
         self.rewind()
 
-    def _append(self, token_id: int, logprobs: TokenLogprobs | None) -> None:
+    def _append(self, token_id: int, logprobs: TokenLogprobs | None) -> bool:
+        """Take a token. False where what was drawn behind it does not count."""
         self.output_ids.append(token_id)
         self._counts[token_id] += 1
-        self._room -= max(len(stream.spelling.get(token_id, (token_id,))) for stream in self.streams) - 1
-        self.clock.token()
+        self._room -= self._more_than_one(token_id)
+        self.request.steering.commit(token_id)
         if logprobs is not None:
             self._logprobs.append(logprobs)
         full = len(self.output_ids) >= self.max_output_len
@@ -400,11 +485,19 @@ class GenerationSequence(Sequence):
             stop_reason = token_id
         stopped = complete or stop_reason is not None
         finish_reason: FinishReason | None = "stop" if stopped else "length" if full else None
+        if self._redraw is not None:
+            self._redraw.deciding.commit(token_id, is_last=finish_reason is not None)
+            if self._redraw.deciding.verdict == "words":
+                self._draw_anew()
+                return False
+        is_told = not self._is_open
+        for _ in range(1 + len(self._held_back) if is_told else 0):
+            self.clock.token()
         self._text.append(piece.text)
         self.finished = finish_reason is not None
         if self.finished:
             self.count("finished")
-        self.request.emit(
+        self._held_back.append(
             GenerationDelta(
                 text_delta=piece.text,
                 token_ids=(token_id,),
@@ -414,6 +507,46 @@ class GenerationSequence(Sequence):
                 progress=Progress(len(self.output_ids), self.num_drafted, self.num_accepted),
             )
         )
+        if is_told:
+            for delta in self._held_back:
+                self.request.emit(delta)
+            self._held_back.clear()
+        return not self.finished
+
+    def _more_than_one(self, token_id: int) -> int:
+        """Places that a token takes in the longest stream, beyond one."""
+        return max(len(stream.spelling.get(token_id, (token_id,))) for stream in self.streams) - 1
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether it is open if the newest token is part of a call; of a thought it is not."""
+        if self._redraw is None:
+            return False
+        deciding = self._redraw.deciding
+        return deciding.verdict is None and not deciding.is_thinking and len(self.output_ids) != deciding.start
+
+    def _draw_anew(self) -> None:
+        """The text is no call: what was held back is dropped, and drawn under the request's own weights."""
+        assert self._redraw is not None, "only a text that may be a call is drawn anew"
+        start = self._redraw.deciding.start
+        self._num_redrawn = len(self.output_ids) - start
+        for token_id in self.output_ids[start:]:
+            self._room += self._more_than_one(token_id)
+        self.grammar, self._closing = self._redraw.grammar, self._redraw.closing
+        self._salt = SALT_REDRAWN
+        del self.output_ids[start:], self._text[start:], self._logprobs[start:], self._steered[start:]
+        self._held_back.clear()
+        self._counts = Counter(self.output_ids)
+        self._answer = self._new_answer()
+        for token_id in self.output_ids:
+            self._answer.add(token_id, is_end=False, is_last=False)
+            if self.grammar is not None:
+                self.grammar.commit(token_id)
+        self.request.steering.restart(self.output_ids)
+        if self.lookup is not None:
+            self.lookup = self._new_lookup()
+            self.lookup.extend(self.output_ids)
+        self.last_drafted_at = start
 
     def _output(self, finish_reason: FinishReason, stop_reason: str | int | None) -> RequestOutput:
         request = self.request
@@ -429,8 +562,10 @@ class GenerationSequence(Sequence):
                 num_drafted=self.num_drafted,
                 num_accepted=self.num_accepted,
                 num_steps=self.num_steps,
+                num_redrawn=self._num_redrawn,
             ),
             reward_weights=dict(request.weights),
+            intervention_rate=sum(self._steered) / len(self.output_ids),
             logprobs=tuple(self._logprobs) if self.sampling.logprobs is not None else None,
             closed_within_budget=self._closing is not None and self._closing.was_steered(len(self.output_ids)),
         )
@@ -462,6 +597,10 @@ class ScoringSequence(Sequence):
             list(self.completion_ids[done : min(done + self._block_len, len(self.completion_ids)) - 1])
         )
 
+    def drop_lookahead(self) -> None:
+        """The next evaluation scores one token."""
+        self._block_len = 1
+
     def next_ids(self) -> list[int]:
         """The tokens that the next evaluation scores, one more than `lookahead`."""
         done = len(self.output_ids)
@@ -469,7 +608,9 @@ class ScoringSequence(Sequence):
 
     def extend(self, scores: list[TokenScore]) -> None:
         """Take the scores of `next_ids`; emit all of them at the end."""
-        self.output_ids += [score.token_id for score in scores]
+        for score in scores:
+            self.output_ids.append(score.token_id)
+            self.request.steering.commit(score.token_id)
         self._scores += scores
         self.num_steps += 1
         self.rewind()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from eft_engine.config import EngineConfig, MemberConfig, TunedPair
+from eft_engine.config import EngineConfig, MemberConfig, Pair
 from eft_engine.models.skeleton import context_len_of_config, load_config
 from eft_engine.models.sources import ResolvedMember, is_adapter, resolve_source
 
 
 def context_len_of(
-    base: str | MemberConfig, pairs: Mapping[str, TunedPair] | None = None, config: EngineConfig | None = None
+    base: str | MemberConfig, pairs: Mapping[str, Pair] | None = None, config: EngineConfig | None = None
 ) -> int:
     """What `Engine.context_len` will be once these are loaded: most tokens of prompt and output together.
 
@@ -28,11 +28,12 @@ def context_len_of(
     return min([*limits, config.max_context_len or limits[0]])
 
 
-def _networks(base: str | MemberConfig, pairs: Mapping[str, TunedPair]) -> Iterator[tuple[str, ResolvedMember]]:
+def _networks(base: str | MemberConfig, pairs: Mapping[str, Pair]) -> Iterator[tuple[str, ResolvedMember]]:
     """Members by role, but those that are an adapter on a network that is here already."""
     yield "base", _without_adapter(MemberConfig(source=base) if isinstance(base, str) else base, "base")
     for name, pair in pairs.items():
-        yield f"{name}.reference", _without_adapter(pair.reference, f"{name}.reference")
+        if pair.reference is not None:
+            yield f"{name}.reference", _without_adapter(pair.reference, f"{name}.reference")
         if pair.tuned.adapter is not None or not is_adapter(pair.tuned):
             yield f"{name}.tuned", _without_adapter(pair.tuned, f"{name}.tuned")
 

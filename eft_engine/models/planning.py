@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from transformers import AutoTokenizer
 
-from eft_engine.config import EngineConfig, MemberConfig, TunedPair
+from eft_engine.config import EngineConfig, MemberConfig, Pair, TunedPair
 from eft_engine.errors import TokenizerMissingError
 from eft_engine.models.adapter_folder import read_adapter
 from eft_engine.models.adapter_tokenizer import has_tokenizer, own_template, tokenizer_folder
@@ -23,7 +23,7 @@ from eft_engine.models.gguf_tokenizer import tokenizer_from_gguf
 from eft_engine.models.llama_cpp.adapter_file import check_gguf_adapter, check_peft_adapter
 from eft_engine.models.network_plans import GGUFReader, network_key, plan_network
 from eft_engine.models.planned_network import PlannedNetwork
-from eft_engine.models.sources import ResolvedMember, resolve_base, resolve_pair
+from eft_engine.models.sources import ResolvedMember, resolve_base, resolve_pair, resolve_term
 from eft_engine.models.turn_ends import planned_ends
 from eft_engine.outputs import MemberReport, TrioReport, VocabularyReport
 from eft_engine.text.ends import TrioEnds, trio_ends
@@ -31,9 +31,12 @@ from eft_engine.text.tokenizer import Tokenizer
 from eft_engine.text.vocabulary import MemberVocabulary, SharedVocabulary, prove_vocabulary
 
 
-def member_names(pairs: Mapping[str, Any]) -> list[str]:
-    """`base`, then `<pair>.tuned` and `<pair>.reference` for every pair: what members are called everywhere."""
-    return ["base", *(f"{pair}.{role}" for pair in pairs for role in ("tuned", "reference"))]
+def member_names(pairs: Mapping[str, Pair]) -> list[str]:
+    """`base`, then `<pair>.tuned` and, but for a term, `<pair>.reference` for every pair: what members are called everywhere."""
+    names = ["base"]
+    for name, pair in pairs.items():
+        names += [f"{name}.tuned"] if pair.reference is None else [f"{name}.tuned", f"{name}.reference"]
+    return names
 
 
 def chat_member(names: Sequence[str]) -> str:
@@ -134,7 +137,7 @@ class TrioPlan:
         return TrioReport(tuple(members), vocabulary, total_bytes, self.ends.table, self.ends.warnings)
 
 
-def plan_trio(base: str | MemberConfig, pairs: Mapping[str, TunedPair], config: EngineConfig) -> TrioPlan:
+def plan_trio(base: str | MemberConfig, pairs: Mapping[str, Pair], config: EngineConfig) -> TrioPlan:
     """Plan the trio of a base and its pairs. A network that the engine cannot run is planned too, and says so.
 
     Raises:
@@ -146,7 +149,10 @@ def plan_trio(base: str | MemberConfig, pairs: Mapping[str, TunedPair], config: 
         "base": resolve_base(MemberConfig(source=base) if isinstance(base, str) else base)
     }
     for name, pair in pairs.items():
-        resolved[f"{name}.tuned"], resolved[f"{name}.reference"] = resolve_pair(name, pair)
+        if isinstance(pair, TunedPair):
+            resolved[f"{name}.tuned"], resolved[f"{name}.reference"] = resolve_pair(name, pair)
+        else:
+            resolved[f"{name}.tuned"] = resolve_term(name, pair)
 
     reader = GGUFReader()
     plans: dict[tuple[Any, ...], PlannedNetwork] = {}
@@ -189,9 +195,7 @@ def plan_trio(base: str | MemberConfig, pairs: Mapping[str, TunedPair], config: 
     return TrioPlan(by_name, members, vocabulary, trio_ends(named, vocabulary, chat=chat))
 
 
-def inspect_trio(
-    base: str | MemberConfig, pairs: Mapping[str, TunedPair], config: EngineConfig | None = None
-) -> TrioReport:
+def inspect_trio(base: str | MemberConfig, pairs: Mapping[str, Pair], config: EngineConfig | None = None) -> TrioReport:
     """What `Engine.load` would load, without loading weights. Of a member that it would refuse, the report says why
     (`MemberReport.unsupported`). Other errors: as `plan_trio`.
     """

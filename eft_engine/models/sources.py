@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download, snapshot_download
 from transformers.utils import find_adapter_config_file
 
-from eft_engine.config import MemberConfig, TunedPair
+from eft_engine.config import MemberConfig, Term, TunedPair
 from eft_engine.errors import (
     CorruptWeightsError,
     InvalidOptionError,
@@ -74,6 +74,23 @@ def resolve_pair(name: str, pair: TunedPair) -> tuple[ResolvedMember, ResolvedMe
         tuned = ResolvedMember(config, reference.source, adapter, pair.tuned.tokenizer)
         return tuned, reference
     return _resolve_member(pair.tuned, role=f"{name}.tuned"), reference
+
+
+def resolve_term(name: str, term: Term) -> ResolvedMember:
+    """Where the model of a term comes from.
+
+    Raises:
+        LoadError: as for `resolve_source`.
+        UnsupportedAdapterError: it is an adapter, and there is no reference that it would sit on.
+    """
+    if term.model.adapter is None and is_adapter(term.model):
+        raise UnsupportedAdapterError(
+            f"{name}: the term is an adapter and has no reference that it would sit on; write "
+            "Term(MemberConfig(source=<model>, adapter=<adapter>))",
+            member=f"{name}.tuned",
+            source=term.model.source,
+        )
+    return _resolve_member(term.model, role=f"{name}.tuned")
 
 
 def _resolve_member(member: MemberConfig, *, role: str) -> ResolvedMember:
