@@ -160,17 +160,21 @@ def _with_wait(result: ChatResult, waited_s: float) -> ChatResult:
 
 
 def most_tokens(composition: Composition, requests: Sequence[ChatRequest]) -> int:
-    """Most tokens that answers may hold, prompts included; a prompt that is asked several times is rendered once."""
+    """Most tokens that answers may hold, prompts included, those of prompt pairs too; a prompt that is asked several times is
+    rendered once.
+    """
     context_len = composition.backend.context_len
     counted: dict[tuple[object, ...], int] = {}
+    sides: dict[tuple[object, ...], int] = {}
     total = 0
     for request in requests:
         key = (id(request.messages), request.prompt, request.prompt_ids)
         if key not in counted:
             counted[key] = composition.count_prompt_tokens(request)
+            sides[key] = composition.count_side_tokens(request, counted[key])
         most = request.sampling.get("max_tokens")
         room = max(0, context_len - counted[key])
-        total += counted[key] + (min(most, room) if isinstance(most, int) else room)
+        total += counted[key] + sides[key] + (min(most, room) if isinstance(most, int) else room)
     return total
 
 

@@ -1,7 +1,8 @@
 """What the server serves: compositions, each a name, a backend and the pairs of it that belong to the name.
 
 Compositions over one base share an engine that holds all their pairs: a pair that does not belong to a composition has weight 0 in
-it, and what has weight 0 is not run.
+it, and what has weight 0 is not run. Prompt pairs belong to a composition too, or come with a request; no weights of a network are
+held for them.
 """
 
 from __future__ import annotations
@@ -9,35 +10,59 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from eft_engine import errors
-from eft_engine.config import RewardWeights, resolve_weights
+from eft_engine import PromptPair, TokenIds, errors
+from eft_engine.config import CompositionOptions, RewardWeights, resolve_weights
+from eft_engine.prompt_pairs import Side, Without
+from eft_engine.weights import Weight, checked_weight, is_schedule, weights_as_json
 from eft_integrations.backends.engine import EngineBackend
 from eft_integrations.backends.protocol import ChatBackend
 from eft_integrations.chat.request import ChatRequest, ChatResult
 from eft_integrations.server.callers.callers import ANYBODY, Caller
-from eft_integrations.server.callers.weight_policy import OPERATORS_OWN, WeightPolicy, check_weights, described
-from eft_integrations.server.errors import INVALID, ApiError, Kind, shortened
+from eft_integrations.server.callers.weight_policy import (
+    OPERATORS_OWN,
+    WeightForbiddenError,
+    WeightPolicy,
+    check_weights,
+    described,
+)
+from eft_integrations.server.errors import INVALID, PERMISSION, ApiError, Kind, shortened
+from eft_integrations.server.steering import Steering, texts_of
 from eft_integrations.weights import HEADER, first_given, parse_alias, parse_weights
+
+
+PAIRS, MASK = "eft_prompt_pairs", "eft_min_plausibility"
+"""Fields of bodies."""
 
 
 @dataclass(frozen=True)
 class Composition:
     """One model of the server.
 
-    `weights` are the composition's own, by pair name; only these pairs belong to it. `weight_policy` bounds what requests may ask
-    for. `chat_template` replaces the backend's own;
+    `weights` are the composition's own, by name of a pair or prompt pair; only these pairs belong to it. `weight_policy` bounds what
+    requests may ask for. `prompt_pairs` are its own, and `with_own_weight` names those that the backend has by itself: one weight
+    for all does not mean them. `options` are variants of the formula that requests do not choose; its plausibility they may raise.
+    `call_weight`, `reasoning_weight` and `call_lookahead` hold for requests that do not say.
+    `takes_prompt_pairs`: whether requests may bring some; None: where the policy allows to leave all pairs out.
+    `chat_template` replaces the backend's own;
     `tool_notation` is how the model writes calls and `reasoning_tags` are the texts around its thoughts, where its template does
     not say.
     """
 
     name: str
     backend: ChatBackend
-    weights: Mapping[str, float]
+    weights: Mapping[str, Weight]
     weight_policy: WeightPolicy = OPERATORS_OWN
+    prompt_pairs: Mapping[str, PromptPair] = field(default_factory=dict)
+    with_own_weight: Collection[str] = ()
+    options: CompositionOptions = field(default_factory=CompositionOptions)
+    call_weight: RewardWeights = None
+    reasoning_weight: RewardWeights = None
+    call_lookahead: int | None = None
+    takes_prompt_pairs: bool | None = None
     chat_template: str | None = None
     tool_notation: str | None = None
     reasoning_tags: tuple[str, str] | None = None
@@ -51,42 +76,144 @@ class Composition:
     @property
     def fingerprint(self) -> str:
         """Changes when the same request may get another answer."""
-        known = f"{self.backend.identity} {sorted(self.weights.items())}"
+        said = (self.prompt_pairs, self.options, self.call_weight, self.reasoning_weight, self.call_lookahead)
+        known = f"{self.backend.identity} {sorted(weights_as_json(self.weights).items())} {said}"
         return f"fp_{hashlib.sha256(known.encode()).hexdigest()[:12]}"
 
-    def settle(self, asked: RewardWeights) -> dict[str, float]:
-        """Weights of all the backend's pairs: a number means the composition's pairs, pairs that are not named keep their own.
+    # ---- weights -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _of_pairs(self) -> dict[str, Weight]:
+        """Weights of the pairs that are models."""
+        others = {*self.prompt_pairs, *self.with_own_weight}
+        return {name: weight for name, weight in self.weights.items() if name not in others}
+
+    def own_weights(self, asked: RewardWeights, prompt_pairs: Mapping[str, PromptPair] | None = None) -> dict[str, Weight]:
+        """Weights of the composition's pairs and of those that a request brings. One for all means the pairs that are models: a
+        prompt pair has a weight of its own, which only a mapping changes. Pairs that are not named keep theirs.
 
         Raises:
             UnknownPairError: a pair that does not belong to the composition.
-            InvalidWeightError: a weight is not a finite number.
+            InvalidWeightError: a weight is neither a finite number nor a schedule.
         """
-        own = resolve_weights(asked, self.weights, owner=repr(self.name))
-        return {**dict.fromkeys(self.backend.weights, 0.0), **own}
+        own = {**self.weights, **{name: pair.weight for name, pair in (prompt_pairs or {}).items()}}
+        if asked is None or (isinstance(asked, Mapping) and not is_schedule(asked)):
+            return resolve_weights(asked, own, owner=repr(self.name))
+        return {**own, **resolve_weights(asked, self._of_pairs, owner=repr(self.name))}
 
-    def own_weights(self, asked: RewardWeights) -> dict[str, float]:
-        """Weights of the composition's own pairs; errors as for `settle`."""
-        return resolve_weights(asked, self.weights, owner=repr(self.name))
+    def settle(self, asked: RewardWeights, prompt_pairs: Mapping[str, PromptPair] | None = None) -> dict[str, Weight]:
+        """`own_weights`, and 0 for all other pairs of the backend; errors as there."""
+        return {**dict.fromkeys(self.backend.weights, 0.0), **self.own_weights(asked, prompt_pairs)}
 
-    def check(self, asked: RewardWeights, caller: Caller) -> None:
+    def _part_weights(
+        self, asked: RewardWeights, prompt_pairs: Mapping[str, PromptPair]
+    ) -> dict[str, Weight] | None:
+        """Weights of a part of the answer, of pairs that are named or, for one weight, of all that are models; None: nothing is
+        asked. Errors as for `own_weights`.
+        """
+        if asked is None:
+            return None
+        found = self.own_weights(asked, prompt_pairs)
+        named = asked if isinstance(asked, Mapping) and not is_schedule(asked) else self._of_pairs
+        return {name: found[name] for name in named}
+
+    def check(self, asked: Steering, caller: Caller) -> None:
         """Check what a caller asks for against the policy: the caller's own, else the composition's.
 
         Raises:
-            WeightForbiddenError: a weight is outside.
-            UnknownPairError, InvalidWeightError: as for `settle`.
+            WeightForbiddenError: a weight is outside, or something that would have the effect of such a weight.
+            ApiError: requests bring no prompt pairs here.
+            InvalidOptionError: a prompt pair has a name that is taken, or a model that is not there.
+            UnknownPairError, InvalidWeightError: as for `own_weights`.
         """
-        own = resolve_weights(asked, self.weights, owner=repr(self.name))
-        check_weights(own, self.weights, caller.weight_policy.over(self.weight_policy))
+        policy = caller.weight_policy.over(self.weight_policy)
+        pairs = asked.prompt_pairs
+        if pairs:
+            self._check_prompt_pairs(pairs, policy)
+        weights = self.own_weights(asked.reward_weights, pairs)
+        check_weights(weights, self.weights, policy)
+        for option, part, own in (
+            ("eft_call_weight", asked.call_weight, self.call_weight),
+            ("eft_reasoning_weight", asked.reasoning_weight, self.reasoning_weight),
+        ):
+            if (found := self._part_weights(part, pairs)) is not None:
+                check_weights(found, {**self.weights, **(self._part_weights(own, {}) or {})}, policy, option=option)
+        if asked.min_plausibility is not None:
+            self._check_mask(asked.min_plausibility, policy)
+
+    def _check_prompt_pairs(self, pairs: Mapping[str, PromptPair], policy: WeightPolicy) -> None:
+        if not self.may_bring_prompt_pairs(policy):
+            raise ApiError(
+                f"{PAIRS}: requests bring no prompt pairs to {self.name!r}; leave them out, or ask the operator (who allows them "
+                "with takes_prompt_pairs)",
+                Kind(403, PERMISSION, "prompt_pairs_forbidden", PAIRS),
+            )
+        for name, pair in pairs.items():
+            told = shortened(name)
+            if not name or "." in name:
+                raise _wrong_pair(name, f"a name must not be empty or contain a dot, got {told!r}")
+            if name in self.weights or name in self.backend.weights:
+                raise _wrong_pair(name, f"the name {told!r} is taken; give the prompt pair another one")
+            checked_weight(pair.weight, f"prompt pair {told!r}")
+            owner = pair.model.partition(".")[0]
+            if owner == "base":
+                continue
+            if owner not in self._of_pairs:
+                there = ", ".join(["base", *self._of_pairs])
+                raise _wrong_pair(
+                    name, f"{told}.model: there is no model {shortened(pair.model)!r}; {self.name!r} has {there}"
+                )
+            if policy.rule(owner) != "free":  # its network would be added at a weight that no rule sees
+                raise WeightForbiddenError(
+                    f"{PAIRS}.{told}.model: only the base reads prompt pairs here, since the weight of {owner!r} is not free",
+                    pair=owner,
+                    weight=pair.weight,
+                    option=PAIRS,
+                )
+
+    def may_bring_prompt_pairs(self, policy: WeightPolicy) -> bool:
+        """Whether requests may, under this policy. They can drown what a pair says, as its weight of 0 would."""
+        asked = self.takes_prompt_pairs
+        return policy.allows_nothing_of(self._of_pairs) if asked is None else asked
+
+    def _check_mask(self, asked: float, policy: WeightPolicy) -> None:
+        own = self.options.min_plausibility
+        if asked == own:
+            return
+        if asked < own:
+            raise ApiError(
+                f"{MASK} is at least {own:g} in {self.name!r}, got {asked:g}; leave it out, or give more",
+                Kind(403, PERMISSION, "min_plausibility_forbidden", MASK),
+            )
+        if not policy.allows_nothing_of(self._of_pairs):  # at 1 the base alone decides
+            raise ApiError(
+                f"{MASK} keeps what the base finds plausible, at the cost of pairs that the policy of {self.name!r} does not allow to "
+                "leave out; leave it out",
+                Kind(403, PERMISSION, "min_plausibility_forbidden", MASK),
+            )
 
     def allowed(self, caller: Caller) -> dict[str, object]:
         """What a caller may ask for, by pair name: free, fixed, or [low, high]."""
         return described(self.weights, caller.weight_policy.over(self.weight_policy))
 
+    # ---- requests ------------------------------------------------------------------------------------------------------
+
     def ask(self, request: ChatRequest) -> ChatRequest:
         """A request in the backend's terms."""
+        pairs = {**self.prompt_pairs, **request.prompt_pairs}
+        call = self.call_weight if request.call_weight is None else request.call_weight
+        thought = self.reasoning_weight if request.reasoning_weight is None else request.reasoning_weight
+        options = self.options
+        if request.composition is not None:
+            options = options.model_copy(update={"min_plausibility": request.composition.min_plausibility})
         return dataclasses.replace(
             request,
-            reward_weights=self.settle(request.reward_weights),
+            reward_weights=self.settle(request.reward_weights, request.prompt_pairs),
+            prompt_pairs=pairs,
+            composition=None if options == CompositionOptions() else options,
+            call_weight=self._part_weights(call, request.prompt_pairs),
+            reasoning_weight=self._part_weights(thought, request.prompt_pairs),
+            call_lookahead=self.call_lookahead if request.call_lookahead is None else request.call_lookahead,
             chat_template=self.chat_template,
             tool_notation=request.tool_notation or self.tool_notation,
             reasoning_tags=request.reasoning_tags or self.reasoning_tags,
@@ -103,10 +230,40 @@ class Composition:
             return self.backend.count_prompt_tokens(asked, must_fit=True)
         return self.backend.count_prompt_tokens(asked)
 
+    def count_side_tokens(self, request: ChatRequest, num_prompt_tokens: int) -> int:
+        """Most tokens that prompt pairs read besides the request's own prompt, which has so many."""
+        sides = [
+            side
+            for pair in (*self.prompt_pairs.values(), *request.prompt_pairs.values())
+            for side in (pair.positive, pair.negative)
+        ]
+        return sum(self._count_side(side, num_prompt_tokens) for side in sides)
+
+    def _count_side(self, side: Side, num_prompt_tokens: int) -> int:
+        match side:
+            case None:
+                return 0
+            case Without():
+                return num_prompt_tokens
+            case TokenIds(ids=ids):
+                return len(ids)
+            case Mapping():  # the others of the request's messages stay
+                return num_prompt_tokens + self._count_texts(side)
+        return self._count_texts(side)
+
+    def _count_texts(self, side: Side) -> int:
+        return sum(len(self.backend.token_ids(text)) for text in texts_of(side))
+
     def report(self, result: ChatResult) -> dict[str, Any]:
         """A result's metadata, without the pairs of others."""
-        weights = {pair: result.metadata["reward_weights"][pair] for pair in self.weights}
+        told = result.metadata["reward_weights"]
+        brought = [pair for pair in told if pair not in self.weights and pair not in self.backend.weights]
+        weights = {pair: told[pair] for pair in (*self.weights, *brought)}
         return {**result.metadata, "reward_weights": weights}
+
+
+def _wrong_pair(name: str, reason: str) -> errors.InvalidOptionError:
+    return errors.InvalidOptionError(f"{PAIRS}: {reason}", option=PAIRS, value=name)
 
 
 @dataclass(frozen=True)
@@ -115,7 +272,12 @@ class Chosen:
 
     composition: Composition
     model: str
-    reward_weights: RewardWeights
+    steering: Steering
+
+    @property
+    def reward_weights(self) -> RewardWeights:
+        """The weights that are asked for."""
+        return self.steering.reward_weights
 
 
 class Compositions:
@@ -153,14 +315,16 @@ class Compositions:
             )
         return found
 
-    def choose(self, model: str, *, body: RewardWeights, header: str | None, caller: Caller = ANYBODY) -> Chosen:
+    def choose(
+        self, model: str, *, body: Steering | None = None, header: str | None = None, caller: Caller = ANYBODY
+    ) -> Chosen:
         """The composition, and the weights by the order: body, header, alias behind the name, the composition's own.
 
         Raises:
-            ApiError: there is no such model.
+            ApiError: there is no such model, or it takes no prompt pairs.
             InvalidOptionError: the header or the alias cannot be read.
             WeightForbiddenError: the policy does not allow the weights.
-            UnknownPairError, InvalidWeightError: as for `Composition.settle`.
+            UnknownPairError, InvalidWeightError: as for `Composition.own_weights`.
         """
         name, alias = model, None
         if model not in self._by_name:
@@ -173,7 +337,8 @@ class Compositions:
             carried = parse_weights(header) if header is not None else None
         except ValueError as error:
             raise errors.InvalidOptionError(str(error), option=HEADER, value=header) from None
-        asked = first_given(body, carried, alias)
+        asked = body or Steering()
+        asked = dataclasses.replace(asked, reward_weights=first_given(asked.reward_weights, carried, alias))
         composition.check(asked, caller)
         return Chosen(composition, model, asked)
 

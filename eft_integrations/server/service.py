@@ -27,6 +27,7 @@ from eft_integrations.server.seen.health import Health
 from eft_integrations.server.seen.metrics import ServerMetrics
 from eft_integrations.server.seen.records import current
 from eft_integrations.server.settings import ServerSettings
+from eft_integrations.server.steering import Steering
 from eft_integrations.server.streaming import Event, StreamForm, TimeLimit, stream_response, while_connected
 
 
@@ -82,15 +83,15 @@ class Service:
         responses = StoredResponses(settings.max_stored_responses, max_bytes=settings.max_stored_bytes)
         return cls(settings, served, ring, pace, metrics, turns, health, responses)
 
-    def choose(self, call: Call[Any], model: str, *, weights: Any = None) -> Chosen:
+    def choose(self, call: Call[Any], model: str, *, steering: Steering | None = None) -> Chosen:
         """The composition and the weights of a call; errors as for `Compositions.choose`."""
-        chosen = self.served.choose(model, body=weights, header=call.weights_header, caller=call.caller)
+        chosen = self.served.choose(model, body=steering, header=call.weights_header, caller=call.caller)
         current().model = chosen.composition.name
         return chosen
 
     def asking(self, call: Call[GenerationBody]) -> Asking:
         """Who asks what; errors as for `choose`."""
-        chosen = self.choose(call, call.body.model, weights=call.body.eft_reward_weights)
+        chosen = self.choose(call, call.body.model, steering=call.body.steering())
         turns = self.turns[id(chosen.composition.backend)]
         return Asking(chosen, call.caller, turns, self.metrics, call.request_id, unused_around(call))
 

@@ -63,7 +63,7 @@ def messages_answering(body: MessagesBody, asking: Asking) -> Answering:
     request = dataclasses.replace(
         asked,
         sampling=sampling,
-        reward_weights=asking.chosen.reward_weights,
+        **asking.chosen.steering.fields(),
         lenient_tool_calls=body.eft_lenient_tool_calls is not False,
     )
     return asking.answering([request], body.ignored)

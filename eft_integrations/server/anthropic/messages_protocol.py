@@ -9,7 +9,7 @@ from pydantic import Field
 
 from eft_integrations.server.bodies.body import Body, FreeJson, Part, unused_of
 from eft_integrations.server.bodies.idle_fields import QUIET_IN_MESSAGES
-from eft_integrations.server.bodies.protocol import AskedReasoning, GenerationBody
+from eft_integrations.server.bodies.protocol import AskedReasoning, GenerationBody, PartsBody
 from eft_integrations.wire.anthropic import is_own_tool
 from eft_integrations.wire.reasoning import asked_reasoning
 
@@ -101,7 +101,7 @@ def _unused_blocks(where: str, content: object) -> Iterator[str]:
         yield from _unused_blocks(f"{where}.content", block.get("content"))
 
 
-class MessagesBody(ConversationBody, GenerationBody):
+class MessagesBody(ConversationBody, PartsBody, GenerationBody):
     """POST /v1/messages."""
 
     max_tokens: int = Field(description="most tokens to generate")

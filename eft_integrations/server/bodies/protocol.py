@@ -5,26 +5,71 @@ What becomes of a field that is not declared here says `unused_fields`.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal, TypedDict
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from eft_engine import PromptPair, errors
 from eft_engine.config import RewardWeights
+from eft_engine.weights import checked_weight, is_schedule
 from eft_integrations.sampling import SamplingFields
 from eft_integrations.server.bodies.body import Body, FreeJson, Part, same_weights, unused_of
 from eft_integrations.server.bodies.constraints import ConstraintFields
 from eft_integrations.server.bodies.nested_fields import unused_choice, unused_format, unused_messages, unused_tools
 from eft_integrations.server.bodies.unused_fields import is_neutral
+from eft_integrations.server.errors import shortened
+from eft_integrations.server.steering import Steering
 from eft_integrations.wire.reasoning import asked_reasoning, thought_text
 
 
-def _numbers(value: object) -> object:
-    """JSON's numbers, and nothing that could be read as one: true is no weight, nor is a text."""
-    for given in value.values() if isinstance(value, Mapping) else [value]:
-        if isinstance(given, bool | str):
-            raise ValueError(f"a weight is a number, got {json.dumps(given):.80}")
+MAX_LOOKAHEAD = 4096
+"""Most tokens that are drawn before it is known whether they are a call."""
+
+NUMBERS = frozenset(
+    {"weight", "then", "before", "outside", "otherwise", "start", "end", "above", "below", "factor", "most", "num_tokens"}
+)
+"""Fields of schedules that are numbers, or may be."""
+
+
+def _strict(weight: object) -> object:
+    """JSON's numbers, and nothing that could be read as one: true is no weight, nor is a text. Inside of schedules too."""
+    if isinstance(weight, bool | str):
+        raise ValueError(f"a weight is a number, got {json.dumps(weight):.80}")
+    for name, value in weight.items() if isinstance(weight, Mapping) else ():
+        if name in NUMBERS:
+            _strict(value)
+    return weight
+
+
+def _weight(value: object, whose: str) -> None:
+    _strict(value)
+    if value is not None:
+        try:
+            checked_weight(value, whose)
+        except errors.InvalidWeightError as error:
+            raise ValueError(str(error)) from None
+
+
+def _weights(value: object) -> object:
+    """A weight for all pairs, or weights by name; each a number or a schedule."""
+    if isinstance(value, Mapping) and not is_schedule(value):
+        for name, weight in value.items():
+            _weight(weight, f"pair {shortened(str(name))!r}")
+    else:
+        _weight(value, "every pair")
+    return value
+
+
+Weights = Annotated[RewardWeights, BeforeValidator(_weights)]
+"""What a body says of weights."""
+
+
+def _prompt_pair(value: object) -> object:
+    if isinstance(value, Mapping):
+        _weight(value.get("weight", 1.0), "a prompt pair")
     return value
 
 
@@ -32,14 +77,53 @@ class WeightedBody(Body):
     """What all bodies have in common that a composition answers at some weights."""
 
     model: str = Field(description="a composition, perhaps with weights behind it: name@pair=0.5")
-    eft_reward_weights: Annotated[RewardWeights, BeforeValidator(_numbers)] = Field(
-        default=None, description="for every pair, or by pair name; reward_weights is another name of it"
+    eft_reward_weights: Weights = Field(
+        default=None,
+        description="for every pair, or by pair name; each a number or a schedule; reward_weights is another name of it",
+    )
+    eft_prompt_pairs: dict[str, Annotated[PromptPair, BeforeValidator(_prompt_pair)]] | None = Field(
+        default=None,
+        description="prompts as pairs, by name: positive and negative, each a text, messages, texts by role, or "
+        '{"texts": [...]} to take out; eft_reward_weights may name them',
+    )
+    eft_min_plausibility: float | None = Field(
+        default=None, ge=0.0, le=1.0, description="keep what the base gives at least this share of its best token"
     )
 
     @model_validator(mode="before")
     @classmethod
     def _both_names(cls, values: object) -> object:
         return same_weights(values)
+
+    def steering(self) -> Steering:
+        """What is asked of the composition, besides an answer."""
+        return Steering(
+            reward_weights=self.eft_reward_weights,
+            prompt_pairs=self.eft_prompt_pairs or {},
+            min_plausibility=self.eft_min_plausibility,
+        )
+
+
+class PartsBody(WeightedBody):
+    """What bodies have in common whose answers have parts: a thought, calls, words."""
+
+    eft_call_weight: Weights = Field(
+        default=None,
+        description="weights that decide whether a tool is called, and under which the call is written; 0: as the base would",
+    )
+    eft_reasoning_weight: Weights = Field(default=None, description="weights of a thought")
+    eft_call_lookahead: int | None = Field(
+        default=None, ge=1, le=MAX_LOOKAHEAD, description="tokens within which a call must begin"
+    )
+
+    def steering(self) -> Steering:
+        """See `WeightedBody`."""
+        return dataclasses.replace(
+            super().steering(),
+            call_weight=self.eft_call_weight,
+            reasoning_weight=self.eft_reasoning_weight,
+            call_lookahead=self.eft_call_lookahead,
+        )
 
 
 class GenerationBody(SamplingFields, WeightedBody):
@@ -114,7 +198,7 @@ class ReasoningBody(Body):
         )
 
 
-class ToolsBody(ReasoningBody, ConstraintFields, GenerationBody):
+class ToolsBody(ReasoningBody, ConstraintFields, PartsBody, GenerationBody):
     """What chat completions and responses have in common."""
 
     tools: list[FreeJson] | None = None

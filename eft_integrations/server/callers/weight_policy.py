@@ -1,11 +1,12 @@
 """Which weights a request may ask for: free, fixed, or inside bounds; of a composition, and of a key in place of it.
 
 What is said nearest to the caller decides, pair by pair: the key's policy, else the composition's, else `DEFAULT`. The weights that
-the operator gave a composition are always allowed, wherever they lie.
+the operator gave a composition are always allowed, wherever they lie. Of a schedule every number counts that it can be.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator
 
 from eft_engine import errors
-from eft_integrations.server.errors import PERMISSION, ApiError, Kind
+from eft_engine.weights import Weight, as_json, numbers_of
+from eft_integrations.server.errors import PERMISSION, ApiError, Kind, shortened
 
 
 def _readable(value: object) -> object:
@@ -46,16 +48,20 @@ DEFAULT: Bounds = (0.0, 2.0)
 """Of pairs of which nobody says anything."""
 
 
+FIELD = "eft_reward_weights"
+"""The field that weights come in."""
+
+
 class WeightForbiddenError(ApiError):
-    """A weight that the server's policy does not allow (403).
+    """A weight that the server's policy does not allow (403), or something that would have the same effect.
 
     Attributes:
         pair: whose weight it is.
         weight: what was asked for.
     """
 
-    def __init__(self, message: str, *, pair: str, weight: float) -> None:
-        super().__init__(message, Kind(403, PERMISSION, "weight_forbidden", "eft_reward_weights"))
+    def __init__(self, message: str, *, pair: str, weight: Weight, option: str = FIELD) -> None:
+        super().__init__(message, Kind(403, PERMISSION, "weight_forbidden", option))
         self.pair = pair
         self.weight = weight
 
@@ -88,38 +94,72 @@ class WeightPolicy:
             return self
         return WeightPolicy({**farther.named, **self.named}, farther.every)
 
+    def allows_nothing_of(self, pairs: Collection[str]) -> bool:
+        """Whether every one of these pairs may be left out: its weight may be 0.
+
+        >>> WeightPolicy.of({"chat": [0.5, 1.0]}, DEFAULT).allows_nothing_of(["chat"])
+        False
+        """
+        return all(_holds(self.rule(pair) or DEFAULT, 0.0) for pair in pairs)
+
 
 NOTHING_SAID = WeightPolicy({})
 OPERATORS_OWN = WeightPolicy.of(None, DEFAULT)
 """Where nobody wrote a policy."""
 
 
-def check_weights(asked: Mapping[str, float], own: Mapping[str, float], policy: WeightPolicy) -> None:
-    """Check what a request asks for.
+def _holds(rule: Rule, number: float) -> bool:
+    """Whether a rule allows a number, whatever the operator's own weight is."""
+    if isinstance(rule, str):
+        return rule == "free"
+    low, high = rule
+    return low <= number <= high
+
+
+def in_words(weight: Weight) -> str:
+    """A weight as errors name it.
+
+    >>> in_words(0.50)
+    '0.5'
+    """
+    told = as_json(weight)
+    return f"{told:g}" if isinstance(told, float) else json.dumps(told, ensure_ascii=False)[:200]
+
+
+def check_weights(
+    asked: Mapping[str, Weight], own: Mapping[str, Weight], policy: WeightPolicy, *, option: str = FIELD
+) -> None:
+    """Check what a request asks for: a number, or every number that a schedule can be.
 
     Args:
         asked: settled weights by pair name.
-        own: the composition's own.
+        own: the composition's own. Pairs that the request brings have none; where all weights are fixed, `DEFAULT` bounds theirs.
+        policy: what is allowed.
+        option: the field that asks.
 
     Raises:
         WeightForbiddenError: the policy does not allow one of them.
     """
     for pair, weight in asked.items():
         rule = policy.rule(pair) or DEFAULT
-        if weight == own[pair] or rule == "free":
+        if rule == "free" or (pair in own and weight == own[pair]):
             continue
-        if rule == "fixed":
+        if rule == "fixed" and pair in own:
             raise WeightForbiddenError(
-                f"the weight of pair {pair!r} is fixed at {own[pair]:g}, got {weight:g}; leave it out",
+                f"the weight of pair {pair!r} is fixed at {in_words(own[pair])}, got {in_words(weight)}; leave it out",
                 pair=pair,
                 weight=weight,
+                option=option,
             )
-        low, high = rule
-        if not low <= weight <= high:
+        low, high = DEFAULT if isinstance(rule, str) else rule
+        outside = [number for number in numbers_of(weight) if not low <= number <= high]
+        if outside:
+            can_be = "" if isinstance(weight, float) else f", which can be {outside[0]:g}"
             raise WeightForbiddenError(
-                f"the weight of pair {pair!r} must be from {low:g} to {high:g} here, got {weight:g}",
+                f"the weight of pair {shortened(pair)!r} must be from {low:g} to {high:g} here, got {in_words(weight)}{can_be}",
                 pair=pair,
                 weight=weight,
+                option=option,
             )
 
 
@@ -137,7 +177,7 @@ def check_pairs(policy: WeightPolicy, pairs: Collection[str], *, owner: str) -> 
         )
 
 
-def described(pairs: Mapping[str, float], policy: WeightPolicy) -> dict[str, object]:
+def described(pairs: Mapping[str, Weight], policy: WeightPolicy) -> dict[str, object]:
     """The rules in force by pair, as `/v1/models` tells them: free, fixed, or [low, high]."""
     rules = {pair: policy.rule(pair) or DEFAULT for pair in pairs}
     return {pair: rule if isinstance(rule, str) else list(rule) for pair, rule in rules.items()}

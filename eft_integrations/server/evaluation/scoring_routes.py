@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse, Response
 
 from eft_engine import PromptOptions, ScoreOutput, TokenScore, Usage, errors
 from eft_engine.preparing import prepared
+from eft_engine.weights import weights_as_json
 from eft_integrations.backends.engine import EngineBackend
 from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
 from eft_integrations.json_types import Json, JsonObject
@@ -51,7 +52,7 @@ def scoring_routes(service: Service) -> Routes:
 
     @routes.posts("/v1/score", ScoreBody, weighted=True)
     async def score(call: Call[ScoreBody]) -> Response:
-        chosen = service.choose(call, call.body.model, weights=call.body.eft_reward_weights)
+        chosen = service.choose(call, call.body.model, steering=call.body.steering())
         engine_of(chosen.composition, "model")
         reply = _reply(service, call, chosen)
         return JSONResponse(
@@ -64,20 +65,21 @@ def scoring_routes(service: Service) -> Routes:
 async def _reply(service: Service, call: Call[ScoreBody], chosen: Chosen) -> JsonObject:
     composition = chosen.composition
     engine = engine_of(composition, "model")
-    own = composition.own_weights(chosen.reward_weights)
+    own = composition.own_weights(chosen.reward_weights, chosen.steering.prompt_pairs)
     record = current()
     pairs = await prepared(_pairs, engine, call.body)
     num_tokens = sum(pair.num_tokens for pair in pairs)
+    num_read = num_tokens + await prepared(_side_tokens, chosen, pairs)
     record.asks(composition.name, own, {}, len(pairs))
     found: dict[int, ScoreOutput] = {}
-    with service.turns[id(composition.backend)].room(call.caller, len(pairs), num_tokens=num_tokens) as room:
+    with service.turns[id(composition.backend)].room(call.caller, len(pairs), num_tokens=num_read) as room:
         scoring = [_scored(engine, chosen, pair, room, call, index) for index, pair in enumerate(pairs)]
         async with aclosing(interleave(scoring)) as scores:
             async for index, (output, result) in scores:
                 found[index] = output
                 record.piece(ChatDelta(result=result))
                 service.metrics.observe(composition, call.caller, result)
-    eft: JsonObject = {"request_id": call.request_id, "reward_weights": {**own}}
+    eft: JsonObject = {"request_id": call.request_id, "reward_weights": {**weights_as_json(own)}}
     if ignored := unused_around(call):
         eft["ignored"] = [*ignored]
     return {
@@ -90,12 +92,18 @@ async def _reply(service: Service, call: Call[ScoreBody], chosen: Chosen) -> Jso
     }
 
 
+def _side_tokens(chosen: Chosen, pairs: list[Pair]) -> int:
+    """Most tokens that prompts of prompt pairs have."""
+    longest = max(len(pair.prompt_ids) for pair in pairs)
+    return len(pairs) * chosen.composition.count_side_tokens(ChatRequest(**chosen.steering.fields()), longest)
+
+
 async def _scored(
     engine: EngineBackend, chosen: Chosen, pair: Pair, room: Room, call: Call[ScoreBody], index: int
 ) -> AsyncGenerator[tuple[ScoreOutput, ChatResult]]:
     """One pair, when it is its turn; and what logs and metrics read of it, as of an answer."""
     request_id = answer_id(call.request_id, index, len(call.body.pairs))
-    request = ChatRequest(prompt_ids=pair.prompt_ids, reward_weights=chosen.reward_weights, request_id=request_id)
+    request = ChatRequest(prompt_ids=pair.prompt_ids, request_id=request_id, **chosen.steering.fields())
     came = time.perf_counter()
     async with room.place():
         with _telling(call.body.where(index)):

@@ -51,7 +51,7 @@ def chat_answering(body: ChatBody, asking: Asking, *, default_max_tokens: int) -
         response_grammar=form.response_grammar,
         **body.asked_reasoning(),
         sampling=sampling,
-        reward_weights=asking.chosen.reward_weights,
+        **asking.chosen.steering.fields(),
         template_variables=body.chat_template_kwargs or {},
         documents=tuple(body.documents or ()),
         lenient_tool_calls=body.eft_lenient_tool_calls is not False,

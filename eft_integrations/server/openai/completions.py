@@ -54,7 +54,7 @@ def completion_answering(body: CompletionBody, asking: Asking) -> tuple[Answerin
             strict_response=form.strict_response,
             response_grammar=form.response_grammar,
             sampling=sampling,
-            reward_weights=asking.chosen.reward_weights,
+            **asking.chosen.steering.fields(),
         )
         requests += repeated(request, body.n)
     answering = asking.answering(requests, body.ignored)

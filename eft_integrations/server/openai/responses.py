@@ -107,7 +107,7 @@ def _answering(
         response_grammar=form.response_grammar,
         **body.asked_reasoning(),
         sampling=sampling,
-        reward_weights=asking.chosen.reward_weights,
+        **asking.chosen.steering.fields(),
         template_variables=body.chat_template_kwargs or {},
         lenient_tool_calls=body.eft_lenient_tool_calls is not False,
     )

@@ -41,7 +41,7 @@ def log_end(record: Record, outcome: Outcome) -> None:
             "prompt_tokens": sum(result.usage.prompt_tokens for result in results) if results else None,
             "completion_tokens": sum(result.usage.completion_tokens for result in results) if results else None,
             "finish_reasons": [result.finish_reason for result in results] or None,
-            "reward_weights": record.reward_weights or None,
+            "reward_weights": told_weights(record) or None,
         },
     )
 

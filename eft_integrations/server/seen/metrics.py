@@ -43,6 +43,11 @@ OF_ANSWERS = {
     "tpot_s": ("eft_time_per_output_token_seconds", "Per token after the first.", SECONDS),
     "total_s": ("eft_request_seconds", "From the answer's turn in the queue to the last token.", SECONDS),
     "acceptance_rate": ("eft_answer_acceptance_ratio", "Drafted tokens that were accepted, by answer.", SHARES),
+    "intervention_rate": (
+        "eft_answer_intervention_ratio",
+        "Tokens that were drawn with some weight other than 0, by answer.",
+        SHARES,
+    ),
 }
 """Histograms of what the report of an answer says."""
 
@@ -78,7 +83,7 @@ class ServerMetrics:
         self._answers = {name: histogram(*what, "model") for name, what in OF_ANSWERS.items()}
         self._prompt = histogram("eft_request_prompt_tokens", "Tokens of the prompt of an answer.", TOKENS, "model")
         self._completion = histogram("eft_request_completion_tokens", "Tokens of an answer.", TOKENS, "model")
-        self._weight = histogram("eft_reward_weight", "Weights in effect, by answer.", WEIGHTS, "model", "pair")
+        self._weight = histogram("eft_reward_weight", "Weights in effect, by answer; of a schedule the largest.", WEIGHTS, "model", "pair")
         self._outcomes = counter("eft_caller_answers", "Answers by how they ended.", "caller", "model", "outcome")
         self._prompts_of = counter("eft_caller_prompt_tokens", "Prompt tokens of whole answers.", "caller", "model")
         self._completions_of = counter("eft_caller_completion_tokens", "Tokens of whole answers.", "caller", "model")
@@ -127,7 +132,7 @@ class ServerMetrics:
             self._outcomes.labels(caller, model, _other_outcome(outcome)).inc(num_others)
         for pair, weight in record.reward_weights.items():
             for _ in range(num_whole):
-                self._weight.labels(model, pair).observe(weight)
+                self._weight.labels(model, pair).observe(peak(weight))
 
     def exposition(self) -> bytes:
         """The text that Prometheus reads."""

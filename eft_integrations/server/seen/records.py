@@ -25,7 +25,7 @@ class Record:
         began: when it came, by `time.perf_counter`.
         caller: the name of whoever asked; None: nobody that is known.
         model: the composition's name.
-        reward_weights: in effect, by pair.
+        reward_weights: in effect, by pair of the composition. What a schedule says may be a text of the caller's.
         sampling: numbers of the sampling, by field.
         num_answers: how many it asked for.
         results: those that became whole.
@@ -45,7 +45,7 @@ class Record:
     route: str = "other"
     caller: str | None = None
     model: str | None = None
-    reward_weights: Mapping[str, float] = field(default_factory=dict)
+    reward_weights: Mapping[str, Weight] = field(default_factory=dict)
     sampling: Mapping[str, Any] = field(default_factory=dict)
     num_answers: int = 0
     is_stream: bool = False
@@ -65,7 +65,7 @@ class Record:
         return time.perf_counter() - self.began
 
     def asks(
-        self, model: str, reward_weights: Mapping[str, float], sampling: Mapping[str, Any], num_answers: int
+        self, model: str, reward_weights: Mapping[str, Weight], sampling: Mapping[str, Any], num_answers: int
     ) -> None:
         """It has been understood, and is about to be answered."""
         self.model, self.reward_weights = model, reward_weights
@@ -95,3 +95,10 @@ CURRENT: ContextVar[Record | None] = ContextVar("eft_record", default=None)
 def current() -> Record:
     """The record of the request that is served here; outside of one, a record that nobody reads."""
     return CURRENT.get() or Record()
+
+
+def told_weights(record: Record) -> dict[str, float | str]:
+    """Weights as logs and traces tell them: numbers, and of a schedule its kind, since the rest may be a text of the caller's."""
+    return {
+        pair: weight if isinstance(weight, int | float) else weight.kind for pair, weight in record.reward_weights.items()
+    }

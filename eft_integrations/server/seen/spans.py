@@ -143,7 +143,7 @@ class Spans:
             if (rate := result.metadata.get("acceptance_rate")) is not None:
                 self._histograms[ACCEPTANCE].record(rate, common)
             for pair, weight in record.reward_weights.items():
-                self._histograms[WEIGHT].record(weight, {**common, "eft.pair": pair})
+                self._histograms[WEIGHT].record(peak(weight), {**common, "eft.pair": pair})
 
     def shutdown(self) -> None:
         """See `Tracing`."""
@@ -174,7 +174,7 @@ def _of_model(record: Record, operation: str) -> Attributes:
 
 
 def _of_request(record: Record) -> Attributes:
-    asked: Attributes = {f"eft.reward_weights.{pair}": weight for pair, weight in record.reward_weights.items()}
+    asked: Attributes = {f"eft.reward_weights.{pair}": weight for pair, weight in told_weights(record).items()}
     asked |= {name: record.sampling[field] for field, name in SAMPLING.items() if field in record.sampling}
     if record.num_answers:
         asked["gen_ai.request.stream"] = record.is_stream

@@ -1,0 +1,84 @@
+"""What a request asks of a composition besides its prompt: weights, prompts as pairs, what counts as plausible, and whose decision a
+call is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+from eft_engine import PromptPair
+from eft_engine.config import CompositionOptions, RewardWeights
+from eft_engine.prompt_pairs import Side, Without
+
+
+class SteeringFields(TypedDict):
+    """Fields of `ChatRequest`."""
+
+    reward_weights: RewardWeights
+    prompt_pairs: Mapping[str, PromptPair]
+    composition: CompositionOptions | None
+    call_weight: RewardWeights
+    reasoning_weight: RewardWeights
+    call_lookahead: int | None
+
+
+@dataclass(frozen=True)
+class Steering:
+    """Of one request; None: the composition's own.
+
+    Attributes:
+        reward_weights: for every pair of the composition, or by name of a pair or prompt pair.
+        prompt_pairs: those that the request brings.
+        min_plausibility: see `CompositionOptions`.
+        call_weight: for whether and what is called.
+        reasoning_weight: for thoughts.
+        call_lookahead: tokens within which a call must begin.
+    """
+
+    reward_weights: RewardWeights = None
+    prompt_pairs: Mapping[str, PromptPair] = field(default_factory=dict)
+    min_plausibility: float | None = None
+    call_weight: RewardWeights = None
+    reasoning_weight: RewardWeights = None
+    call_lookahead: int | None = None
+
+    def fields(self) -> SteeringFields:
+        """As a request carries them, before its composition has its say."""
+        mask = self.min_plausibility
+        return SteeringFields(
+            reward_weights=self.reward_weights,
+            prompt_pairs=self.prompt_pairs,
+            composition=None if mask is None else CompositionOptions(min_plausibility=mask),
+            call_weight=self.call_weight,
+            reasoning_weight=self.reasoning_weight,
+            call_lookahead=self.call_lookahead,
+        )
+
+
+def texts_of(side: Side) -> list[str]:
+    """The texts that one side of a prompt pair brings with it.
+
+    >>> texts_of({"system": "Be brief."}), texts_of(None), texts_of([{"role": "user", "content": "hi"}])
+    (['Be brief.'], [], ['hi'])
+    """
+    match side:
+        case str():
+            return [side]
+        case Without() | None:
+            return []
+        case Mapping():
+            return [text for text in side.values() if text]
+        case list() | tuple():
+            return [text for message in side for text in _texts_inside(message.get("content"))]
+    return []
+
+
+def _texts_inside(content: object) -> list[str]:
+    match content:
+        case str():
+            return [content]
+        case list():
+            return [part["text"] for part in content if isinstance(part, Mapping) and isinstance(part.get("text"), str)]
+    return []
