@@ -22,7 +22,7 @@ class Thought(Options):
 class CallDecision(Options):
     """The text begins under `weights`. Once it holds one of `openings` it goes on under them, to its end. If its first `num_tokens`
     hold none, or it ends before, they are thrown away, and it is drawn anew, from random times of their own, under the weights of
-    the request and the grammar `otherwise`, which should keep `openings` out.
+    the request and the grammar `otherwise`, which should keep `openings` out and begins behind the thought.
 
     Nothing is told to the caller before it is decided. A thought that comes first belongs to neither; it keeps the weights of the
     request, and what is drawn anew begins behind it.

@@ -208,22 +208,29 @@ SINGLE_PAIR = "tuned"
 
 
 def parse_pairs(
-    texts: Sequence[str] = (), *, tuned: str | None = None, reference: str | None = None
-) -> dict[str, TunedPair]:
-    """The pairs that options of a command name: `--pair NAME=TUNED,REFERENCE`, several times, and `--tuned` with `--reference`.
+    texts: Sequence[str] = (),
+    *,
+    tuned: str | None = None,
+    reference: str | None = None,
+    terms: Sequence[str] = (),
+) -> dict[str, Pair]:
+    """The pairs that options of a command name: `--pair NAME=TUNED,REFERENCE`, several times, `--tuned` with `--reference`, and
+    `--term NAME=MODEL`, several times.
 
     Their weights are 1; `--weight` is an option of its own.
 
     >>> pairs = parse_pairs(["chat=a,b"], tuned="t", reference="r")
     >>> list(pairs), pairs["chat"].reference.source
     (['tuned', 'chat'], 'b')
+    >>> parse_pairs(terms=["safe=reward-model"])["safe"].model.source
+    'reward-model'
 
     Raises:
         InvalidOptionError: one of `--tuned` and `--reference` without the other, another syntax, or one name twice.
     """
     if (tuned is None) != (reference is None):
         raise InvalidOptionError("--tuned and --reference belong together; give both", option="tuned")
-    pairs: dict[str, TunedPair] = {}
+    pairs: dict[str, Pair] = {}
     if tuned is not None and reference is not None:
         pairs[SINGLE_PAIR] = TunedPair(tuned, reference)
     for text in texts:
@@ -240,6 +247,19 @@ def parse_pairs(
             also = " (--tuned and --reference make a pair of this name)" if name == SINGLE_PAIR and tuned else ""
             raise InvalidOptionError(f"--pair: two pairs are called {name!r}{also}", option="pair", value=text)
         pairs[name] = TunedPair(sources[0], sources[1])
+    for text in terms:
+        name, _, model = (part.strip() for part in text.partition("="))
+        if not name or not model or "," in model:
+            raise InvalidOptionError(
+                f"--term must be NAME=MODEL, got {text!r} (with a reference it is --pair NAME=TUNED,REFERENCE)",
+                option="term",
+                value=text,
+            )
+        if name in pairs:
+            raise InvalidOptionError(
+                f"--term: {name!r} is a pair already; give it another name", option="term", value=text
+            )
+        pairs[name] = Term(model)
     return pairs
 
 
@@ -321,7 +341,7 @@ class CompositionOptions(Options):
     amplification: float = Field(
         default=1.0,
         allow_inf_nan=False,
-        description="coefficient b on the up-scaling direction: tuned part + b * (base - reference part) (Mitchell et al. 2023, 3.3)",
+        description="coefficient b on the up-scaling direction: tuned + b * (base - reference) (Mitchell et al. 2023, 3.3)",
     )
     conservative_top_p: float | None = Field(
         default=None,

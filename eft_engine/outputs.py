@@ -287,7 +287,7 @@ class ScoreOutput:
     @property
     def intervention_rate(self) -> float:
         """Share of tokens at which some weight is not 0."""
-        return sum(token.is_steered for token in self.tokens) / len(self.tokens)
+        return sum(token.is_steered for token in self.tokens) / max(1, len(self.tokens))
 
     @property
     def base(self) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from eft_engine.errors import InvalidOptionError
 from eft_engine.options import Options
 from eft_engine.prompts import TokenIds
 from eft_engine.weights import Weight
@@ -44,6 +45,13 @@ Side = str | TokenIds | Without | Mapping[str, str | None] | Sequence[Mapping[st
 """
 
 
+_KINDS: Mapping[frozenset[str], type[Without | TokenIds]] = {
+    frozenset(("texts",)): Without,
+    frozenset(("ids",)): TokenIds,
+}
+"""What a mapping with these names is."""
+
+
 class PromptPair(Options):
     """One behaviour, as two prompts of one model: `positive` strengthens, `negative` is what to get away from.
 
@@ -63,10 +71,11 @@ class PromptPair(Options):
     @classmethod
     def _is_side(cls, value: object) -> object:
         if isinstance(value, Mapping):
-            if set(value) == {"texts"}:
-                return Without(**value)
-            if set(value) == {"ids"}:
-                return TokenIds(**value)
+            if kind := _KINDS.get(frozenset(value)):
+                try:
+                    return kind(**value)
+                except InvalidOptionError as error:
+                    raise ValueError(str(error)) from None
             if not value or not all(isinstance(text, str | None) for text in value.values()):
                 raise ValueError("as a mapping it has a text (or None) by role")
         elif not isinstance(value, str | TokenIds | Without | Sequence | None):

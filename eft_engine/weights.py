@@ -1,7 +1,7 @@
 """Weights: how much of each pair's behaviour there is, as a number, or as a rule that gives every token a number of its own.
 
-Every rule decides by what is known *before* its token is drawn: the position, the text so far, or the members' distributions at that
-position. So a token's weight is the same whether it is drafted, verified, scored or generated anew with the same seed.
+Every rule decides by what is known *before* its token is drawn: the position, the text so far, or the members' distributions at
+that position. So a token's weight is the same whether it is drafted, verified, scored or generated anew with the same seed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Measure = Literal["base_entropy", "base_confidence", "kl", "total_variation", "j
     total_variation    between tuned and reference, 0 to 1
     jensen_shannon     between tuned and reference, in bits, 0 to 1 (AdaCAD, Wang et al. 2024, arXiv 2409.07394)
 
-Of a prompt pair the positive side stands for tuned and the negative one for reference; of a term, which has no reference, the base does.
+Of a prompt pair the positive side stands for tuned and the negative one for reference; of a term the base does, as it has none.
 """
 
 

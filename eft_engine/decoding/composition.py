@@ -149,8 +149,8 @@ def add_kept(scores: Tensor, kept: Tensor, shares: Tensor, kept_ids: Tensor) -> 
 def keep_tuned_outside_nuclei(scores: Tensor, tuned: Tensor, shares: Tensor, top_p: Tensor) -> Tensor:
     """Conservative up-scaling: outside the tuned models' own nuclei their probability is kept as it is (section 4.3).
 
-    The up-scaling ratio base / reference of a token that both small models find improbable is noise; there it is set to 1. Of several
-    pairs a token counts that is in the nucleus of any, and outside of all what is kept is their geometric mean.
+    The up-scaling ratio base / reference of a token that both small models find improbable is noise; there it is set to 1. Of
+    several pairs a token counts that is in the nucleus of any, and outside of all what is kept is their geometric mean.
 
     Args:
         scores: composed scores of normalised members, `[rows, width]`, not normalised.

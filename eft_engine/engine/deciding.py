@@ -78,10 +78,10 @@ class Deciding:
         """Tokens of the thought: what is drawn anew begins behind them."""
         return self._text.start
 
-    def commit(self, token_id: int, *, is_last: bool) -> None:
-        """A token was written; `is_last`: none comes behind it."""
+    def commit(self, token_id: int, *, is_last: bool) -> Verdict | None:
+        """A token was written; `is_last`: none comes behind it. The verdict where it falls with this token."""
         if self.verdict is not None:
-            return
+            return None
         self._text = self._text.after(self._bytes_of(token_id))
         if self._text.has_opening:
             self.verdict = "call"
@@ -89,6 +89,7 @@ class Deciding:
             self.verdict = "call"  # the thought is all there is, and stays
         elif is_last or self._text.is_due:
             self.verdict = "words"
+        return self.verdict
 
     def decides(self, lookahead: Seq[int]) -> list[bool]:
         """At the next position, and behind each token of the lookahead: whether the deciding weights hold there."""

@@ -338,8 +338,8 @@ class RequestMaker:
             role = model.name.rpartition(".")[2]
             if isinstance(getattr(options, role), Verbatim):
                 raise InvalidOptionError(
-                    f"prompt_pairs.{name}: PromptOptions.{role} gives {model.name} one text as its prompt, whatever the request has, "
-                    "so that both sides would be the same; leave it out",
+                    f"prompt_pairs.{name}: PromptOptions.{role} gives {model.name} one text as its prompt, whatever the request "
+                    "has, so that both sides would be the same; leave it out",
                     option=f"prompt_pairs.{name}",
                     value=pair,
                 )

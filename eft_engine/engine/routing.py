@@ -23,7 +23,7 @@ from eft_engine.decoding.composition import PairMembers, direction
 from eft_engine.decoding.measures import OF_BASE
 from eft_engine.engine.steering import Settled
 from eft_engine.models.network import Block, KVSlot, Network
-from eft_engine.weights import Gate, MeasuredWeight, Measure, Proportional, Weight, is_off, parts, peak
+from eft_engine.weights import Gate, Measure, MeasuredWeight, Proportional, Weight, is_off, parts, peak
 
 
 @dataclass(eq=False)
@@ -126,6 +126,7 @@ class Route:
         streams: what may be run.
         pairs: members of each pair, in the order of the weights.
         fixed: coefficient of every member without the weights that follow the token.
+        numbers: by pair the weight that is in `fixed`; 0 where it follows the token.
         directions: by pair of which the weight follows the token, what weight 1 adds to every member.
         needed: members whose stream is run at every position.
         read_by: by pair, members that are read directly wherever its weight is not 0.
@@ -135,6 +136,7 @@ class Route:
     streams: tuple[Stream, ...]
     pairs: tuple[PairMembers, ...]
     fixed: tuple[float, ...]
+    numbers: tuple[float, ...]
     directions: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
     needed: frozenset[int] = frozenset()
     read_by: Mapping[int, frozenset[int]] = field(default_factory=dict)
@@ -154,9 +156,6 @@ class Route:
 
     def rows(self, weights: Sequence[Sequence[Settled]]) -> Rows:
         """What is to be composed at rows with these weights by pair."""
-        if not self.directions:
-            count = len(weights)
-            return Rows([list(self.fixed)] * count, [list(map(_number, own)) for own in weights], [], self.streams)
         coefficients: list[list[float]] = []
         numbers: list[list[float]] = []
         measured: list[tuple[int, int, MeasuredWeight]] = []
@@ -285,7 +284,8 @@ def plan_route(
         for (network, adapter, prompt_ids), indices in places.items()
         if indices[0] in held
     ]
-    return Route(tuple(streams), tuple(pairs), fixed, directions, frozenset(needed), read_by, kept_by)
+    numbers = tuple(0.0 if following else peak(own[0]) for own, following in zip(columns, follows, strict=True))
+    return Route(tuple(streams), tuple(pairs), fixed, numbers, directions, frozenset(needed), read_by, kept_by)
 
 
 def _is_one_number(weights: Sequence[Weight]) -> bool:
@@ -300,7 +300,7 @@ def draft_route(route: Route, weights: Sequence[Weight]) -> tuple[tuple[Stream, 
 
     Args:
         route: the request's.
-        weights: of the pairs of small models, the first of the route's pairs. Of a weight that follows the token the largest counts.
+        weights: of the pairs of small models, the first of the route's pairs. Of one that follows the token the largest counts.
     """
     active = [index for index, weight in enumerate(weights) if not is_off(weight)]
     stream_of = {member: stream for stream in route.streams for member in stream.members}

@@ -21,8 +21,8 @@ from eft_engine.decoding.prompt_lookup import PromptLookupIndex
 from eft_engine.decoding.races import SALT_REDRAWN, SALT_TARGET, race_times
 from eft_engine.decoding.sampling import History, needs_penalties
 from eft_engine.engine.acceptance import Acceptance
-from eft_engine.engine.metrics import Clock, EngineTotals, Outcome
 from eft_engine.engine.deciding import Deciding
+from eft_engine.engine.metrics import Clock, EngineTotals, Outcome
 from eft_engine.engine.routing import Route, Rows, Stream, draft_route
 from eft_engine.engine.steering import Steering
 from eft_engine.errors import EFTError, EngineStepError, StepOutOfMemoryError
@@ -111,12 +111,15 @@ class Sequence:
     @property
     def next_streams(self) -> tuple[Stream, ...]:
         """The streams that matter for the next token."""
-        return self.rows([]).active
+        return self.rows([]).active if self.request.route.directions else self.streams
 
     def rows(self, lookahead: list[int]) -> Rows:
         """What is to be composed for the next token, and behind each token of the lookahead."""
-        steering = self.request.steering
-        return self.request.route.rows(steering.rows(len(self.output_ids), lookahead, self._decides(lookahead)))
+        steering, route = self.request.steering, self.request.route
+        if not route.directions:
+            count = 1 + len(lookahead)
+            return Rows([list(route.fixed)] * count, [list(route.numbers)] * count, [], route.streams)
+        return route.rows(steering.rows(len(self.output_ids), lookahead, self._decides(lookahead)))
 
     def _decides(self, lookahead: list[int]) -> list[bool]:
         """See `Steering.rows`."""
@@ -274,6 +277,7 @@ class GenerationSequence(Sequence):
         self._room = room
         self.grammar = grammar
         self._closing = closing
+        self._held_from = 0  # tokens before what grammar and closing follow
         ends = (
             grammar is not None or not sampling.ignore_eos
         )  # behind a complete sentence of a grammar nothing can follow
@@ -324,8 +328,8 @@ class GenerationSequence(Sequence):
 
     @property
     def drafting_streams(self) -> tuple[tuple[Stream, float], ...]:
-        """Streams that may draft the next token, and their coefficients (see `draft_route`); none where the pair says nothing now."""
-        if self._drafting_streams and self.request.route.directions:
+        """Streams that may draft the next token, and their coefficients (see `draft_route`); none where the pair is silent now."""
+        if self._drafting_streams:
             now = self.next_streams
             if any(stream not in now for stream, _ in self._drafting_streams):
                 return ()
@@ -343,7 +347,7 @@ class GenerationSequence(Sequence):
         """Drafts go with the evaluation that they were made for."""
         self.clear_drafts()
         if self._closing is not None:
-            self._closing.rewind(len(self.output_ids))
+            self._closing.rewind(len(self.output_ids) - self._held_from)
         super().undo_step()
 
     def clear_drafts(self) -> None:
@@ -446,8 +450,8 @@ class GenerationSequence(Sequence):
         return accepted + 1
 
     def commit(self, token_ids: list[int], logprobs: list[TokenLogprobs | None], steered: list[bool]) -> None:
-        """Take verified tokens: emit what became certain, finish if one of them ends the text, rewind the streams. `steered` says of
-        each whether some weight was not 0 when it was drawn.
+        """Take verified tokens: emit what became certain, finish if one of them ends the text, rewind the streams. `steered` says
+        of each whether some weight was not 0 when it was drawn.
         """
         self.num_steps += 1
         if self.drafts:
@@ -485,11 +489,9 @@ class GenerationSequence(Sequence):
             stop_reason = token_id
         stopped = complete or stop_reason is not None
         finish_reason: FinishReason | None = "stop" if stopped else "length" if full else None
-        if self._redraw is not None:
-            self._redraw.deciding.commit(token_id, is_last=finish_reason is not None)
-            if self._redraw.deciding.verdict == "words":
-                self._draw_anew()
-                return False
+        if self._redraw is not None and self._redraw.deciding.commit(token_id, is_last=bool(finish_reason)) == "words":
+            self._draw_anew()
+            return False
         is_told = not self._is_open
         for _ in range(1 + len(self._held_back) if is_told else 0):
             self.clock.token()
@@ -532,7 +534,7 @@ class GenerationSequence(Sequence):
         self._num_redrawn = len(self.output_ids) - start
         for token_id in self.output_ids[start:]:
             self._room += self._more_than_one(token_id)
-        self.grammar, self._closing = self._redraw.grammar, self._redraw.closing
+        self.grammar, self._closing, self._held_from = self._redraw.grammar, self._redraw.closing, start
         self._salt = SALT_REDRAWN
         del self.output_ids[start:], self._text[start:], self._logprobs[start:], self._steered[start:]
         self._held_back.clear()
@@ -540,8 +542,6 @@ class GenerationSequence(Sequence):
         self._answer = self._new_answer()
         for token_id in self.output_ids:
             self._answer.add(token_id, is_end=False, is_last=False)
-            if self.grammar is not None:
-                self.grammar.commit(token_id)
         self.request.steering.restart(self.output_ids)
         if self.lookup is not None:
             self.lookup = self._new_lookup()
@@ -567,7 +567,8 @@ class GenerationSequence(Sequence):
             reward_weights=dict(request.weights),
             intervention_rate=sum(self._steered) / len(self.output_ids),
             logprobs=tuple(self._logprobs) if self.sampling.logprobs is not None else None,
-            closed_within_budget=self._closing is not None and self._closing.was_steered(len(self.output_ids)),
+            closed_within_budget=self._closing is not None
+            and self._closing.was_steered(len(self.output_ids) - self._held_from),
         )
 
 

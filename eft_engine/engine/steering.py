@@ -1,6 +1,7 @@
-"""What weight each pair has at each position: rules of position and text are settled here, those that measure are left to the device.
+"""What weight each pair has at each position. Rules of position and text are settled here; what is measured is left to the device.
 
-The slow and obvious reading of a rule is in the tests; this one follows a text token by token, and tries drafts without taking them.
+The slow and obvious reading of a rule is in the tests; this one follows a text token by token, and tries drafts without taking
+them.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ from eft_engine.text.token_bytes import TokenBytes
 from eft_engine.text.tokenizer import Tokenizer
 from eft_engine.text.vocabulary import SharedVocabulary
 from eft_engine.transfer import upload
-from eft_engine.weights import Gate, MeasuredWeight, Measure, Proportional
+from eft_engine.weights import Gate, Measure, MeasuredWeight, Proportional
 
 IMPOSSIBLE = -1
 """Stands for a token where none was drawn."""
@@ -51,8 +51,8 @@ class Evaluation:
     """Log-probabilities of the evaluated sequences.
 
     `rows` says which rows belong to which sequence, in order, and `forms` what is composed there. `logprobs` and `normalisers` are
-    `[rows, members, width]` and `[rows, members]` (zeros for members that were not run), `coefficients` `[rows, members]` and `weights`
-    `[rows, pairs]`. `kept_ids` are tokens that only tuned members have, `[kept]`; None: there are none.
+    `[rows, members, width]` and `[rows, members]` (zeros for members that were not run), `coefficients` `[rows, members]` and
+    `weights` `[rows, pairs]`. `kept_ids` are tokens that only tuned members have, `[kept]`; None: there are none.
     """
 
     rows: tuple[tuple[Sequence, range], ...]
@@ -174,7 +174,7 @@ class _Measured:
 
 
 def _bounds(weight: MeasuredWeight) -> list[float]:
-    """Of the measure `above` and `below`; inside of these `weight + factor * measure`, `most` at most, and `otherwise` elsewhere."""
+    """Of the measure `above` and `below`; between them `weight + factor * measure`, `most` at most, and `otherwise` elsewhere."""
     match weight:
         case Gate(above=above, below=below, weight=inside, otherwise=outside):
             return [
@@ -259,7 +259,7 @@ class Stepper:
         self._runner.read(blocks)
 
     def _evaluate(self, sequences: Seq[Sequence]) -> Evaluation:
-        """Run the streams of these sequences that matter over their drafts; what drafting has predicted already is not run again."""
+        """Run the streams of these sequences that matter, over their drafts; what drafting has predicted is not run again."""
         rows: list[tuple[Sequence, range]] = []
         forms: list[Rows] = []
         blocks: list[tuple[Network, Block]] = []

@@ -1,7 +1,7 @@
 """Where in a text a position is: behind a marker, between two, inside a string of JSON.
 
-States are values: a state and the bytes of a token give the next one, and the old one is still there for another try. They follow bytes,
-since a character may be split over tokens, and a marker over many.
+States are values: a state and the bytes of a token give the next one, and the old one is still there for another try. They follow
+bytes, since a character may be split over tokens, and a marker over many.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The judge of everything that changes what is composed: the formulas as they are written, over transformers models without caches."""
+"""The judge of all that changes what is composed: the formulas as they are written, over transformers models without caches."""
 
 from __future__ import annotations
 

@@ -37,6 +37,7 @@ class Sequence:
 
     def __init__(self) -> None:
         self.streams = (SimpleNamespace(network=BASE), SimpleNamespace(network=SMALL))
+        self.next_streams = self.streams
         self.speculation = SimpleNamespace(adaptive=True)
 
 

@@ -27,7 +27,7 @@ from eft_engine import (
     SpeculationOptions,
     TunedPair,
 )
-from eft_engine.decoding.composition import keep_tuned_outside_nucleus
+from eft_engine.decoding.composition import keep_tuned_outside_nuclei
 from eft_engine.errors import ContextOverflowError, UnknownTokenError, VocabularyMismatchError
 from tests.choice import thorough_but
 from tests.gguf_files import write_gguf
@@ -111,7 +111,9 @@ class Trio:
             if weight:
                 kept += abs(weight) / total * tuned[every].softmax(-1)[VOCAB_SIZE:]
             if top_p is not None:
-                scores = keep_tuned_outside_nucleus(scores[None], own[None], torch.tensor([top_p]))[0]
+                scores = keep_tuned_outside_nuclei(
+                    scores[None], own[None, None], torch.ones(1, 1), torch.tensor([top_p])
+                )[0]
         rest = 1 - kept.sum()
         return torch.cat([scores.log_softmax(-1) + rest.log(), kept.log()])
 

@@ -43,7 +43,7 @@ QUOTES = {ord(mark) - 33: bias for mark, bias in (('"', 7.0), ("{", 6.0), (":", 
 
 
 def pair_of(written: Written, prompt: str | None = None) -> Tensor:
-    """tuned - reference"""
+    """Tuned - reference"""
     return written.of("tuned", prompt) - written.of("reference", prompt)
 
 
@@ -143,23 +143,25 @@ CASES = {
         bias=QUOTES,
     ),
     "where the base is unsure": Case(
-        weighted(lambda own: 1.0 if entropy(own.of("base")) > 1.5 else 0.0), Gate(by="base_entropy", above=1.5)
+        weighted(lambda own: 1.0 if entropy(own.of("base")) > 3.2 else 0.0), Gate(by="base_entropy", above=3.2)
     ),
     "where the base is not sure": Case(
-        weighted(lambda own: 1.0 if own.of("base").max().exp() < 0.5 else -0.5),
-        Gate(by="base_confidence", below=0.5, otherwise=-0.5),
+        weighted(lambda own: 1.0 if own.of("base").max().exp() < 0.25 else -0.5),
+        Gate(by="base_confidence", below=0.25, otherwise=-0.5),
     ),
-    "where the pair has much to say": Case(weighted(lambda own: 1.0 if kl(own) > 4 else 0.0), Gate(by="kl", above=4.0)),
+    "where the pair has much to say": Case(
+        weighted(lambda own: 1.0 if kl(own) > 2.75 else 0.0), Gate(by="kl", above=2.75)
+    ),
     "in a band": Case(
-        weighted(lambda own: 1.0 if 0.5 < total_variation(own) < 0.95 else 0.25),
-        Gate(by="total_variation", above=0.5, below=0.95, otherwise=0.25),
+        weighted(lambda own: 1.0 if 0.74 < total_variation(own) < 0.79 else 0.25),
+        Gate(by="total_variation", above=0.74, below=0.79, otherwise=0.25),
     ),
     "as far as the pair differs": Case(
         weighted(lambda own: min(1.5 * jensen_shannon(own), 1.0)), Proportional(factor=1.5, most=1.0)
     ),
     "a gate for the first tokens": Case(
-        weighted(lambda own: (1.0 if kl(own) > 4 else 0.0) if own.position < 8 else 0.5),
-        FirstTokens(num_tokens=8, weight=Gate(by="kl", above=4.0), then=0.5),
+        weighted(lambda own: (1.0 if kl(own) > 2.75 else 0.0) if own.position < 8 else 0.5),
+        FirstTokens(num_tokens=8, weight=Gate(by="kl", above=2.75), then=0.5),
     ),
     "plausible tokens alone": Case(
         lambda own: plausible(own.of("base") + 2.0 * pair_of(own), own.of("base"), 0.1),
@@ -239,6 +241,16 @@ def test_a_score_is_the_composed_distribution_and_tells_the_weights(name: str, j
         assert token.composed == pytest.approx(float(expected), abs=2e-3)
         assert token.base == pytest.approx(float(written.of("base")[completion[place]]), abs=1e-3)
         assert token.is_base_greedy == (int(written.of("base").argmax()) == completion[place])
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if isinstance(case.weights, Gate)])
+def test_gates_are_open_at_some_tokens_and_closed_at_others(name: str, engine: Engine) -> None:
+    """Of these texts, or the cases would judge constant weights."""
+    weights = CASES[name].weights
+    sampling = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS, ignore_eos=True)
+    written = TokenIds(ids=engine.generate(PROMPT, sampling=sampling, reward_weights=weights).token_ids)
+    tokens = engine.score(PROMPT, written, reward_weights=weights).tokens
+    assert len({token.weights["chat"] for token in tokens}) == 2
 
 
 def test_what_does_not_matter_now_is_not_run(engine: Engine) -> None:
