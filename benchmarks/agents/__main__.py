@@ -5,6 +5,8 @@
 
     calls   one request per task with six tools bound, `auto` and `any`: calls that stand in the raw text (an independent
             judge looks) against calls that are recognised; right tools and arguments; superfluous calls
+    decisions  the same requests by the base alone, at weight 1, and at weight 1 with `call_weight=0`: are calls the base's, and
+            are words in the pair's form
     loops   whole conversations: LangChain's create_agent, LlamaIndex' FunctionAgent, smolagents' ToolCallingAgent and
             CodeAgent, and openai-agents over HTTP: answers that hold the fact, calls executed, superfluous calls
 
@@ -28,6 +30,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.agents import calls as asking
+from benchmarks.agents import decisions as deciding
 from benchmarks.agents import loops as looping
 from benchmarks.agents.engine import Trio, listening
 from benchmarks.agents.frameworks import FRAMEWORKS, OPENAI_AGENTS, Limits, missing_module
@@ -95,6 +98,35 @@ def calls(
     summaries = {name: asking.summary(answered) for name, answered in by_run.items()}
     asking.show(console, summaries, max_tokens=max_tokens)
     finish("agents_calls", {"base": base.name, "n_threads": threads, "max_tokens": max_tokens, **_plain(summaries)})
+
+
+@app.command()
+def decisions(
+    base: Base,
+    reference: Reference,
+    adapter: Adapter,
+    threads: Threads = 2,
+    weight: Annotated[float, typer.Option(help="Weight of the pair.")] = 1.0,
+    call_weight: Annotated[float, typer.Option(help="Weight that decides, and under which a call is written.")] = 0.0,
+    tasks: Annotated[int, typer.Option(help="The first so many tasks, kinds mixed; 0: all.")] = 0,
+    task: Named = None,
+    max_tokens: MaxTokens = 128,
+    out: Out = None,
+) -> None:
+    """Whose decision is a call, and whose are the words?"""
+    with _clear_errors():
+        trio = Trio(base, reference, adapter, threads)
+        picked = chosen(tasks, names=task or ())
+    settings = [deciding.Setting(0.0), deciding.Setting(weight), deciding.Setting(weight, call_weight)]
+    answered: dict[str, list[deciding.Decided]] = {}
+    with _recording(out) as record, listening(trio) as listener:
+        for setting in settings:
+            answers = deciding.ask(listener, picked, setting, max_tokens=max_tokens)
+            answered[setting.name] = list(record(answers, len(picked), setting.name))
+    alone = answered[settings[0].name]
+    summaries = {name: deciding.summary(own, alone) for name, own in answered.items()}
+    deciding.show(console, summaries)
+    finish("agents_decisions", {"base": base.name, "n_threads": threads, "max_tokens": max_tokens, **_plain(summaries)})
 
 
 @app.command()

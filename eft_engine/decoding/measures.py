@@ -23,12 +23,14 @@ def confidence(logprobs: Tensor) -> Tensor:
 
 
 def kl(first: Tensor, second: Tensor) -> Tensor:
-    """KL(first || second) in nats, of `[rows, width]` each -> `[rows]`. +inf where the second rules out what the first does not.
+    """KL(first || second) in nats, of `[rows, width]` each -> `[rows]`. +inf where the second rules out what the first does not;
+    what is too improbable for a number of its own counts as ruled out.
 
     >>> kl(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log())
     tensor([0.1438])
     """
-    return torch.where(first.isneginf(), 0.0, first.exp() * (first - second)).sum(dim=-1).clamp_min(0.0)
+    probabilities = first.exp()
+    return torch.where(probabilities == 0.0, 0.0, probabilities * (first - second)).sum(dim=-1).clamp_min(0.0)
 
 
 def total_variation(first: Tensor, second: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -171,10 +171,12 @@ class Scheduler:
         return num_bytes <= self._max_kv_cache_bytes
 
     def _num_bytes_with(self, sequence: Sequence) -> int:
-        """Bytes of all caches, should this sequence run too. Its streams on one network are counted as one slot."""
-        own = {stream.network: stream.reserved_len(sequence.max_output_len) for stream in sequence.streams}
+        """Bytes of all caches, should this sequence run too."""
+        own: dict[Network, list[int]] = defaultdict(list)
+        for stream in sequence.streams:
+            own[stream.network].append(stream.reserved_len(sequence.max_output_len))
         others = self._networks.keys() - own.keys()
-        return sum(network.kv_cache.num_bytes_with(length) for network, length in own.items()) + sum(
+        return sum(network.kv_cache.num_bytes_with(lengths) for network, lengths in own.items()) + sum(
             network.kv_cache.num_bytes for network in others
         )
 

@@ -13,8 +13,6 @@ sequences that ask for log-probabilities, and for drafts under a grammar or pena
 from __future__ import annotations
 
 import logging
-import math
-from collections import defaultdict
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
@@ -22,12 +20,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eft_engine.decoding.composition import add_kept, compose, keep_plausible, keep_tuned_outside_nuclei
-from eft_engine.decoding.measures import OF_BASE, OF_PAIR
 from eft_engine.decoding.sampling import choose, forbid, needs_penalties, penalise
+from eft_engine.engine.composing import Evaluation
 from eft_engine.engine.drafting import Drafter
 from eft_engine.engine.metrics import EngineTotals
-from eft_engine.engine.routing import BASE, Rows, measure_of
+from eft_engine.engine.routing import BASE, Rows
 from eft_engine.engine.running import StreamRunner, Work
 from eft_engine.engine.scheduler import PrefillWork, StepPlan
 from eft_engine.engine.sequence import GenerationSequence, ScoringSequence, Sequence
@@ -38,155 +35,11 @@ from eft_engine.text.token_bytes import TokenBytes
 from eft_engine.text.tokenizer import Tokenizer
 from eft_engine.text.vocabulary import SharedVocabulary
 from eft_engine.transfer import upload
-from eft_engine.weights import Gate, Measure, MeasuredWeight, Proportional
 
 IMPOSSIBLE = -1
 """Stands for a token where none was drawn."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Log-probabilities of the evaluated sequences.
-
-    `rows` says which rows belong to which sequence, in order, and `forms` what is composed there. `logprobs` and `normalisers` are
-    `[rows, members, width]` and `[rows, members]` (zeros for members that were not run), `coefficients` `[rows, members]` and
-    `weights` `[rows, pairs]`. `kept_ids` are tokens that only tuned members have, `[kept]`; None: there are none.
-    """
-
-    rows: tuple[tuple[Sequence, range], ...]
-    forms: tuple[Rows, ...]
-    logprobs: Tensor
-    normalisers: Tensor
-    coefficients: Tensor
-    weights: Tensor
-    kept_ids: Tensor | None = None
-
-    def active(self, sequence: Sequence) -> dict[int, int]:
-        """By member that was run for this sequence the one that has its log-probabilities."""
-        form = next(form for (own, _), form in zip(self.rows, self.forms, strict=True) if own is sequence)
-        return {member: stream.members[0] for stream in form.active for member in stream.members}
-
-    def settle_weights(self) -> None:
-        """Measure what weights ask for, and add what comes of it to weights and coefficients."""
-        asked: dict[tuple[Measure, tuple[int, ...]], list[_Measured]] = defaultdict(list)
-        for (sequence, rows), form in zip(self.rows, self.forms, strict=True):
-            route = sequence.request.route
-            for row, pair, weight in form.measured:
-                measure = measure_of(weight)
-                own = _Measured(rows.start + row, pair, weight, route.directions[pair])
-                asked[measure, route.measured_members(pair, measure)].append(own)
-        device = self.logprobs.device
-        for (measure, members), found in asked.items():
-            places = upload([own.row for own in found], device)
-            sides = [self._of_member(places, member) for member in members]
-            values = OF_BASE[measure](sides[0]) if measure in OF_BASE else OF_PAIR[measure](sides[0], sides[1])
-            bounds = upload(
-                [_bounds(own.weight) for own in found], device
-            )  # above, below, weight, factor, most, otherwise
-            inside = (values > bounds[:, 0]) & (values < bounds[:, 1])
-            most = bounds[:, 4]
-            open_ = torch.minimum(torch.maximum(bounds[:, 2] + bounds[:, 3] * values, -most), most)
-            weights = torch.where(inside, torch.where(bounds[:, 3] == 0.0, bounds[:, 2], open_), bounds[:, 5])
-            self.weights[places, upload([own.pair for own in found], device)] = weights
-            width = self.coefficients.shape[1]
-            changes = upload([[*own.change, *[0.0] * (width - len(own.change))] for own in found], device)
-            self.coefficients.index_add_(0, places, weights[:, None] * changes)
-
-    def _of_member(self, rows: Tensor, member: int) -> Tensor:
-        """Log-probabilities over the tokens that all members have, `[rows, width]`."""
-        own = self.logprobs[rows, member]
-        return own if self.kept_ids is None else own.index_fill_(-1, self.kept_ids, -torch.inf)
-
-    def composed(self) -> Tensor:
-        """Composed scores `[rows, width]`, not normalised; with what composition options ask for, and kept tokens."""
-        scores = compose(self.logprobs, self.coefficients)
-        for sequence, rows in self.rows:
-            top_p = sequence.request.composition.conservative_top_p
-            pairs = list(sequence.request.route.read_by)
-            if top_p is not None and pairs:
-                span = slice(rows.start, rows.stop)
-                where = torch.arange(rows.start, rows.stop, device=scores.device)
-                carrier = sequence.request.route.carrier
-                tuned = [self._of_member(where, carrier[sequence.request.route.pairs[pair].tuned]) for pair in pairs]
-                sizes = torch.full((len(rows),), top_p, device=scores.device)
-                shares = self._shares(where, pairs)
-                scores[span] = keep_tuned_outside_nuclei(scores[span], torch.stack(tuned, dim=1), shares, sizes)
-        for sequence, rows in self.rows:
-            if not isinstance(sequence, GenerationSequence) or not sequence.narrows:
-                self.keep_plausible(scores[rows.start : rows.stop], sequence, rows)
-        if self.kept_ids is not None:
-            self._add_kept(scores, self.kept_ids)
-        return scores
-
-    def keep_plausible(self, scores: Tensor, sequence: Sequence, rows: range) -> None:
-        """Forbid, in place, what the base finds implausible among the tokens that are possible; `scores` are of these rows."""
-        share = sequence.request.composition.min_plausibility
-        if share > 0.0:
-            base = self.logprobs[rows.start : rows.stop, sequence.request.route.carrier[BASE]]
-            shares = torch.full((len(rows),), share, device=scores.device)
-            if self.kept_ids is None:
-                keep_plausible(scores, base, shares)
-            else:  # of tokens that the base does not have it says nothing
-                kept = scores.index_select(-1, self.kept_ids)
-                keep_plausible(scores, base.index_fill(-1, self.kept_ids, -torch.inf), shares)
-                scores.index_copy_(-1, self.kept_ids, kept)
-
-    def _shares(self, rows: Tensor, pairs: Seq[int]) -> Tensor:
-        """How much of all weights of these pairs is each one's, `[rows, pairs]`; 0 where all are."""
-        own = self.weights[rows][:, upload(list(pairs), rows.device)].abs()
-        total = own.sum(dim=-1, keepdim=True)
-        return torch.where(total > 0, own / total.clamp_min(torch.finfo(own.dtype).tiny), 0.0)
-
-    def _add_kept(self, scores: Tensor, kept_ids: Tensor) -> None:
-        """For all sequences together whose tuned members are the same."""
-        alike: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
-        for sequence, own in self.rows:
-            alike[tuple(sequence.request.route.kept_by.items())] += own
-        for kept_by, places in alike.items():
-            if kept_by:
-                rows = upload(places, scores.device)
-                members = upload([member for _, member in kept_by], scores.device)
-                kept = self.logprobs[rows[:, None, None], members[:, None], kept_ids]  # [rows, models, kept]
-                with_kept = scores[rows]
-                add_kept(with_kept, kept, self._shares(rows, [pair for pair, _ in kept_by]), kept_ids)
-                scores[rows] = with_kept
-
-    def own_logprobs(self, rows: slice, token_ids: Tensor) -> Tensor:
-        """What members give one token per row, of all tokens that they have: log-probabilities `[rows, members]`."""
-        own = self.logprobs[rows]
-        wanted = token_ids[:, None, None].expand(-1, own.shape[1], 1)
-        values = own.gather(-1, wanted)[:, :, 0]
-        if self.kept_ids is None:
-            return values
-        return values - torch.nn.functional.softplus(own[:, :, self.kept_ids].logsumexp(dim=-1))
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """A weight that is measured: at which row, of which pair, and what weight 1 of it adds to the coefficients."""
-
-    row: int
-    pair: int
-    weight: MeasuredWeight
-    change: tuple[float, ...]
-
-
-def _bounds(weight: MeasuredWeight) -> list[float]:
-    """Of the measure `above` and `below`; between them `weight + factor * measure`, `most` at most, and `otherwise` elsewhere."""
-    match weight:
-        case Gate(above=above, below=below, weight=inside, otherwise=outside):
-            return [
-                -math.inf if above is None else above,
-                math.inf if below is None else below,
-                inside,
-                0.0,
-                math.inf,
-                outside,
-            ]
-        case Proportional(factor=factor, most=most):
-            return [-math.inf, math.inf, 0.0, factor, most, math.copysign(most, factor)]
 
 
 @dataclass(frozen=True)

@@ -376,3 +376,12 @@ def test_every_measure_is_judged() -> None:
         if isinstance(own := case.weights, Gate | Proportional)
     }
     assert judged == {"base_entropy", "base_confidence", "kl", "total_variation", "jensen_shannon"}
+
+
+def test_an_infinite_divergence_opens_a_gate() -> None:
+    """The reference rules out what the tuned model does not."""
+    from eft_engine.engine.composing import _bounds, _weights_of
+
+    weights = [Gate(by="kl", above=1.0), Gate(by="kl", below=1.0), Proportional(to="kl", factor=-2.0, most=0.5)]
+    found = _weights_of(torch.full((3,), math.inf), torch.tensor([_bounds(weight) for weight in weights]))
+    assert found.tolist() == [1.0, 0.0, -0.5]
