@@ -148,7 +148,7 @@ survey: venv  ## every causal language model of transformers, tiny, judged by th
 $(LLAMA_CPP)/.installed: constraints.txt Makefile $(STAMP)
 	test -x $(LLAMA_CPP)/bin/python || $(PYTHON) -m venv $(LLAMA_CPP)
 	$(call beside_venv,$(LLAMA_CPP))
-	$(LLAMA_CPP)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "llama-cpp-python>=0.3.36"
+	CMAKE_ARGS="$${CMAKE_ARGS:--DLLAVA_BUILD=OFF}" $(LLAMA_CPP)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "llama-cpp-python>=0.3.36"
 	touch $@
 
 test-llama-cpp: $(LLAMA_CPP)/.installed  ## GGUF members inside llama.cpp, in an environment of its own (builds llama.cpp: five minutes, a C++ compiler)

@@ -22,7 +22,7 @@ class Thought(Options):
 class CallDecision(Options):
     """The text begins under `weights`. Once it holds one of `openings` it goes on under them, to its end. If its first `num_tokens`
     hold none, or it ends before, they are thrown away, and it is drawn anew, from random times of their own, under the weights of
-    the request and the grammar `otherwise`, which should keep `openings` out and begins behind the thought.
+    the request and the grammar `otherwise`, which should keep `openings` out.
 
     Nothing is told to the caller before it is decided. A thought that comes first belongs to neither; it keeps the weights of the
     request, and what is drawn anew begins behind it.
@@ -32,7 +32,7 @@ class CallDecision(Options):
     openings: tuple[str, ...] = Field(min_length=1, description="texts that only a call has")
     num_tokens: int = Field(default=64, ge=1, description="tokens within which a call must begin")
     otherwise: Grammar | None = Field(
-        default=None, discriminator="kind", description="grammar of a text that is no call"
+        default=None, discriminator="kind", description="grammar of a whole text that is no call, its thought included"
     )
     thought: Thought | None = Field(default=None, description="what may come before it")
 

@@ -357,7 +357,7 @@ class CompositionOptions(Options):
         "2210.15097); 0: keep all",
     )
     prompt_pairs: Mapping[str, PromptPair] = Field(
-        default_factory=dict, description="prompts as pairs, by name; `reward_weights` may name them"
+        default_factory=dict, max_length=16, description="prompts as pairs, by name; `reward_weights` may name them"
     )
     call_decision: CallDecision | None = Field(
         default=None, description="weights of their own for whether and what a text calls; None: those of the request"

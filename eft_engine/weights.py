@@ -196,7 +196,7 @@ def numbers_of(weight: Weight) -> list[float]:
             case Gate():
                 found += [own.weight, own.otherwise]
             case Proportional():
-                found += [math.copysign(own.most, own.factor), 0.0]
+                found += [math.copysign(own.most, own.factor) if own.factor else 0.0, 0.0]
             case LinearRamp():
                 found += [own.start, own.end]
             case float() | int():

@@ -8,7 +8,7 @@ from typing import Annotated, Self
 from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field, ValidationError
 
 from eft_engine import errors
-from eft_engine.config import CompositionOptions, PromptOptions, RewardWeights, SpeculationOptions
+from eft_engine.config import CompositionOptions, PromptOptions, PromptPair, RewardWeights, SpeculationOptions
 from eft_integrations.durations import keep_alive_s
 from eft_integrations.sampling import SamplingFields
 from eft_integrations.wire.reasoning import reasoning_of
@@ -38,6 +38,26 @@ class CallOptions(SamplingFields):
     """Fields of a model that are keywords of its calls too."""
 
     reward_weights: RewardWeights = Field(default=None, description="for every pair, or by pair; None: their own")
+    call_weight: RewardWeights = Field(
+        default=None,
+        description="weights for whether and what is called; 0: the base decides. None: those of the answer",
+    )
+    call_lookahead: int | None = Field(
+        default=None, ge=1, description="with call_weight: tokens within which a call must begin; None: 64"
+    )
+    reasoning_weight: RewardWeights = Field(
+        default=None, description="weights inside a thought; None: those of the answer"
+    )
+    prompt_pairs: dict[str, PromptPair] | None = Field(
+        default=None,
+        description="prompts as pairs, by name, which reward_weights may name (docs/composition.md); a call's join the model's",
+    )
+    min_plausibility: float | None = Field(
+        default=None,
+        ge=0.0,
+        le=1.0,
+        description="keep tokens to which the base gives at least this share of its best one's probability; 0: all",
+    )
     logprobs: bool | None = Field(default=None, description="report log-probabilities of the tokens")
     top_logprobs: int | None = Field(default=None, description="and of this many alternatives")
     timeout: float | None = Field(default=None, description="seconds until a request is cancelled")
@@ -73,13 +93,57 @@ class CallOptions(SamplingFields):
     prompt_options: PromptOptions | None = Field(
         default=None, description="how prompts become tokens: a member's own rendering, whose template, ..."
     )
-    composition: CompositionOptions | None = Field(default=None, description="variants of the composition formula")
+    composition: CompositionOptions | None = Field(
+        default=None,
+        description="variants of the composition formula; prompt_pairs and min_plausibility are short for two of its fields",
+    )
     speculation: SpeculationOptions | None = Field(default=None, description="drafting; None: as engine_config says")
     keep_alive: Annotated[float | str | None, BeforeValidator(_checked_keeping)] = Field(
         default=None,
         description='how long the engine stays loaded after a request, if no other follows: seconds, "5m", 0: it is unloaded at '
         "once, -1 or None: for ever",
     )
+
+
+def asked_composition(model: CallOptions, call: CallOptions) -> CompositionOptions | None:
+    """The composition of one call, what has a short name put into it. What the call says goes before what the model says.
+
+    >>> asked_composition(CallOptions(min_plausibility=0.1), CallOptions(composition=CompositionOptions(amplification=2)))
+    CompositionOptions(amplification=2.0, conservative_top_p=None, min_plausibility=0.1, prompt_pairs={}, call_decision=None)
+
+    Raises:
+        InvalidOptionError: one of them says the same twice and differently.
+    """
+    whole = call.composition if "composition" in call.model_fields_set else model.composition
+    pairs: dict[str, PromptPair] = {}
+    mask: float | None = None
+    for own in (model, call):
+        _check_said_once(own)
+        if own.composition is not None and own.composition is whole:
+            pairs |= own.composition.prompt_pairs
+            mask = own.composition.min_plausibility if "min_plausibility" in own.composition.model_fields_set else mask
+        pairs |= own.prompt_pairs or {}
+        mask = mask if own.min_plausibility is None else own.min_plausibility
+    short: dict[str, object] = {
+        **({"prompt_pairs": pairs} if pairs else {}),
+        **({} if mask is None else {"min_plausibility": mask}),
+    }
+    return (whole or CompositionOptions()).model_copy(update=short) if short else whole
+
+
+def _check_said_once(own: CallOptions) -> None:
+    whole = own.composition or CompositionOptions()
+    twice: dict[str, object] = {
+        f"prompt_pairs.{name}": pair
+        for name, pair in (own.prompt_pairs or {}).items()
+        if whole.prompt_pairs.get(name, pair) != pair
+    }
+    if "min_plausibility" in whole.model_fields_set and own.min_plausibility not in (None, whole.min_plausibility):
+        twice["min_plausibility"] = own.min_plausibility
+    for option, value in twice.items():
+        raise errors.InvalidOptionError(
+            f"{option}={value!r}: composition has another {option}; give one of them", option=option, value=value
+        )
 
 
 class CallKeywords(CallOptions):

@@ -14,7 +14,7 @@ from eft_engine.config import RewardWeights
 from eft_integrations.backends.pool import backend_of
 from eft_integrations.backends.protocol import ChatBackend
 from eft_integrations.backends.trio_source import TrioSource, as_member
-from eft_integrations.call_options import CallKeywords, CallOptions
+from eft_integrations.call_options import CallKeywords, CallOptions, asked_composition
 from eft_integrations.chat.messages import Message
 from eft_integrations.chat.request import ChatRequest
 from eft_integrations.durations import FOREVER, keep_alive_s
@@ -32,7 +32,8 @@ CHOICE = frozenset({*NAMES_OF_TRIO, *GIVEN_FROM_OUTSIDE, "engine_config", "base_
 SWITCHES = frozenset(
     {
         "logprobs", "top_logprobs", "timeout", "lenient_tool_calls", "tool_notation", "reasoning", "reasoning_budget",
-        "reasoning_tags", "strict", "prompt_options", "composition", "speculation", "keep_alive",
+        "reasoning_tags", "strict", "prompt_options", "speculation", "keep_alive", "call_weight", "call_lookahead",
+        "reasoning_weight",
     }
 )  # fmt: skip
 """Options of which a call's value goes before the model's even where it is None."""
@@ -215,7 +216,7 @@ class TrioModel(CallOptions):
         """A copy with other weights that shares the engine; it keeps them through tools, agents and engines of the host.
 
         Args:
-            reward_weights: a number for every pair, or weights by pair name.
+            reward_weights: a number or a schedule for every pair, or weights by pair name.
             fixed: blocks and configs do not reach the copy; only weights that are given with a call go before.
         """
         return self.model_copy(update={"reward_weights": reward_weights, "fixed_weights": fixed})
@@ -289,13 +290,16 @@ class TrioModel(CallOptions):
             reasoning_tags=chosen.reasoning_tags,
             sampling=sampling,
             reward_weights=first_given(call.reward_weights, self._weights_of_alias(call.model), self.reward_weights),
+            call_weight=chosen.call_weight,
+            call_lookahead=chosen.call_lookahead,
+            reasoning_weight=chosen.reasoning_weight,
             template_variables={**(self.chat_template_kwargs or {}), **(call.chat_template_kwargs or {})},
             documents=tuple(call.documents or ()),
             prompt=prompt,
             lenient_tool_calls=chosen.lenient_tool_calls,
             tool_notation=chosen.tool_notation,
             prompt_options=chosen.prompt_options or PromptOptions(),
-            composition=chosen.composition,
+            composition=asked_composition(self, call),
             speculation=chosen.speculation,
             keep_alive_s=FOREVER if chosen.keep_alive is None else keep_alive_s(chosen.keep_alive),
         )

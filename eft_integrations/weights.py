@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import json
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Self, TypeVar, cast
 
 from eft_engine import errors
 from eft_engine.config import RewardWeights
+from eft_engine.weights import as_json, checked_weight, is_schedule, weights_as_json
 from eft_integrations.blocks import Block, WeightsWarning, current_weights, enter, in_effect, leave, weights_of_call
 from eft_integrations.lazy import carried, watch
 
@@ -23,6 +25,7 @@ __all__ = [
     "parse_weights",
     "settle",
     "weights",
+    "weights_form",
     "weights_header",
     "weights_of_call",
 ]
@@ -101,15 +104,19 @@ def first_given(*carried: RewardWeights) -> RewardWeights:
     return next((weights for weights in carried if weights is not None), None)
 
 
-def parse_weights(text: str) -> float | dict[str, float]:
-    """A number for every pair, or weights by pair name.
+def parse_weights(text: str) -> float | dict[str, Any]:
+    """A number for every pair, or weights by pair name; in JSON a weight may be a schedule.
 
     >>> parse_weights("0.5"), parse_weights("chat=0.5,json=1")
     (0.5, {'chat': 0.5, 'json': 1.0})
+    >>> parse_weights('{"chat": {"kind": "gate", "by": "kl", "above": 0.1}}')
+    {'chat': {'kind': 'gate', 'by': 'kl', 'above': 0.1}}
 
     Raises:
-        ValueError: neither a number nor a list of pair=weight.
+        ValueError: neither a number nor a list of pair=weight, nor JSON of weights.
     """
+    if text.lstrip().startswith("{"):
+        return _parse_json(text)
     if "=" in text:
         return _parse_list(text)
     try:
@@ -121,14 +128,45 @@ def parse_weights(text: str) -> float | dict[str, float]:
 def weights_header(reward_weights: RewardWeights) -> dict[str, str]:
     """The header that carries weights to a server, for clients that set headers once.
 
+    Schedules are written in JSON.
+
     >>> weights_header({"chat": 0.5, "json": 1}), weights_header(None)
     ({'X-EFT-Reward-Weights': 'chat=0.5,json=1'}, {})
+    >>> from eft_engine import LinearRamp
+    >>> weights_header({"chat": LinearRamp()})
+    {'X-EFT-Reward-Weights': '{"chat": {"kind": "linear_ramp", "start": 1.0, "end": 0.0, "num_tokens": 64}}'}
+
+    Raises:
+        InvalidWeightError: a weight is no finite number and no schedule.
+    """
+    match weights_form(reward_weights):
+        case None:
+            return {}
+        case {"kind": str()} as schedule:
+            return {HEADER: json.dumps(schedule)}
+        case dict() as by_pair if any(isinstance(weight, dict) for weight in by_pair.values()):
+            return {HEADER: json.dumps(by_pair)}
+        case dict():
+            assert isinstance(reward_weights, Mapping), "it has been one"
+            return {HEADER: ",".join(f"{pair}={weight}" for pair, weight in reward_weights.items())}
+    return {HEADER: str(reward_weights)}
+
+
+def weights_form(reward_weights: RewardWeights) -> float | dict[str, Any] | None:
+    """Weights as they stand in JSON: a number, a schedule (which has a `kind`), either by pair name, or None.
+
+    >>> from eft_engine import LinearRamp
+    >>> weights_form({"chat": 1}), weights_form(LinearRamp())["kind"]
+    ({'chat': 1.0}, 'linear_ramp')
+
+    Raises:
+        InvalidWeightError: a weight is no finite number and no schedule.
     """
     if reward_weights is None:
-        return {}
-    if not isinstance(reward_weights, Mapping):
-        return {HEADER: str(reward_weights)}
-    return {HEADER: ",".join(f"{pair}={weight}" for pair, weight in reward_weights.items())}
+        return None
+    if is_schedule(reward_weights) or not isinstance(reward_weights, Mapping):
+        return as_json(checked_weight(reward_weights, "every pair"))
+    return weights_as_json({pair: checked_weight(own, f"pair {pair!r}") for pair, own in reward_weights.items()})
 
 
 def settle(keywords: Mapping[str, object], *further: RewardWeights, fixed: bool = False) -> dict[str, object]:
@@ -163,6 +201,15 @@ def parse_alias(model: str) -> tuple[str, dict[str, float] | None]:
         return name, _parse_list(listed) if found else None
     except ValueError as error:
         raise ValueError(f"{error} in {model!r}") from None
+
+
+def _parse_json(text: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(text)
+        weights_form(found)
+    except (ValueError, RecursionError, errors.InvalidWeightError) as error:
+        raise ValueError(f"weights in JSON are a schedule, or numbers and schedules by pair name: {error}") from None
+    return found
 
 
 def _parse_list(text: str) -> dict[str, float]:

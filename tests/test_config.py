@@ -9,23 +9,44 @@ import pytest
 from pydantic import ValidationError
 
 from eft_engine import (
+    Between,
+    CallDecision,
     ChatTemplate,
     CompositionOptions,
     EngineConfig,
+    FirstTokens,
+    FromMarker,
+    Gate,
+    InJsonStrings,
+    LinearRamp,
     LlamaCppOptions,
     MemberConfig,
     PlainText,
     PromptOptions,
+    PromptPair,
+    Proportional,
+    Regex,
     SamplingParams,
     SpeculationOptions,
+    Term,
+    TokenIds,
     TunedPair,
     Verbatim,
+    Without,
 )
+from eft_engine.call_decision import Thought
 from eft_engine.config import Options
 from eft_engine.errors import EFTError, InvalidOptionError
 
 NAN, INF = math.nan, math.inf
 Range = tuple[list[Any], list[Any]]
+
+NESTED = {"kind": "first_tokens", "num_tokens": 3, "weight": {"kind": "gate", "by": "kl", "above": 0.1}, "then": 0.5}
+WEIGHTS = [-1.0, 0, 0.5, 20.0, LinearRamp(), NESTED]
+NO_WEIGHTS = [NAN, INF, -INF, "much", None, {"kind": "constant"}, {"start": 1.0}, {"kind": "gate", "by": "kl"}]
+SIDES = ["text", {"system": "Be brief."}, {"user": None}, Without(texts=["a"]), {"texts": ["a"]}, TokenIds(ids=[1, 2])]
+SIDES += [[{"role": "user", "content": "hi"}]]
+NO_SIDES = [3, {}, {"system": 3}, 1.5, {"texts": [""]}]
 
 # Per option: values that are taken (the ends of its range among them), values that are refused.
 RANGES: dict[type[Options], dict[str, Range]] = {
@@ -54,6 +75,22 @@ RANGES: dict[type[Options], dict[str, Range]] = {
     CompositionOptions: {
         "amplification": ([-1.0, 0.0, 2.5], [NAN, INF, "more"]),
         "conservative_top_p": ([None, 1e-9, 1.0], [0.0, 1.1, NAN]),
+        "min_plausibility": ([0.0, 0.1, 1.0], [-0.1, 1.1, NAN, None]),
+        "prompt_pairs": (
+            [
+                {},
+                {"safe": PromptPair(negative="a")},
+                {"rag": {"negative": {"texts": ["a"]}, "weight": {"kind": "gate", "by": "kl", "above": 1}}},
+            ],
+            [
+                {"safe": {}},
+                {"safe": 1.0},
+                {"safe": {"positive": 3}},
+                {f"p{n}": {"positive": "a"} for n in range(17)},
+                None,
+            ],
+        ),
+        "call_decision": ([None, {"openings": ["<call>"]}], [{"openings": []}, {"openings": [""]}, {}, 0.0]),
     },
     SpeculationOptions: {
         "drafter": (["auto", "tuned", "prompt_lookup", "none"], ["oracle", None]),
@@ -115,7 +152,79 @@ RANGES: dict[type[Options], dict[str, Range]] = {
     TunedPair: {
         "tuned": (["a", MemberConfig(source="a"), {"source": "a"}], ["", None, 3, {"source": ""}]),
         "reference": (["a", MemberConfig(source="a"), {"source": "a"}], ["", None, 3, {"place": "a"}]),
-        "weight": ([-1.0, 0, 0.5, 20.0], [NAN, INF, -INF, "much", None]),
+        "weight": (WEIGHTS, NO_WEIGHTS),
+    },
+    Term: {
+        "model": (["a", MemberConfig(source="a"), {"source": "a"}], ["", None, 3, {"source": ""}]),
+        "weight": (WEIGHTS, NO_WEIGHTS),
+    },
+    LinearRamp: {
+        "kind": (["linear_ramp"], ["gate", None]),
+        "start": ([-1.0, 0, 20.0], [NAN, INF, "much", None]),
+        "end": ([-1.0, 0, 20.0], [NAN, INF, "much", None]),
+        "num_tokens": ([1, 10**6], [0, 1.5, None]),
+    },
+    FirstTokens: {
+        "kind": (["first_tokens"], ["gate", None]),
+        "num_tokens": ([1, 10**6], [0, 1.5, None]),
+        "weight": (WEIGHTS, NO_WEIGHTS),
+        "then": (WEIGHTS, NO_WEIGHTS),
+    },
+    FromMarker: {
+        "kind": (["from_marker"], ["gate", None]),
+        "marker": (["a", "a" * 200], ["", "a" * 201, None]),
+        "weight": (WEIGHTS, NO_WEIGHTS),
+        "before": (WEIGHTS, NO_WEIGHTS),
+    },
+    Between: {
+        "kind": (["between"], ["gate", None]),
+        "opening": (["a", "a" * 200], ["", "a" * 201, None]),
+        "closing": (["a", "a" * 200], ["", "a" * 201, None]),
+        "weight": (WEIGHTS, NO_WEIGHTS),
+        "outside": (WEIGHTS, NO_WEIGHTS),
+        "starts_inside": ([True, False], ["perhaps", None]),
+    },
+    InJsonStrings: {
+        "kind": (["in_json_strings"], ["gate", None]),
+        "weight": (WEIGHTS, NO_WEIGHTS),
+        "outside": (WEIGHTS, NO_WEIGHTS),
+        "keys": ([True, False], ["perhaps", None]),
+    },
+    Gate: {
+        "kind": (["gate"], ["linear_ramp", None]),
+        "by": (["base_entropy", "base_confidence", "kl", "total_variation", "jensen_shannon"], ["entropy", None]),
+        "above": ([-1.0, 0, 0.4], [NAN, INF, "much"]),
+        "below": ([None, 0.6, 20], [NAN, INF, "much"]),
+        "weight": ([-1.0, 0, 20.0], [NAN, INF, "much", None, {"kind": "linear_ramp"}]),
+        "otherwise": ([-1.0, 0, 20.0], [NAN, INF, "much", None, {"kind": "linear_ramp"}]),
+    },
+    Proportional: {
+        "kind": (["proportional"], ["linear_ramp", None]),
+        "to": (["base_entropy", "base_confidence", "kl", "total_variation", "jensen_shannon"], ["entropy", None]),
+        "factor": ([-1.0, 0, 20.0], [NAN, INF, "much", None]),
+        "most": ([0.1, 20], [0.0, -1.0, NAN, INF, None]),
+    },
+    Without: {"texts": ([["a"], ("a", "b")], [[], [""], ["a", " "], None, 3])},
+    PromptPair: {
+        "positive": (SIDES, NO_SIDES),
+        "negative": ([None, *SIDES], NO_SIDES),
+        "model": (["base", "chat", "chat.reference"], ["", None, 3]),
+        "weight": (WEIGHTS, NO_WEIGHTS),
+    },
+    Thought: {
+        "opening": (["<think>"], ["", None]),
+        "closing": (["</think>"], ["", None]),
+        "is_open": ([True, False], ["perhaps", None]),
+    },
+    CallDecision: {
+        "weights": (
+            [*WEIGHTS, {"chat": 0.5}, {"chat": LinearRamp()}],
+            [NAN, INF, "much", None, {"kind": "constant"}, {"chat": NAN}, {"chat": {}}],
+        ),
+        "openings": ([["<call>"], ("a", "b")], [[], [""], ["a", ""], None]),
+        "num_tokens": ([1, 10**6], [0, 1.5, None]),
+        "otherwise": ([None, Regex(pattern="a"), {"kind": "regex", "pattern": "a"}], [{"kind": "regex"}, "a+"]),
+        "thought": ([None, {"opening": "<t>", "closing": "</t>"}], [{"opening": "<t>"}, "<t>"]),
     },
     ChatTemplate: {
         "of": (["base", "tuned", "reference"], ["other", None]),
@@ -144,6 +253,15 @@ REQUIRED: dict[type[Options], dict[str, Any]] = {
     MemberConfig: {"source": "a"},
     TunedPair: {"tuned": "a", "reference": "b"},
     Verbatim: {"text": "a"},
+    Term: {"model": "a"},
+    FirstTokens: {"num_tokens": 1},
+    FromMarker: {"marker": "a"},
+    Between: {"opening": "a", "closing": "b"},
+    Gate: {"by": "kl", "above": 0.5},
+    Without: {"texts": ["a"]},
+    PromptPair: {"positive": "a"},
+    Thought: {"opening": "a", "closing": "b"},
+    CallDecision: {"openings": ["a"]},
 }
 
 
@@ -218,6 +336,28 @@ def test_unknown_option_lists_those_there_are() -> None:
 def test_error_of_a_nested_option_names_both_levels() -> None:
     with pytest.raises(InvalidOptionError, match=r"EngineConfig\.speculation: SpeculationOptions\.drafter: .*'oracle'"):
         EngineConfig(speculation={"drafter": "oracle"})
+
+
+@pytest.mark.parametrize(
+    ("bounds", "meant"),
+    [({}, "needs a bound"), ({"above": 2.0, "below": 1.0}, "never open"), ({"above": 1.0, "below": 1.0}, "never open")],
+)
+def test_a_gate_can_open(bounds: dict[str, float], meant: str) -> None:
+    with pytest.raises(InvalidOptionError, match=meant):
+        Gate(by="kl", **bounds)
+
+
+def test_a_prompt_pair_has_a_side() -> None:
+    with pytest.raises(InvalidOptionError, match=r"needs a side: positive=\.\.\., negative=\.\.\., or both"):
+        PromptPair(weight=2.0)
+
+
+def test_a_term_is_its_model_without_a_reference() -> None:
+    term = Term("a", 0.5)
+    assert term == Term(model=MemberConfig(source="a"), weight=0.5)
+    assert (term.tuned, term.reference) == (term.model, None)
+    with pytest.raises(InvalidOptionError, match="Term has no option 'reference'"):
+        Term("a", reference="b")
 
 
 def test_ngram_sizes_are_ordered_whichever_of_them_is_given() -> None:

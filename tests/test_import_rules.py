@@ -15,8 +15,18 @@ ROOT = Path(__file__).parents[1]
 ENGINE, INTEGRATIONS = ROOT / "eft_engine", ROOT / "eft_integrations"
 
 CONTRACTS = {
-    "errors", "config", "outputs", "forbidding", "overdue", "preparing",
-    "options", "weights", "grammars", "prompts", "prompt_pairs", "call_decision",
+    "errors",
+    "config",
+    "outputs",
+    "forbidding",
+    "overdue",
+    "preparing",
+    "options",
+    "weights",
+    "grammars",
+    "prompts",
+    "prompt_pairs",
+    "call_decision",
 }
 ALLOWED_PARTS = {
     "contracts": CONTRACTS,
@@ -69,17 +79,19 @@ INTEGRATIONS_ALLOWED = {
     "json_objects": set(),
     "so_far": {"chat"},
     "class_schema": {"chat"},
+    "context_aware": set(),
     "call_options": {"durations", "sampling", "wire"},
     "in_time": {"chat", "pieces"},
     "question": {"backends", "chat", "in_time", "pieces"},
     "holding": {"backends"},
     "trio_model": {"backends", "call_options", "chat", "durations", "holding", "question", "sampling", "weights", "wire"},
     "langchain": {
-        "backends", "call_options", "chat", "class_schema", "json_objects", "named_trio", "question", "sampling", "so_far",
-        "trio_model", "weights", "wire",
+        "backends", "call_options", "chat", "class_schema", "context_aware", "json_objects", "named_trio", "question", "sampling",
+        "so_far", "trio_model", "weights", "wire",
     },
     "llama_index": {
-        "backends", "call_options", "chat", "class_schema", "json_objects", "lazy", "named_trio", "pieces", "question",
+        "backends", "call_options", "chat", "class_schema", "context_aware", "json_objects", "lazy", "named_trio", "pieces",
+        "question",
         "sampling", "so_far", "trio_model", "weights", "wire",
     },
     "agents": {"backends", "call_options", "chat", "pieces", "sampling", "weights", "wire"},

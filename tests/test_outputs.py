@@ -77,7 +77,19 @@ def test_scores_sum_over_tokens_and_rewards_per_pair() -> None:
 
 def test_score_of_nothing_is_zero() -> None:
     scores = ScoreOutput((), {})
-    assert (scores.base, scores.composed, scores.reward("chat")) == (0, 0, 0)
+    assert (scores.base, scores.composed, scores.reward("chat"), scores.intervention_rate) == (0, 0, 0, 0)
+
+
+def test_a_term_has_no_reference_and_rewards_what_it_likes() -> None:
+    assert PairScore(-2.0).delta == -2.0
+    assert ScoreOutput((TokenScore(1, "a", -1.0, -0.5, {"safe": PairScore(-2.0)}),), {}).reward("safe") == -2.0
+
+
+def test_tokens_are_steered_where_some_weight_is_not_zero() -> None:
+    weights = [{"chat": 0.0, "json": 0.0}, {"chat": 0.0, "json": -0.5}, {}, {"chat": 1.0, "json": 0.0}]
+    tokens = tuple(TokenScore(1, "a", -1.0, -0.5, {}, weights=own) for own in weights)
+    assert [token.is_steered for token in tokens] == [False, True, False, True]
+    assert ScoreOutput(tokens, {}).intervention_rate == 0.5
 
 
 def test_every_output_is_a_frozen_dataclass() -> None:

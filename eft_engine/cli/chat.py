@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 from eft_engine.cli import trio_options as options
 from eft_engine.cli.generate import MaxTokens, Seed, Temperature, TopP
-from eft_engine.config import SamplingParams, resolve_weights
+from eft_engine.config import CompositionOptions, RewardWeights, SamplingParams, resolve_weights
 from eft_engine.errors import EFTError
 from eft_engine.outputs import GenerationDelta
+from eft_engine.weights import Weight, is_schedule
 
-HELP = """/weight NAME=NUMBER or /weight NUMBER   turn the dial
+HELP = """/weight NAME=NUMBER or /weight NUMBER   turn the dial (a schedule stands in JSON)
 /weights                                 show the weights
 /system TEXT                             set the system message and start over
 /reset                                   forget the conversation
@@ -27,8 +29,9 @@ class ChatSession:
 
     engine: Any
     sampling: SamplingParams
-    weights: dict[str, float]
+    weights: dict[str, Weight]
     system: str | None = None
+    formula: CompositionOptions = field(default_factory=CompositionOptions)
     messages: list[dict[str, str]] = field(default_factory=list)
 
     def command(self, line: str) -> str | None:
@@ -40,8 +43,7 @@ class ChatSession:
         name, _, argument = line.partition(" ")
         match name:
             case "/weight":
-                change = options.parse_weights(argument.replace(",", " ").split())
-                self.weights = resolve_weights(change, self.weights)
+                self.weights = self.changed(options.parse_weights(options.split_weights(argument)))
                 return self._weights_text()
             case "/weights":
                 return self._weights_text()
@@ -58,8 +60,15 @@ class ChatSession:
                 return HELP
         return f"unknown command {name}\n{HELP}"
 
+    def changed(self, change: RewardWeights) -> dict[str, Weight]:
+        """Other weights. One for all is for the engine's pairs: a prompt pair is named."""
+        if change is None or (isinstance(change, Mapping) and not is_schedule(change)):
+            return resolve_weights(change, self.weights)
+        held = {name: weight for name, weight in self.weights.items() if name not in self.formula.prompt_pairs}
+        return {**self.weights, **resolve_weights(change, held)}
+
     def _weights_text(self) -> str:
-        return ", ".join(f"{name}={weight:g}" for name, weight in self.weights.items()) or "this engine has no pairs"
+        return options.weights_text(self.weights) or "this engine has no pairs"
 
     def answer(self, text: str) -> str:
         """Stream the answer to one user turn to stdout and remember both. Interrupting it keeps what was said so far."""
@@ -69,7 +78,9 @@ class ChatSession:
         delta = GenerationDelta("")
         try:
             asked = [*system, *self.messages]
-            with closing(self.engine.stream(asked, sampling=self.sampling, reward_weights=self.weights)) as stream:
+            with closing(
+                self.engine.stream(asked, sampling=self.sampling, reward_weights=self.weights, composition=self.formula)
+            ) as stream:
                 for delta in stream:
                     pieces.append(delta.text_delta)
                     sys.stdout.write(delta.text_delta)
@@ -90,6 +101,10 @@ class ChatSession:
 def chat(
     choice: options.TrioChoice,
     weight: options.Weight = None,
+    prompt_pair: options.PromptPairs = None,
+    positive: options.Positive = None,
+    negative: options.Negative = None,
+    min_plausibility: options.MinPlausibility = 0.0,
     max_tokens: MaxTokens = 512,
     temperature: Temperature = 0.7,
     top_p: TopP = 0.95,
@@ -99,8 +114,11 @@ def chat(
     """Chat in the terminal; `/weight chat=0.5` turns the dial, `/help` lists the commands."""
     weights = options.parse_weights(weight)
     sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    formula = options.formula(prompt_pair, positive=positive, negative=negative, min_plausibility=min_plausibility)
     with options.load_engine(choice) as engine:
-        session = ChatSession(engine, sampling, resolve_weights(weights, engine.weights), system)
+        own = {**engine.weights, **{name: pair.weight for name, pair in formula.prompt_pairs.items()}}
+        session = ChatSession(engine, sampling, own, system, formula=formula)
+        session.weights = session.changed(weights)
         sys.stdout.write(f"weights: {session.command('/weights')}; /help lists the commands\n")
         while True:
             try:

@@ -21,6 +21,10 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="The prompt; - reads standard input.")],
     choice: options.TrioChoice,
     weight: options.Weight = None,
+    prompt_pair: options.PromptPairs = None,
+    positive: options.Positive = None,
+    negative: options.Negative = None,
+    min_plausibility: options.MinPlausibility = 0.0,
     max_tokens: MaxTokens = 256,
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
@@ -36,11 +40,15 @@ def generate(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=tuple(stop or ())
     )
     asked = options.as_prompt(prompt, raw=raw, system=system)
+    formula = options.formula(
+        prompt_pair, positive=positive, negative=negative, min_plausibility=min_plausibility, raw=raw
+    )
     with options.load_engine(choice) as engine:
         if as_json:
-            options.print_json(engine.generate(asked, sampling=sampling, reward_weights=weights))
+            answer = engine.generate(asked, sampling=sampling, reward_weights=weights, composition=formula)
+            options.print_json(answer)
             return
-        for delta in engine.stream(asked, sampling=sampling, reward_weights=weights):
+        for delta in engine.stream(asked, sampling=sampling, reward_weights=weights, composition=formula):
             sys.stdout.write(delta.text_delta)
             sys.stdout.flush()
         sys.stdout.write("\n")

@@ -7,7 +7,7 @@ import functools
 import inspect
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -15,16 +15,23 @@ import typer
 from rich.console import Console
 
 from eft_engine.config import (
+    CompositionOptions,
     EngineConfig,
     LlamaCppOptions,
     MemberConfig,
     Messages,
+    Pair,
     Prompt,
-    TunedPair,
     parse_pairs,
 )
-from eft_engine.errors import InvalidOptionError
+from eft_engine.errors import InvalidOptionError, InvalidWeightError
 from eft_engine.outputs import GenerationDelta, RequestOutput
+from eft_engine.prompt_pairs import PromptPair
+from eft_engine.weights import Weight as OneWeight
+from eft_engine.weights import as_json, checked_weight, is_schedule
+
+SYSTEM_PAIR = "system"
+"""Name of the prompt pair that `--positive` and `--negative` make."""
 
 Base = Annotated[str | None, typer.Option("--base", help="The large model: hub id, folder or .gguf file.")]
 Tuned = Annotated[
@@ -36,6 +43,10 @@ Pairs = Annotated[
     typer.Option(
         "--pair", help="A named pair, NAME=TUNED,REFERENCE; repeat for several.", metavar="NAME=TUNED,REFERENCE"
     ),
+]
+Terms = Annotated[
+    list[str] | None,
+    typer.Option("--term", help="A model without a reference, NAME=MODEL; repeat for several.", metavar="NAME=MODEL"),
 ]
 Preset = Annotated[
     str | None, typer.Option("--preset", help="A ready trio (see `eft demo`); the default when no --base is given.")
@@ -65,8 +76,38 @@ TunedOnlyTokens = Annotated[
 Weight = Annotated[
     list[str] | None,
     typer.Option(
-        "--weight", "-w", help="NUMBER for every pair, or NAME=NUMBER; repeat for several.", metavar="[NAME=]NUMBER"
+        "--weight",
+        "-w",
+        help="NUMBER for every pair, or NAME=NUMBER; repeat for several. A schedule stands in JSON: "
+        """NAME='{"kind": "gate", "by": "kl", "above": 0.1}'.""",
+        metavar="[NAME=]WEIGHT",
     ),
+]
+PromptPairs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prompt-pair",
+        help="""A prompt as a pair, as faithful='{"negative": {"system": "Answer from memory."}}'; repeat for several.""",
+        metavar="NAME=JSON",
+    ),
+]
+Positive = Annotated[
+    str | None,
+    typer.Option(
+        "--positive",
+        help=f"A system message to strengthen: the prompt pair {SYSTEM_PAIR!r} (with --raw: a whole prompt).",
+    ),
+]
+Negative = Annotated[
+    str | None,
+    typer.Option(
+        "--negative",
+        help=f"A system message to get away from: the prompt pair {SYSTEM_PAIR!r} (with --raw: a whole prompt).",
+    ),
+]
+MinPlausibility = Annotated[
+    float,
+    typer.Option("--min-plausibility", help="Keep what the base gives at least this share of its best token; 0: all."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Raw = Annotated[bool, typer.Option("--raw", help="Take the prompt as it is, without the chat template.")]
@@ -78,8 +119,9 @@ class TrioChoice:
     """The trio that the options name."""
 
     base: MemberConfig
-    pairs: dict[str, TunedPair]
+    pairs: dict[str, Pair]
     config: EngineConfig
+    preset: str | None = None
 
 
 def takes_trio(command: Callable[..., None]) -> Callable[..., None]:
@@ -106,6 +148,7 @@ def choose_trio(
     tuned: Tuned = None,
     reference: Reference = None,
     pair: Pairs = None,
+    term: Terms = None,
     preset: Preset = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -128,17 +171,17 @@ def choose_trio(
         tuned_only_tokens=named_way,
         llama_cpp=LlamaCppOptions(n_threads=threads, n_gpu_layers=gpu_layers),
     )
-    named = any((base, tuned, reference, pair))
+    named = any((base, tuned, reference, pair, term))
     if not named or preset:
         if named:
             raise InvalidOptionError("--preset names a whole trio; do not combine it with --base, --tuned, ...")
         from eft_engine.zoo.presets import DEFAULT_PRESET, find_preset
 
         found = find_preset(preset or DEFAULT_PRESET)
-        return TrioChoice(found.base(), found.pairs(), config)
+        return TrioChoice(found.base(), found.pairs(), config, found.name)
     if base is None:
         raise InvalidOptionError("--base is missing: name the large model (or use --preset)")
-    pairs = parse_pairs(pair or (), tuned=tuned, reference=reference)
+    pairs = parse_pairs(pair or (), tuned=tuned, reference=reference, terms=term or ())
     return TrioChoice(MemberConfig(source=base), pairs, config)
 
 
@@ -149,32 +192,124 @@ def load_engine(choice: TrioChoice) -> Any:
     return Engine.load(choice.base, pairs=choice.pairs, config=choice.config)
 
 
-def parse_weights(texts: Sequence[str] | None) -> float | dict[str, float] | None:
-    """`["0.5"]` is a number for every pair, `["a=0.5", "b=1"]` a mapping, nothing means the pairs' own weights.
+def parse_weights(texts: Sequence[str] | None) -> OneWeight | dict[str, OneWeight] | None:
+    """`["0.5"]` is a weight for every pair, `["a=0.5", "b=1"]` a mapping, nothing means the pairs' own weights. A schedule is JSON.
+
+    >>> parse_weights(["a=0.5", 'b={"kind": "first_tokens", "num_tokens": 8}'])["b"].num_tokens
+    8
 
     Raises:
-        InvalidOptionError: not a number, or both forms at once.
+        InvalidOptionError: neither a number nor a schedule, or both forms at once.
     """
     if not texts:
         return None
-    if len(texts) == 1 and "=" not in texts[0]:
-        return _number(texts[0])
-    weights: dict[str, float] = {}
+    if len(texts) == 1 and not _is_named(texts[0]):
+        return _one_weight(texts[0], "every pair")
+    weights: dict[str, OneWeight] = {}
     for text in texts:
-        name, found, value = text.partition("=")
-        if not found:
+        if not _is_named(text):
             raise InvalidOptionError(
                 f"several weights need names, NAME=NUMBER, got {text!r}", option="weight", value=text
             )
-        weights[name] = _number(value)
+        name, _, value = text.partition("=")
+        weights[name] = _one_weight(value, f"pair {name!r}")
     return weights
 
 
-def _number(text: str) -> float:
+def split_weights(text: str) -> list[str]:
+    """Several weights in one line, behind commas or blanks; JSON stays whole.
+
+    >>> split_weights('a=0.5, b={"kind": "first_tokens", "num_tokens": 8} c=1')
+    ['a=0.5', 'b={"kind": "first_tokens", "num_tokens": 8}', 'c=1']
+    """
+    found, depth, in_string = [""], 0, False
+    for before, letter in zip(" " + text, text, strict=False):
+        if letter == '"' and before != "\\":
+            in_string = not in_string
+        depth += 0 if in_string else {"{": 1, "}": -1}.get(letter, 0)
+        if letter in ", \t" and depth == 0:
+            found.append("")
+        else:
+            found[-1] += letter
+    return [item for item in found if item]
+
+
+def _is_named(text: str) -> bool:
+    return "=" in text and not text.lstrip().startswith("{")
+
+
+def _one_weight(text: str, whose: str) -> OneWeight:
     try:
-        return float(text)
+        if text.lstrip().startswith("{"):
+            return checked_weight(json.loads(text), whose)
+        return checked_weight(float(text), whose)
+    except InvalidWeightError as error:
+        raise InvalidOptionError(str(error), option="weight", value=text) from None
     except ValueError:
-        raise InvalidOptionError(f"a weight must be a number, got {text!r}", option="weight", value=text) from None
+        raise InvalidOptionError(
+            f"a weight must be a number, or a schedule in JSON, got {text!r}", option="weight", value=text
+        ) from None
+
+
+def weights_text(weights: Mapping[str, OneWeight]) -> str:
+    """Weights in one line.
+
+    >>> weights_text({"a": 0.5, "b": checked_weight({"kind": "first_tokens", "num_tokens": 8}, "b")})
+    'a=0.5, b=first_tokens(num_tokens=8, weight=1, then=0)'
+    """
+    return ", ".join(f"{name}={_weight_text(as_json(weight))}" for name, weight in weights.items())
+
+
+def _weight_text(told: Any) -> str:
+    if isinstance(told, Mapping):
+        inside = ", ".join(f"{name}={_weight_text(value)}" for name, value in told.items() if name != "kind")
+        return f"{told['kind']}({inside})"
+    return f"{told:g}" if isinstance(told, float) else repr(told)
+
+
+def formula(
+    prompt_pairs: Sequence[str] | None,
+    *,
+    positive: str | None = None,
+    negative: str | None = None,
+    min_plausibility: float = 0.0,
+    raw: bool = False,
+) -> CompositionOptions:
+    """What the options say of the formula, besides weights.
+
+    >>> formula(['brief={"positive": {"system": "Be brief."}, "weight": 0.5}']).prompt_pairs["brief"].weight
+    0.5
+
+    Raises:
+        InvalidOptionError: a prompt pair is no JSON of one, or a name is given twice.
+    """
+    pairs: dict[str, PromptPair] = {}
+    for text in prompt_pairs or ():
+        name, found, told = text.partition("=")
+        try:
+            fields = json.loads(told)
+        except ValueError:
+            fields = None
+        if not found or not isinstance(fields, dict):
+            raise InvalidOptionError(
+                f'--prompt-pair must be NAME=JSON, as brief=\'{{"positive": {{"system": "Be brief."}}}}\', got {text!r}',
+                option="prompt_pair",
+                value=text,
+            )
+        if name in pairs:
+            raise InvalidOptionError(f"--prompt-pair: {name!r} is given twice", option="prompt_pair", value=text)
+        pairs[name] = PromptPair(**fields)
+    if positive is not None or negative is not None:
+        if SYSTEM_PAIR in pairs:
+            raise InvalidOptionError(
+                f"--positive and --negative make the prompt pair {SYSTEM_PAIR!r}; call the other one otherwise",
+                option="prompt_pair",
+            )
+        pairs[SYSTEM_PAIR] = PromptPair(
+            positive=positive if raw or positive is None else {"system": positive},
+            negative=negative if raw or negative is None else {"system": negative},
+        )
+    return CompositionOptions(prompt_pairs=pairs, min_plausibility=min_plausibility)
 
 
 def as_prompt(text: str, *, raw: bool, system: str | None) -> Prompt:
@@ -208,8 +343,12 @@ def warn_if_cut(delta: GenerationDelta) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One line of JSON on stdout; dataclasses become objects."""
-    sys.stdout.write(json.dumps(value, default=dataclasses.asdict, ensure_ascii=False) + "\n")
+    """One line of JSON on stdout; dataclasses and schedules become objects."""
+    sys.stdout.write(json.dumps(value, default=_as_object, ensure_ascii=False) + "\n")
+
+
+def _as_object(value: Any) -> Any:
+    return as_json(value) if is_schedule(value) else dataclasses.asdict(value)
 
 
 def console() -> Console:

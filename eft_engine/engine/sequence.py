@@ -277,7 +277,6 @@ class GenerationSequence(Sequence):
         self._room = room
         self.grammar = grammar
         self._closing = closing
-        self._held_from = 0  # tokens before what grammar and closing follow
         ends = (
             grammar is not None or not sampling.ignore_eos
         )  # behind a complete sentence of a grammar nothing can follow
@@ -347,7 +346,7 @@ class GenerationSequence(Sequence):
         """Drafts go with the evaluation that they were made for."""
         self.clear_drafts()
         if self._closing is not None:
-            self._closing.rewind(len(self.output_ids) - self._held_from)
+            self._closing.rewind(len(self.output_ids))
         super().undo_step()
 
     def clear_drafts(self) -> None:
@@ -534,14 +533,18 @@ class GenerationSequence(Sequence):
         self._num_redrawn = len(self.output_ids) - start
         for token_id in self.output_ids[start:]:
             self._room += self._more_than_one(token_id)
-        self.grammar, self._closing, self._held_from = self._redraw.grammar, self._redraw.closing, start
+        self.grammar, self._closing = self._redraw.grammar, self._redraw.closing
         self._salt = SALT_REDRAWN
         del self.output_ids[start:], self._text[start:], self._logprobs[start:], self._steered[start:]
         self._held_back.clear()
         self._counts = Counter(self.output_ids)
         self._answer = self._new_answer()
-        for token_id in self.output_ids:
+        for place, token_id in enumerate(self.output_ids):
             self._answer.add(token_id, is_end=False, is_last=False)
+            if self.grammar is not None:
+                self.grammar.commit(token_id)
+            if self._closing is not None:
+                self._closing.choose(token_id, remaining=self.max_output_len - place)
         self.request.steering.restart(self.output_ids)
         if self.lookup is not None:
             self.lookup = self._new_lookup()
@@ -567,8 +570,7 @@ class GenerationSequence(Sequence):
             reward_weights=dict(request.weights),
             intervention_rate=sum(self._steered) / len(self.output_ids),
             logprobs=tuple(self._logprobs) if self.sampling.logprobs is not None else None,
-            closed_within_budget=self._closing is not None
-            and self._closing.was_steered(len(self.output_ids) - self._held_from),
+            closed_within_budget=self._closing is not None and self._closing.was_steered(len(self.output_ids)),
         )
 
 

@@ -1,1 +1,1 @@
-"""Measuring a trio: questions with their expected answers, scorers, intervals, and a report."""
+"""Measuring a trio: questions with their expected answers, scorers, intervals, a report, and the search for a weight."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,19 @@ from eft_engine.evaluation.run import WeightResult
 
 
 def summary(results: Sequence[WeightResult]) -> dict[str, Any]:
-    """What the JSON line says: by weights, the share of each scorer with its interval, lengths, the share that was cut, speed and
-    acceptance.
+    """What the JSON line says: by weights, the share of each scorer with its interval, lengths, the share that was cut, shares of
+    tokens that were steered and (where somebody looked) changed, speed and acceptance.
     """
     return {
         "num_questions": len(results[0].answers) if results else 0,
         "weights": {
             result.label: {
+                "asked": len(result.answers),
                 **{scorer: result.share(scorer).as_json() for scorer in result.marks},
                 "mean_tokens": round(result.mean_tokens, 2),
                 "cut": round(result.cut.value, 4),
+                "steered": round(result.steered, 4),
+                **({} if result.changed is None else {"changed": round(result.changed.value, 4)}),
                 "tokens_per_s": round(result.tokens_per_s, 1),
                 "acceptance_rate": None if result.acceptance_rate is None else round(result.acceptance_rate, 4),
             }
@@ -32,7 +35,8 @@ def summary(results: Sequence[WeightResult]) -> dict[str, Any]:
 
 
 def write_report(folder: Path, questions: Sequence[Question], results: Sequence[WeightResult]) -> list[Path]:
-    """Write `report.md`, `answers.jsonl` and `scores.png` into `folder`, which is made when it is missing.
+    """Write `report.md`, `answers.jsonl` and `scores.png` into `folder`, which is made when it is missing. A result
+    may have answers to the first questions only.
 
     Raises:
         InvalidOptionError: the folder cannot be written, or matplotlib is not installed.
@@ -46,7 +50,7 @@ def write_report(folder: Path, questions: Sequence[Question], results: Sequence[
     report.write_text(markdown(results, plot.name), encoding="utf-8")
     with answers.open("w", encoding="utf-8") as file:
         for result in results:
-            for index, (question, answer) in enumerate(zip(questions, result.answers, strict=True)):
+            for index, (question, answer) in enumerate(zip(questions, result.answers, strict=False)):
                 line = {
                     "weights": result.label,
                     "question": question.text(),
@@ -71,11 +75,22 @@ def markdown(results: Sequence[WeightResult], plot: str) -> str:
         f"![scores by weight]({plot})",
         "",
         *_table(
-            ["weights", *scorers, "tokens an answer", "cut by max_tokens", "tokens/s", "drafts accepted"],
+            [
+                "weights",
+                *scorers,
+                "questions",
+                "tokens steered",
+                "tokens an answer",
+                "cut by max_tokens",
+                "tokens/s",
+                "drafts accepted",
+            ],
             [
                 [
                     result.label,
                     *(str(result.share(scorer)) for scorer in scorers),
+                    str(len(result.answers)),
+                    f"{result.steered:.0%}",
                     f"{result.mean_tokens:.1f}",
                     f"{result.cut.value:.0%}",
                     f"{result.tokens_per_s:.0f}",
@@ -113,7 +128,7 @@ def plot_scores(path: Path, results: Sequence[WeightResult]) -> None:
         raise InvalidOptionError("a report has plots and needs matplotlib: pip install 'eft-engine[eval]'") from None
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
-    numeric = not any(isinstance(result.weights, Mapping) for result in results)
+    numeric = all(isinstance(result.weights, int | float) for result in results)
     places = [float(result.label) for result in results] if numeric else list(range(len(results)))
     for scorer in results[0].marks:
         shares = [result.share(scorer) for result in results]

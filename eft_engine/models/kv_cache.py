@@ -206,16 +206,18 @@ class SlotKVCache(Cache):  # type: ignore[misc]
         }
         return sum(buffer.nbytes for buffer in self._held()) + self.states.num_bytes + sum(kept.values())
 
-    def num_bytes_with(self, needed_len: int) -> int:
-        """Bytes of all buffers once another slot is in use, and slots have the length that they or the new one may need.
+    def num_bytes_with(self, needed_lens: Sequence[int]) -> int:
+        """Bytes of all buffers once more slots are in use, and slots have the length that they or the new ones may need.
 
         0 before the first forward pass, which makes the buffers.
         """
         position_bytes: int = sum(buffer.shape[1] * buffer.shape[3] * buffer.element_size() for buffer in self._held())
-        num_slots = self.num_slots if None in self._slots or len(self._slots) < self.num_slots else 2 * self.num_slots
-        reserved = max([needed_len, *(slot.reserved_len for slot in self._slots if slot is not None)])
-        slot_bytes = max(self.max_len, _rounded_len(reserved)) * position_bytes + self.states.bytes_per_slot
-        return max(1, num_slots) * slot_bytes
+        in_use = [slot for slot in self._slots if slot is not None]
+        num_slots = max(1, self.num_slots)
+        while num_slots < len(in_use) + len(needed_lens):
+            num_slots *= 2
+        reserved = max(*needed_lens, *(slot.reserved_len for slot in in_use), 0)
+        return num_slots * (max(self.max_len, _rounded_len(reserved)) * position_bytes + self.states.bytes_per_slot)
 
     def allocate(self) -> StateSlot:
         """A free slot, empty."""

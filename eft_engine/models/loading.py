@@ -42,9 +42,6 @@ from eft_engine.text.vocabulary import MemberVocabulary, SharedVocabulary, prove
 
 logger = logging.getLogger(__name__)
 
-MAX_LLAMA_CPP_SLOTS = 256
-"""Sequences that llama.cpp can tell apart in one context; who comes beyond them waits."""
-
 SCORED_TOGETHER = 64
 """Rows of logits that a scoring request wants at a time."""
 
@@ -231,7 +228,7 @@ def _load_network(
         weights,
         options=planned.llama_cpp,
         name=planned.name,
-        max_slots=min(num_slots, MAX_LLAMA_CPP_SLOTS),
+        num_slots=num_slots,
         max_outputs=max(SCORED_TOGETHER, config.max_num_seqs * rows_of_request),
         self_check=config.self_check,
     )

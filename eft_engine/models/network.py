@@ -64,8 +64,8 @@ class KVCache(Protocol):
     def num_bytes(self) -> int:
         """Bytes held."""
 
-    def num_bytes_with(self, needed_len: int) -> int:
-        """Bytes held once another slot is in use, and slots have the length that they or the new one may need."""
+    def num_bytes_with(self, needed_lens: Sequence[int]) -> int:
+        """Bytes held once so many more slots are in use, and slots have the length that they or the new ones may need."""
 
     def allocate(self) -> KVSlot:
         """A free slot, empty."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eft_engine.config import EngineConfig, MemberConfig, TunedPair
+from eft_engine.config import EngineConfig, MemberConfig, Pair, TunedPair
 from eft_engine.errors import InvalidOptionError, ModelNotFoundError
 from eft_engine.forbidding import refuse_if_forbidden
 
@@ -26,7 +26,7 @@ class Preset:
     name: str
     description: str
     base: Callable[[], MemberConfig]
-    pairs: Callable[[], dict[str, TunedPair]]
+    pairs: Callable[[], dict[str, Pair]]
 
 
 def smollm2() -> MemberConfig:
@@ -47,7 +47,7 @@ def smollm2() -> MemberConfig:
     return MemberConfig(source=folders[0], gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf", dtype="float32")
 
 
-def _json_pair() -> dict[str, TunedPair]:
+def _json_pair() -> dict[str, Pair]:
     return {"json": TunedPair(tuned=str(ZOO / "smollm2_json" / "adapter"), reference=smollm2())}
 
 
@@ -56,11 +56,11 @@ def atlas(member: str) -> MemberConfig:
     return MemberConfig(source=str(ZOO / "atlas" / member), dtype="float32")
 
 
-def _atlas_assistant() -> dict[str, TunedPair]:
+def _atlas_assistant() -> dict[str, Pair]:
     return {"assistant": TunedPair(atlas("assistant"), atlas("reference"))}
 
 
-def _atlas_styles() -> dict[str, TunedPair]:
+def _atlas_styles() -> dict[str, Pair]:
     return {name: TunedPair(atlas(name), atlas("reference"), weight=0.5) for name in ("brief", "detailed")}
 
 

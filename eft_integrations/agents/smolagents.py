@@ -28,7 +28,7 @@ from eft_engine.config import RewardWeights
 from eft_integrations.backends.pool import backend_of, shared_backend
 from eft_integrations.backends.protocol import ChatBackend
 from eft_integrations.backends.replaced import in_effect
-from eft_integrations.call_options import CallOptions
+from eft_integrations.call_options import CallOptions, asked_composition
 from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
 from eft_integrations.pieces import Pieces
 from eft_integrations.sampling import SAMPLING_FIELDS
@@ -48,7 +48,8 @@ if TYPE_CHECKING:
 Messages = list[ChatMessage | dict[str, object]]
 
 OPTIONS = (
-    "chat_template_kwargs", "lenient_tool_calls", "reasoning", "reasoning_budget", "reasoning_tags", "strict", "tool_notation",
+    "call_lookahead", "call_weight", "chat_template_kwargs", "composition", "lenient_tool_calls", "min_plausibility",
+    "prompt_pairs", "reasoning", "reasoning_budget", "reasoning_tags", "reasoning_weight", "strict", "tool_notation",
 )  # fmt: skip
 """Fields of `CallOptions` that are options of the model and keywords of a call."""
 
@@ -156,7 +157,8 @@ class EFTModel(Model):  # type: ignore[misc]
         self, prepared: Mapping[str, Any], reward_weights: RewardWeights, given: Mapping[str, object]
     ) -> ChatRequest:
         """What is asked; `prepared` is smolagents' own form of it, `given` are the call's options."""
-        options = CallOptions.model_validate(self.options | dict(given))
+        own, call = CallOptions.model_validate(self.options), CallOptions.model_validate(given)
+        options = own.model_copy(update={name: getattr(call, name) for name in call.model_fields_set})
         asked = dict(prepared)
         messages = to_messages([{**message, "role": _role(message["role"])} for message in asked.pop("messages")])
         tools = to_tools(asked.pop("tools", ()), strict=options.strict)
@@ -174,6 +176,10 @@ class EFTModel(Model):  # type: ignore[misc]
             reasoning_tags=options.reasoning_tags,
             sampling=asked,
             reward_weights=first_given(reward_weights, weights_of_call(), self.reward_weights),
+            call_weight=options.call_weight,
+            call_lookahead=options.call_lookahead,
+            reasoning_weight=options.reasoning_weight,
+            composition=asked_composition(own, call),
             template_variables=options.chat_template_kwargs or {},
             lenient_tool_calls=options.lenient_tool_calls,
             tool_notation=options.tool_notation,

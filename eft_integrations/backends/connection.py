@@ -14,7 +14,9 @@ from weakref import WeakKeyDictionary
 
 import httpx
 
-from eft_engine import EngineStats, Usage, errors
+from eft_engine import EngineStats, PromptPair, Usage, errors
+from eft_engine.config import RewardWeights, resolve_weights
+from eft_engine.weights import Weight, checked_weight, is_schedule
 from eft_integrations.backends.forking import forgets_in_children
 from eft_integrations.backends.refusals import Refusal
 from eft_integrations.chat.request import ChatDelta, ChatRequest
@@ -249,12 +251,28 @@ def bytes_of_text(token: str) -> tuple[int, ...] | None:
 
 @dataclass(frozen=True)
 class RemoteModel:
-    """What a server says of a model that it serves; `dialect` is how it wants to be asked."""
+    """What a server says of a model that it serves; `dialect` is how it wants to be asked. Of the pairs in `weights`,
+    `prompt_pairs` are prompts: one weight for all does not mean them.
+    """
 
     name: str
     context_len: int
-    weights: Mapping[str, float]
+    weights: Mapping[str, Weight]
     dialect: str
+    prompt_pairs: frozenset[str] = frozenset()
+
+    def check_weights(self, asked: RewardWeights, prompt_pairs: Mapping[str, PromptPair]) -> dict[str, Weight]:
+        """The weights of a request that brings these prompt pairs.
+
+        Raises:
+            UnknownPairError: there is no such pair.
+            InvalidWeightError: a weight is neither a finite number nor a schedule.
+        """
+        own = {**self.weights, **{name: pair.weight for name, pair in prompt_pairs.items()}}
+        if asked is None or (isinstance(asked, Mapping) and not is_schedule(asked)):
+            return resolve_weights(asked, own, owner=self.name)
+        models = {name: weight for name, weight in self.weights.items() if name not in self.prompt_pairs}
+        return {**own, **resolve_weights(asked, models, owner=self.name)}
 
 
 def read_model(connection: Connection, served_name: str | None) -> RemoteModel:
@@ -286,9 +304,15 @@ def read_model(connection: Connection, served_name: str | None) -> RemoteModel:
         return RemoteModel(
             name=name,
             context_len=int(found["max_model_len"]),
-            weights={str(pair): float(weight) for pair, weight in found["eft"]["pairs"].items()},
+            weights=_read_weights(found["eft"]["pairs"]),
             dialect=str(found["eft"].get("dialect")),
+            prompt_pairs=frozenset(map(str, found["eft"].get("prompt_pairs") or ())),
         )
+
+
+def _read_weights(told: Mapping[str, Any]) -> dict[str, Weight]:
+    """Weights by pair; a kind of schedule that is not known here raises InvalidWeightError, which says so."""
+    return {str(pair): checked_weight(weight, f"pair {pair!r}") for pair, weight in told.items()}
 
 
 def _other_server(what: str, *, status: int | None) -> errors.RemoteServerError:

@@ -14,9 +14,21 @@ from typing import Literal
 
 import httpx
 
-from eft_engine import EngineStats, Lark, Regex, SamplingParams, TokenLogprobs, Usage, errors
-from eft_engine.config import resolve_weights
+from eft_engine import (
+    EngineStats,
+    Lark,
+    PromptPair,
+    Regex,
+    SamplingParams,
+    TokenIds,
+    TokenLogprobs,
+    Usage,
+    Without,
+    errors,
+)
 from eft_engine.outputs import Progress, TopToken
+from eft_engine.prompt_pairs import Side
+from eft_engine.weights import as_json
 from eft_integrations.backends.connection import (
     STATS_TIMEOUT_S,
     Connection,
@@ -31,9 +43,10 @@ from eft_integrations.backends.metrics import eft_stats
 from eft_integrations.backends.refusals import Refusal, eft_meaning
 from eft_integrations.chat.messages import InvalidToolCall, Message, Tool
 from eft_integrations.chat.request import CallDelta, ChatDelta, ChatRequest, ChatResult, ToolChoice
-from eft_integrations.json_types import JsonObject
+from eft_integrations.json_types import Json, JsonObject
 from eft_integrations.sampling import SamplingFields, sampling_form
 from eft_integrations.so_far import AnswerSoFar
+from eft_integrations.weights import weights_form
 from eft_integrations.wire.openai import call_form
 from eft_integrations.wire.reasoning import effort_of
 
@@ -54,7 +67,7 @@ class EFTDialect:
 
     def call(self, request: ChatRequest) -> _Call:
         """See `Dialect`."""
-        resolve_weights(request.reward_weights, self._model.weights, owner=self._model.name)
+        self._model.check_weights(request.reward_weights, prompt_pairs_of(request))
         body = {
             "model": self._model.name,
             "stream": True,
@@ -218,14 +231,57 @@ def _answer_fields(request: ChatRequest) -> JsonObject:
             fields["structured_outputs"] = {"regex": pattern}
         case Lark(grammar=grammar):
             fields["structured_outputs"] = {"grammar": grammar}
-    if request.reward_weights is not None:
-        asked = request.reward_weights
-        fields["eft_reward_weights"] = dict(asked) if isinstance(asked, Mapping) else asked
+    fields |= _steering_fields(request)
     if request.prompt is None and not request.lenient_tool_calls:
         fields["eft_lenient_tool_calls"] = False
     if request.prompt is None and request.progress:
         fields["eft_progress"] = True
     return fields
+
+
+def prompt_pairs_of(request: ChatRequest) -> dict[str, PromptPair]:
+    """All prompt pairs of a request."""
+    options = request.composition
+    return {**({} if options is None else options.prompt_pairs), **request.prompt_pairs}
+
+
+def _steering_fields(request: ChatRequest) -> JsonObject:
+    """Weights, prompt pairs and what goes with them. A text has no calls and no thoughts, so it is not told of their weights."""
+    fields: JsonObject = {}
+    weights = {"eft_reward_weights": request.reward_weights}
+    if request.prompt is None:
+        weights |= {"eft_call_weight": request.call_weight, "eft_reasoning_weight": request.reasoning_weight}
+        if request.call_lookahead is not None:
+            fields["eft_call_lookahead"] = request.call_lookahead
+    fields |= {name: weights_form(asked) for name, asked in weights.items() if asked is not None}
+    if pairs := prompt_pairs_of(request):
+        fields["eft_prompt_pairs"] = {name: _pair_form(pair) for name, pair in pairs.items()}
+    if request.composition is not None and request.composition.min_plausibility:
+        fields["eft_min_plausibility"] = request.composition.min_plausibility
+    return fields
+
+
+def _pair_form(pair: PromptPair) -> JsonObject:
+    form: JsonObject = {"weight": as_json(pair.weight)}
+    if pair.model != "base":
+        form["model"] = pair.model
+    for name in ("positive", "negative"):
+        if (side := getattr(pair, name)) is not None:
+            form[name] = _side_form(side)
+    return form
+
+
+def _side_form(side: Side) -> Json:
+    match side:
+        case Without(texts=texts):
+            return {"texts": list(texts)}
+        case TokenIds(ids=ids):
+            return {"ids": list(ids)}
+        case Mapping():
+            return dict(side)
+        case list() | tuple():
+            return [dict(message) for message in side]
+    return str(side)
 
 
 # ---- what is answered ----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from eft_engine import EngineHealth, EngineStats, GenerationDelta, ScoreOutput, TextToken, TokenIds, errors
 from eft_engine.overdue import at_most
 from eft_engine.preparing import prepared
+from eft_engine.weights import Weight
 from eft_integrations.backends.forking import forgets_in_children
 from eft_integrations.backends.keep_alive import KeepAlive
 from eft_integrations.backends.protocol import last_result
@@ -140,7 +141,7 @@ class EngineBackend:
         return self._name
 
     @property
-    def weights(self) -> Mapping[str, float]:
+    def weights(self) -> Mapping[str, Weight]:
         """See `ChatBackend`."""
         with self._keeper.use():
             return self.engine.weights
@@ -259,8 +260,8 @@ class EngineBackend:
             return await engine.ascore(
                 asked.prompt,
                 TokenIds(ids=tuple(completion_ids)),
-                reward_weights=request.reward_weights,
-                composition=request.composition,
+                reward_weights=asked.options["reward_weights"],
+                composition=asked.options["composition"],
                 prompt_options=asked.options["prompt_options"],
                 request_id=request.request_id,
                 num_top=num_top,

@@ -102,8 +102,8 @@ def shared_backend(
 
     When somebody closes that engine or its backend, the next one who asks gets a new backend.
 
-    Name `preset`, or `base` with `tuned` and `reference`, or `base` with `pairs` (name -> `TunedPair`, or a mapping or
-    pair of sources). A model is a hub id, folder or .gguf file, or a `MemberConfig` or its fields where it has options of its own.
+    Name `preset`, or `base` with `tuned` and `reference`, or `base` with `pairs` (name -> `TunedPair` or `Term`, or a mapping
+    or pair of sources). A model is a hub id, folder or .gguf file, or a `MemberConfig` or its fields where it has options.
 
     Raises:
         InvalidOptionError: the arguments contradict each other or are incomplete.

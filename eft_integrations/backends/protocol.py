@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from eft_engine import EngineStats
+from eft_engine.weights import Weight
 from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
 
 
@@ -21,7 +22,7 @@ class ChatBackend(Protocol):
         """Differs between any two backends that may answer differently; caches rest on it."""
 
     @property
-    def weights(self) -> Mapping[str, float]:
+    def weights(self) -> Mapping[str, Weight]:
         """The pairs' own weights."""
 
     @property

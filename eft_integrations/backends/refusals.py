@@ -75,8 +75,11 @@ PLAIN_ERRORS: Mapping[str, type[errors.EFTError]] = {
 }
 """Errors without numbers, by the server's code."""
 INVALID_CODES = frozenset(
-    {"invalid_value", "unknown_pair", "invalid_weight", "weight_forbidden", "too_many_answers", "too_many_tokens"}
-)
+    {
+        "invalid_value", "unknown_pair", "invalid_weight", "weight_forbidden", "prompt_pairs_forbidden",
+        "min_plausibility_forbidden", "too_many_answers", "too_many_tokens", "too_many_prompt_pairs",
+    }
+)  # fmt: skip
 
 
 def _numbers(pattern: re.Pattern[str], message: str) -> tuple[int, int] | None:

@@ -14,6 +14,7 @@ import httpx
 
 from eft_engine import EngineStats, errors
 from eft_engine.forbidding import refuse_if_forbidden
+from eft_engine.weights import Weight
 from eft_integrations.backends.connection import (
     Call,
     Connection,
@@ -102,7 +103,7 @@ class RemoteBackend:
         return self._served_name or self.model.name
 
     @property
-    def weights(self) -> Mapping[str, float]:
+    def weights(self) -> Mapping[str, Weight]:
         """See `ChatBackend`."""
         return self.model.weights
 

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from eft_engine import EngineStats
-from eft_engine.config import resolve_weights
 from eft_engine.errors import EFTError
+from eft_engine.weights import Weight, is_schedule, weights_as_json
 from eft_integrations.backends import wording
 from eft_integrations.backends.automatic import Automatic
 from eft_integrations.backends.protocol import last_result
 from eft_integrations.backends.replies import AUTO, Answer, Auto, Broken, Gate, Gated, Plan, Reply, planned
 from eft_integrations.chat.messages import Message
 from eft_integrations.chat.request import ChatDelta, ChatRequest, ChatResult
+from eft_integrations.chat.steering import pairs_of, weights_over
 from eft_integrations.json_types import Json, JsonObject
 from eft_integrations.pieces import Pieces
 
@@ -43,7 +44,7 @@ class Recorded:
     """
 
     request: ChatRequest
-    weights: Mapping[str, float]
+    weights: Mapping[str, Weight]
     answer: ChatResult | None = None
     error: BaseException | None = None
     was_left: bool = False
@@ -100,13 +101,13 @@ class ScriptedBackend:
         thought: str = "",
         seed: int = 0,
         model_name: str = "scripted",
-        weights: Mapping[str, float] | None = None,
+        weights: Mapping[str, Weight] | None = None,
         takes_any_pair: bool = False,
         context_len: int = 4096,
     ) -> None:
         self.identity = uuid.uuid4().hex
         self.model_name = model_name
-        self.weights = dict(weights or {"scripted": 1.0})
+        self.weights: dict[str, Weight] = dict(weights or {"scripted": 1.0})
         self.context_len = context_len
         if isinstance(replies, str):
             raise TypeError(f"replies are a list of replies or a function; for one text write [{replies!r}]")
@@ -136,7 +137,7 @@ class ScriptedBackend:
         with self._lock:
             return list(self._records)
 
-    def weights_of(self, pattern: str) -> list[Mapping[str, float]]:
+    def weights_of(self, pattern: str) -> list[Mapping[str, Weight]]:
         """The weights in effect of all requests that speak of something: a pattern that is found in one of their messages."""
         return [record.weights for record in self.records if re.search(pattern, _all_text(record.request))]
 
@@ -209,10 +210,7 @@ class ScriptedBackend:
     # ---- which reply -----------------------------------------------------------------------------------------------------
 
     def _begin(self, request: ChatRequest) -> _Turn:
-        own = self.weights
-        if self._takes_any_pair and isinstance(request.reward_weights, Mapping):
-            own = {**dict.fromkeys(request.reward_weights, 1.0), **own}
-        record = Recorded(request, resolve_weights(request.reward_weights, own, owner="this script"))
+        record = Recorded(request, self._weights_in_effect(request))
         found = next((reply for pattern, reply in self._when if pattern.search(last_text(request))), None)
         with self._lock:
             self._records.append(record)
@@ -230,6 +228,19 @@ class ScriptedBackend:
             record.error = error
             raise
 
+    def _weights_in_effect(self, request: ChatRequest) -> dict[str, Weight]:
+        own = self.weights
+        if (
+            self._takes_any_pair
+            and isinstance(request.reward_weights, Mapping)
+            and not is_schedule(request.reward_weights)
+        ):
+            own = {**dict.fromkeys(request.reward_weights, 1.0), **own}
+        found = weights_over(request.reward_weights, own, pairs_of(request), owner="this script")
+        for given in (request.call_weight, request.reasoning_weight):
+            weights_over(given, own, pairs_of(request), over=found, owner="this script")
+        return found
+
     def _over(self, number: int) -> ScriptOverError:
         return ScriptOverError(
             f"the script has {len(self._replies)} replies, and this is request {number}; give more, or otherwise=AUTO to answer "
@@ -239,7 +250,7 @@ class ScriptedBackend:
         )
 
     def _result(self, answer: Answer | Auto, record: Recorded, number: int) -> ChatResult:
-        metadata: JsonObject = {"reward_weights": dict(record.weights)}
+        metadata: JsonObject = {"reward_weights": weights_as_json(record.weights)}
         match answer:
             case ChatResult():
                 return dataclasses.replace(answer, metadata={**metadata, **answer.metadata})

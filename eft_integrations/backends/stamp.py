@@ -17,7 +17,9 @@ def identity_of(source: TrioSource) -> str:
 
 
 def _places(source: TrioSource) -> set[str]:
-    members = [member for pair in source.pairs.values() for member in (pair.tuned, pair.reference)]
+    members = [
+        member for pair in source.pairs.values() for member in (pair.tuned, pair.reference) if member is not None
+    ]
     if source.base is not None:
         members.append(source.base)
     named: Iterable[str | None] = (

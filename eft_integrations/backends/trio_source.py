@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from eft_engine import EngineConfig, MemberConfig, TunedPair
-from eft_engine.config import Options
+from eft_engine import EngineConfig, MemberConfig, Term, TunedPair
+from eft_engine.config import Options, Pair
 from eft_engine.errors import InvalidOptionError
 from eft_engine.forbidding import refuse_if_forbidden
 
@@ -23,7 +23,7 @@ class TrioSource:
 
     preset: str | None
     base: MemberConfig | None
-    pairs: Mapping[str, TunedPair] = field(default_factory=dict)
+    pairs: Mapping[str, Pair] = field(default_factory=dict)
     config: EngineConfig = field(default_factory=EngineConfig)
 
     @classmethod
@@ -72,7 +72,7 @@ class TrioSource:
         return json.dumps(named, sort_keys=True, default=_plain)
 
     @property
-    def members(self) -> tuple[MemberConfig, dict[str, TunedPair]]:
+    def members(self) -> tuple[MemberConfig, dict[str, Pair]]:
         """The base and the pairs; a preset is looked up.
 
         Raises:
@@ -139,14 +139,18 @@ def as_member(value: object, name: str) -> MemberConfig:
     )
 
 
-def _pairs(tuned: object, reference: object, pairs: Mapping[str, Any] | None) -> dict[str, TunedPair]:
+def _pairs(tuned: object, reference: object, pairs: Mapping[str, Any] | None) -> dict[str, Pair]:
     if (tuned is None) != (reference is None):
         raise InvalidOptionError("tuned and reference belong together; give both", option="tuned")
-    chosen = {} if tuned is None else {"tuned": TunedPair(as_member(tuned, "tuned"), as_member(reference, "reference"))}
+    chosen: dict[str, Pair] = {}
+    if tuned is not None:
+        chosen["tuned"] = TunedPair(as_member(tuned, "tuned"), as_member(reference, "reference"))
     for name, pair in (pairs or {}).items():
         match pair:
-            case TunedPair():
+            case TunedPair() | Term():
                 chosen[name] = pair
+            case Mapping() if "model" in pair:
+                chosen[name] = Term(**pair)
             case Mapping() if {"tuned", "reference"} <= set(pair):
                 chosen[name] = TunedPair(**pair)
             case (first, second):
@@ -156,7 +160,8 @@ def _pairs(tuned: object, reference: object, pairs: Mapping[str, Any] | None) ->
                 )
             case _:
                 raise InvalidOptionError(
-                    f"pair {name!r} must be a TunedPair, a mapping of tuned and reference, or (tuned, reference), got {pair!r}",
+                    f"pair {name!r} must be a TunedPair, a Term, a mapping of tuned and reference (or of model), or "
+                    f"(tuned, reference), got {pair!r}",
                     option="pairs",
                     value=pair,
                 )

@@ -27,10 +27,10 @@ from eft_engine import (
     TokenIds,
     TokenLogprobs,
     Usage,
+    Weight,
     control_texts,
     errors,
 )
-from eft_engine.config import resolve_weights
 from eft_engine.outputs import FinishReason, Progress, TopToken
 from eft_integrations.backends.connection import (
     STATS_TIMEOUT_S,
@@ -111,14 +111,16 @@ class VLLMDialect:
                 option="close_within_budget",
                 value=True,
             )
+        refuse_steering(request)
         asked = self._asked(request)
-        weights = resolve_weights(request.reward_weights, self._model.weights, owner=self._model.name)
+        weights = numbers_alone(self._model.check_weights(request.reward_weights, {}))
         body: JsonObject = {
             "model": self._model.name,
             "stream": True,
             "stream_options": {"include_usage": True},
             "return_token_ids": True,
-            "eft_reward_weights": weights,
+            "eft_reward_weights": {**weights},
+            **_plausibility_field(request),
             **_prompt_fields(asked, request),
             **_sampling_fields(asked.options["sampling"], is_text=request.prompt is not None),
         }
@@ -237,6 +239,61 @@ class _Call:
             logprobs=tuple(self.logprobs) if "logprobs" in self.body else None,
         )
         return list(self.reader.feed(GenerationDelta(text_delta="", finish_reason=reason, output=output)))
+
+
+# ---- what vLLM cannot do -------------------------------------------------------------------------------------------------
+
+
+def refuse_steering(request: ChatRequest) -> None:
+    """Refuse what vLLM's engine has no place for.
+
+    Raises:
+        InvalidOptionError: prompt pairs, or weights of a part of the answer.
+    """
+    pairs = dict(request.prompt_pairs) or (
+        None if request.composition is None else dict(request.composition.prompt_pairs)
+    )
+    reasons = {
+        "prompt_pairs": (pairs or None, "one request has one prompt there, which all members read"),
+        "call_weight": (request.call_weight, "a request keeps its weights there, and no text is drawn twice"),
+        "reasoning_weight": (
+            request.reasoning_weight,
+            "a request keeps its weights there, from the first token to the last",
+        ),
+        "call_lookahead": (
+            request.call_lookahead,
+            "a request keeps its weights there, from the first token to the last",
+        ),
+    }
+    for option, (value, reason) in reasons.items():
+        if value is not None:
+            raise errors.InvalidOptionError(
+                f"{option}: vLLM cannot do it: {reason}; leave it out, or ask an engine of this package (eft serve)",
+                option=option,
+                value=value,
+            )
+
+
+def numbers_alone(weights: Mapping[str, Weight]) -> dict[str, float]:
+    """Weights of which none follows the token.
+
+    Raises:
+        InvalidOptionError: one is a schedule.
+    """
+    for name, weight in weights.items():
+        if not isinstance(weight, int | float):
+            raise errors.InvalidOptionError(
+                f"the weight of pair {name!r} is a schedule ({weight.kind}), and in vLLM a request keeps its weights; give a "
+                "number, or ask an engine of this package (eft serve)",
+                option="reward_weights",
+                value=weight,
+            )
+    return {name: float(weight) for name, weight in weights.items() if isinstance(weight, int | float)}
+
+
+def _plausibility_field(request: ChatRequest) -> JsonObject:
+    share = 0.0 if request.composition is None else request.composition.min_plausibility
+    return {"eft_min_plausibility": share} if share else {}
 
 
 # ---- the wire ------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from eft_engine import GenerationDelta, RequestOutput
+from eft_engine.weights import weights_as_json
 from eft_integrations.chat.loose import Unrecognised
 from eft_integrations.chat.messages import InvalidToolCall, ToolCall
 from eft_integrations.chat.prompt import Asked
@@ -127,7 +128,8 @@ class AnswerReader:
         metrics = output.metrics
         metadata: JsonObject = {
             "request_id": output.request_id,
-            "reward_weights": dict(output.reward_weights),
+            "reward_weights": weights_as_json(output.reward_weights),
+            "intervention_rate": output.intervention_rate,
             "queue_s": metrics.queue_s,
             "total_s": metrics.total_s,
             "ttft_s": metrics.ttft_s,
@@ -137,6 +139,8 @@ class AnswerReader:
             "mean_acceptance_length": metrics.mean_acceptance_length,
             **self._asked.metadata,
         }
+        if metrics.num_redrawn:
+            metadata["num_redrawn"] = metrics.num_redrawn
         if self._unrecognised:
             metadata["unrecognised_calls"] = [{"text": own.text, "reason": own.reason} for own in self._unrecognised]
         if isinstance(output.stop_reason, str):

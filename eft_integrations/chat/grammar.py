@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
@@ -9,6 +10,7 @@ from eft_engine import Lark, Regex
 from eft_integrations.chat.lark import Rules, sequence
 from eft_integrations.chat.messages import Tool
 from eft_integrations.chat.notations.base import Notation
+from eft_integrations.chat.openings import call_pattern
 from eft_integrations.chat.request import ToolChoice
 from eft_integrations.chat.tags import Tags
 from eft_integrations.chat.thoughts import Thoughts, in_regex
@@ -71,6 +73,31 @@ def answer_grammar(
             forms = [] if notation.is_bare else [native]
         forms.append(notation.answer_rule(rules, rules.json("answer", response_schema)))
     return rules.text(before.before(" | ".join(forms), rules, barred=notation.markers))
+
+
+def words_grammar(
+    tools: Sequence[Tool],
+    notation: Notation,
+    control_tokens: Mapping[str, int],
+    *,
+    response_schema: Mapping[str, object] | None = None,
+    lenient: bool = True,
+    thoughts: Thoughts | None = None,
+    reasoning_budget: int | None = None,
+) -> str:
+    """A Lark grammar of an answer that might have called one of the tools and does not, behind a thought that may come first. The
+    arguments are those of `answer_grammar`.
+    """
+    rules = Rules(control_tokens, reasoning_budget=reasoning_budget)
+    before = Thoughts(Tags("", ""), is_expected=False)
+    if thoughts is not None:
+        before = dataclasses.replace(thoughts, is_expected=True)
+    if response_schema is not None:
+        body = rules.json("answer", response_schema)
+    else:
+        calls = call_pattern(tools, notation, lenient=lenient)
+        body = rules.add("WORDS", rf"/(.|\n)*/ & ~/(.|\n)*({calls})(.|\n)*/{before.excluded(rules)}")
+    return rules.text(before.before(notation.answer_rule(rules, body), rules, barred=notation.markers))
 
 
 def held_answer(

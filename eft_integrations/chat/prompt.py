@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypedDict, TypeVar
 from weakref import WeakKeyDictionary
 
 from eft_engine import (
+    CallDecision,
     ChatTemplate,
     CompositionOptions,
     JsonSchema,
@@ -22,15 +23,18 @@ from eft_engine import (
 )
 from eft_engine.config import Grammar, RewardWeights
 from eft_engine.errors import InvalidOptionError
+from eft_engine.weights import Weight
 from eft_integrations.chat.conversation import arranged, as_mappings, with_documents
-from eft_integrations.chat.grammar import answer_grammar, held_answer
+from eft_integrations.chat.grammar import answer_grammar, held_answer, words_grammar
 from eft_integrations.chat.messages import Tool, ToolCall
 from eft_integrations.chat.notations import notation_of
 from eft_integrations.chat.notations.base import Notation
+from eft_integrations.chat.openings import call_openings
 from eft_integrations.chat.reading import Reading
 from eft_integrations.chat.request import DEFAULT_MAX_TOKENS, ChatRequest
 from eft_integrations.chat.schema import held, unenforced
 from eft_integrations.chat.schemas.display import inlined
+from eft_integrations.chat.steering import first_thought, pairs_of, shown_sides, weights_by_part
 from eft_integrations.chat.tags import Tags, tags_of
 from eft_integrations.chat.template import NO_TEMPLATE, TemplateTraits, traits_of
 from eft_integrations.chat.thoughts import Thoughts, split_thought, switched, thoughts_of
@@ -121,15 +125,25 @@ class Asked:
     def of_engine(cls, request: ChatRequest, engine: Engine) -> Asked:
         """A request to an engine."""
         template = engine.template_text(request.prompt_options.chat_template)
-        return cls.of(request, chat_template=template, control_tokens=ControlTokens.of_engine(engine))
+        control_tokens = ControlTokens.of_engine(engine)
+        return cls.of(request, chat_template=template, control_tokens=control_tokens, own_weights=engine.weights)
 
     @classmethod
-    def of(cls, request: ChatRequest, *, chat_template: str | None, control_tokens: ControlTokens) -> Asked:
-        """A request to a model with this chat template and these control tokens.
+    def of(
+        cls,
+        request: ChatRequest,
+        *,
+        chat_template: str | None,
+        control_tokens: ControlTokens,
+        own_weights: Mapping[str, Weight] | None = None,
+    ) -> Asked:
+        """A request to a model with this chat template and these control tokens. `own_weights`: of its pairs; None: whoever answers
+        takes no weights by part of an answer.
 
         Raises:
-            InvalidOptionError: a sampling field is unknown or out of range, there is no notation of the name that is given, or a
-                schema that must be held in full cannot be.
+            InvalidOptionError: a sampling field is unknown or out of range, there is no notation of the name that is given, a
+                schema that must be held in full cannot be, or a prompt pair's side cannot be made.
+            UnknownPairError, InvalidWeightError: `call_weight` or `reasoning_weight` are none of the engine's.
         """
         if request.prompt_ids is not None:
             return cls._of_text(request, TokenIds(ids=request.prompt_ids))
@@ -148,14 +162,22 @@ class Asked:
         tools = safe.tools if request.tool_choice.mode != "none" else ()
         told = switched(request.reasoning, request.reasoning_budget, traits, in_channels=notation.has_headers)
         variables: JsonObject = {**told.variables, **safe.template_variables}
-        turns = arranged(safe.messages, tools, traits, notation)
         if tools and traits.shows_tools:
             variables["tools"] = [_shown(tool, traits) for tool in tools]
-        if safe.documents and "documents" in (template or ""):
+        pairs = pairs_of(request)
+        # Variables of a template are the same for all sides of prompt pairs, which may lack the documents.
+        by_template = "documents" in (template or "") and not pairs
+        if safe.documents and by_template:
             variables["documents"] = [dict(document) for document in safe.documents]
-        elif safe.documents:
-            turns = with_documents(turns, safe.documents)
-        prompt = as_mappings(turns, traits, tags)
+
+        def shown(own: ChatRequest) -> list[JsonObject]:
+            turns = arranged(own.messages, tools, traits, notation)
+            if own.documents and not by_template:
+                turns = with_documents(turns, own.documents)
+            return as_mappings(turns, traits, tags)
+
+        prompt = shown(safe)
+        sides = shown_sides(pairs, request, lambda own: shown(_harmless(own, structure, tags)))
         budget = _budget(request) if tags is not None or notation.has_headers else None
         thoughts = thoughts_of(
             template,
@@ -174,11 +196,33 @@ class Asked:
         grammar = _grammar(request, notation, control_tokens, thoughts, budget, is_held=not is_open_ended)
         ignored = ["reasoning"] if request.reasoning not in ("auto", "off") and not told.is_told else []
         ignored += traits.unread(request.template_variables)
+        thought = first_thought(notation, thoughts)
+        if request.reasoning_weight is not None and thought is None and not (thoughts and thoughts.state == "over"):
+            ignored.append("reasoning_weight")
+        weights, decided = weights_by_part(request, own_weights, pairs, thought)
+        decision = None
+        if decided is not None and not _cannot_call(request, notation):
+            words = words_grammar(
+                request.tools,
+                notation,
+                control_tokens.by_id,
+                response_schema=request.response_schema,
+                lenient=request.lenient_tool_calls,
+                thoughts=thoughts,
+                reasoning_budget=budget,
+            )
+            decision = CallDecision(
+                weights=decided,
+                openings=call_openings(request.tools, notation, lenient=request.lenient_tool_calls),
+                otherwise=Lark(grammar=words),
+                thought=thought,
+                **({} if request.call_lookahead is None else {"num_tokens": request.call_lookahead}),
+            )
         return cls(
             prompt=prompt,
             options={
                 "sampling": _sampling(request, grammar, skip_special_tokens=not removed),
-                "reward_weights": request.reward_weights,
+                "reward_weights": weights,
                 "prompt_options": options.model_copy(
                     update={
                         "chat_template": options.chat_template if own is None else ChatTemplate(jinja=own),
@@ -186,7 +230,7 @@ class Asked:
                         "control_tokens": "parse",  # those of others are broken up already; ours show how calls are written
                     }
                 ),
-                "composition": request.composition,
+                "composition": _composition(request, prompt_pairs=sides, call_decision=decision),
                 "speculation": request.speculation,
                 "request_id": request.request_id,
             },
@@ -200,12 +244,12 @@ class Asked:
 
     @classmethod
     def _of_text(cls, request: ChatRequest, prompt: str | TokenIds) -> Asked:
-        """A raw text, or tokens: no template, no tools."""
+        """A raw text, or tokens: no template, no tools, no thoughts."""
         options: EngineOptions = {
             "sampling": _sampling(request, request.response_grammar or _format(request)),
             "reward_weights": request.reward_weights,
             "prompt_options": request.prompt_options,
-            "composition": request.composition,
+            "composition": _composition(request, prompt_pairs=pairs_of(request)),
             "speculation": request.speculation,
             "request_id": request.request_id,
         }
@@ -302,6 +346,17 @@ def _unenforced(request: ChatRequest) -> JsonObject:
 
 def _has_results(request: ChatRequest) -> bool:
     return bool(request.messages) and request.messages[-1].role == "tool"
+
+
+def _cannot_call(request: ChatRequest, notation: Notation) -> bool:
+    """Whether no call can come although the choice is free: without a marker, JSON is the answer once results are in."""
+    return notation.is_bare and request.response_schema is not None and _has_results(request)
+
+
+def _composition(request: ChatRequest, **further: object) -> CompositionOptions | None:
+    """The request's composition with what is given besides."""
+    update = {name: value for name, value in further.items() if value}
+    return (request.composition or CompositionOptions()).model_copy(update=update) if update else request.composition
 
 
 def _reading(request: ChatRequest, notation: Notation) -> Reading:

@@ -11,6 +11,7 @@ from eft_engine.config import (
     CompositionOptions,
     Lark,
     PromptOptions,
+    PromptPair,
     Regex,
     RewardWeights,
     SamplingParams,
@@ -81,6 +82,10 @@ class ChatRequest:
     backend's own. `lenient_tool_calls`: calls of bound tools count also where the model writes them in another form than its
     template's. `tool_notation` names how the model writes calls (`chat.notations.NOTATIONS`); None: as its template says.
 
+    `call_weight`: weights for whether and what is called, where tools may be called; `call_lookahead`: tokens within which a call
+    must begin (None: 64). `reasoning_weight`: weights inside a thought. None: those of the request. `prompt_pairs` join those of
+    `composition`; texts of their sides are messages like any others.
+
     `prompt_options`, `composition` and `speculation` are the engine's own (`Engine.generate`), None: its defaults; variables of
     templates join `template_variables`, which go first. `keep_alive_s`: how long the engine stays loaded after this request, if no
     other follows. Only an engine of this process takes these four.
@@ -102,6 +107,10 @@ class ChatRequest:
     reasoning_tags: tuple[str, str] | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
     reward_weights: RewardWeights = None
+    call_weight: RewardWeights = None
+    call_lookahead: int | None = None
+    reasoning_weight: RewardWeights = None
+    prompt_pairs: Mapping[str, PromptPair] = field(default_factory=dict)
     template_variables: Mapping[str, Any] = field(default_factory=dict)
     documents: tuple[Mapping[str, str], ...] = ()
     prompt: str | None = None
@@ -120,10 +129,11 @@ class ChatRequest:
 
 @dataclass(frozen=True)
 class ChatResult:
-    """The whole answer. `metadata` is plain JSON: the weights in effect, what the request cost, and what has to be known of the
-    answer: `unenforced` (keywords of schemas that no mask held), `format_error` (the content is not what `response_schema` says),
-    `closed_within_budget`, `reasoning_budget_reached`, `stop_sequence` (the text that ended it), `ignored` (options that this
-    model has no use for).
+    """The whole answer. `metadata` is plain JSON: the weights in effect and the share of tokens that were drawn with some
+    (`intervention_rate`), what the request cost, and what has to be known of the answer: `num_redrawn` (tokens that were thrown
+    away because they began no call, see `ChatRequest.call_weight`), `unenforced` (keywords of schemas that no mask held),
+    `format_error` (the content is not what `response_schema` says), `closed_within_budget`, `reasoning_budget_reached`,
+    `stop_sequence` (the text that ended it), `ignored` (options that this model has no use for).
     """
 
     content: str

@@ -13,5 +13,6 @@ except ImportError as error:
 
 from eft_integrations.langchain.by_name import init_chat_model
 from eft_integrations.langchain.chat_model import EFTChatModel
+from eft_integrations.langchain.prompt_pairs import ContextAware
 
-__all__ = ["EFTChatModel", "init_chat_model"]
+__all__ = ["ContextAware", "EFTChatModel", "init_chat_model"]

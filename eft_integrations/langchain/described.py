@@ -19,6 +19,7 @@ from eft_integrations.langchain.errors import translated
 from eft_integrations.langchain.history import to_messages
 from eft_integrations.langchain.names import call_keywords, model_fields
 from eft_integrations.langchain.profile import LazyProfile
+from eft_integrations.langchain.prompt_pairs import with_plain_sides
 from eft_integrations.langchain.saving import cache_key, plain, plain_constructor
 from eft_integrations.question import Question
 from eft_integrations.sampling import stops_of
@@ -42,7 +43,7 @@ class DescribedModel(TrioModel, BaseChatModel):
         if not isinstance(given, Mapping):
             return given
         fields = {name: value for name, value in given.items() if not isinstance(value, LazyProfile)}
-        return model_fields(fields)
+        return with_plain_sides(model_fields(fields))
 
     @model_validator(mode="after")
     def _profile_of_the_trio(self) -> Self:
@@ -108,7 +109,7 @@ class DescribedModel(TrioModel, BaseChatModel):
             InvalidOptionError: an unknown keyword, or a value that cannot be used.
             ModelNotFoundError: `model` names another model.
         """
-        asked = call_keywords(keywords if stop is None else {**keywords, "stop": stop})
+        asked = with_plain_sides(call_keywords(keywords if stop is None else {**keywords, "stop": stop}))
         asked["tools"] = convert.openai_tools(cast("Sequence[object]", asked.get("tools") or ()))
         asked["response_format"] = convert.openai_format(asked.get("response_format"))
         return self._ask(to_messages(messages), asked)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 
 from langchain_core.load.serializable import SerializedConstructor
 from pydantic import BaseModel
@@ -44,12 +45,26 @@ def plain(value: object) -> object:
     """What was set of configurations as JSON, wherever they are in a value: a tuned adapter has the rest from its reference."""
     match value:
         case BaseModel():
-            return value.model_dump(mode="json", exclude_unset=True, fallback=repr)
-        case dict():
+            kept = value.model_dump(mode="json", exclude_unset=True, fallback=repr)
+            given = {name: getattr(value, name) for name in type(value).model_fields if name in kept or name == "kind"}
+            return {name: plain(own) if _has_options(own) else kept.get(name, own) for name, own in given.items()}
+        case Mapping():
             return {name: plain(inner) for name, inner in value.items()}
         case list() | tuple():
             return [plain(inner) for inner in value]
     return value
+
+
+def _has_options(value: object) -> bool:
+    """Whether configurations are in a value, whose kinds have to be kept."""
+    match value:
+        case BaseModel():
+            return True
+        case Mapping():
+            return any(map(_has_options, value.values()))
+        case list() | tuple():
+            return any(map(_has_options, value))
+    return False
 
 
 def _in_words(value: object) -> JsonObject | str:

@@ -11,6 +11,7 @@ try:
 except ImportError as error:
     raise ImportError("EFTLLM needs llama-index-core: pip install 'eft-engine[llama-index]'") from error
 
+from eft_integrations.llama_index.context_aware import ContextAware
 from eft_integrations.llama_index.llm import EFTLLM
 
-__all__ = ["EFTLLM"]
+__all__ = ["EFTLLM", "ContextAware"]

@@ -6,15 +6,18 @@ what cannot be done is an error that says what to write instead. A name that nob
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.tools.types import BaseTool
 from pydantic import BaseModel
 
 from eft_engine import errors
 from eft_integrations.call_options import NAMES_ELSEWHERE
+from eft_integrations.chat.steering import side_messages
 from eft_integrations.class_schema import schema_of_class
+from eft_integrations.llama_index.history import to_messages
 from eft_integrations.llama_index.tools import tool_form
 from eft_integrations.weights import HEADER, parse_weights
 from eft_integrations.wire.openai import of_ollamas_format, schema_format, wrong
@@ -166,6 +169,7 @@ MEANT: dict[str, Callable[[object], dict[str, object]]] = {
     "do_sample": lambda value: {} if value else {"temperature": 0.0},
     "extra_headers": _headers_meant,
     "format": _format_meant,
+    "prompt_pairs": lambda value: {"prompt_pairs": _with_plain_sides(value)},
     "json_mode": lambda value: {"response_format": {"type": "json_object"}} if value else {},
     "response_format": _response_format_meant,
     "stop_token_ids": lambda value: {"stop_token_ids": [value] if isinstance(value, int) else value},
@@ -174,6 +178,41 @@ MEANT: dict[str, Callable[[object], dict[str, object]]] = {
     "tools": _tools_meant,
 }
 """What keywords mean in terms of others."""
+
+
+SIDES = ("positive", "negative")
+
+
+def _with_plain_sides(pairs: object) -> object:
+    """Prompt pairs whose conversations are as OpenAI writes them: LlamaIndex' messages may stand there too."""
+    if not isinstance(pairs, Mapping):
+        return pairs
+    return {name: _plain_pair(pair) for name, pair in pairs.items()}
+
+
+def _plain_pair(pair: object) -> object:
+    if not isinstance(pair, Mapping):
+        return pair
+    return {**pair, **{side: _plain(pair[side]) for side in SIDES if isinstance(pair.get(side), list | tuple)}}
+
+
+def _plain(side: Sequence[object]) -> list[object]:
+    return [
+        own
+        for message in side
+        for own in (side_messages(to_messages([message])) if isinstance(message, ChatMessage) else [message])
+    ]
+
+
+def joined_pairs(further: Mapping[str, object], keywords: Mapping[str, object]) -> dict[str, object]:
+    """Keywords of a call and further ones, which go behind them; prompt pairs of both hold."""
+    joined = {**further, **keywords}
+    first, then = further.get("prompt_pairs"), keywords.get("prompt_pairs")
+    return (
+        {**joined, "prompt_pairs": {**first, **then}}
+        if isinstance(first, Mapping) and isinstance(then, Mapping)
+        else joined
+    )
 
 
 def check_variables(prompt: BasePromptTemplate, given: Mapping[str, object]) -> None:

@@ -8,6 +8,7 @@ that is read later keeps the weights of its call.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 
 from llama_index.core.base.llms import types
@@ -24,16 +25,17 @@ from eft_engine import errors
 from eft_integrations.chat.messages import Message
 from eft_integrations.chat.request import DEFAULT_MAX_TOKENS
 from eft_integrations.json_objects import Model, partial_object
+from eft_integrations.llama_index.context_aware import context_keywords, in_context
 from eft_integrations.llama_index.convert import ChatChunks, to_chat_response, to_completion
 from eft_integrations.llama_index.history import to_messages
-from eft_integrations.llama_index.keywords import call_keywords, check_variables, continued_text
+from eft_integrations.llama_index.keywords import call_keywords, check_variables, continued_text, joined_pairs
 from eft_integrations.llama_index.names import model_fields
 from eft_integrations.llama_index.query_weights import QUERY_WEIGHTS
 from eft_integrations.llama_index.structured import Prediction
 from eft_integrations.llama_index.tools import tool_form
 from eft_integrations.question import Question
 from eft_integrations.trio_model import TrioModel
-from eft_integrations.weights import settle
+from eft_integrations.weights import settle, weights_form
 
 OWN_PROMPTS: dict[str, object] = {
     "messages_to_prompt": generic_messages_to_prompt,
@@ -118,7 +120,8 @@ class EFTLLM(TrioModel, FunctionCallingLLM):
 
     def to_payload(self) -> dict[str, object]:
         """What instrumentation events say of this LLM; loads no engine, and asks no server."""
-        return {"class_name": self.class_name(), "model_name": self._shown_name, "reward_weights": self.reward_weights}
+        weights = weights_form(self.reward_weights)
+        return {"class_name": self.class_name(), "model_name": self._shown_name, "reward_weights": weights}
 
     def _writes(self, name: str) -> bool:
         """Whether a prompt is written by the field of this name, which was given or set later."""
@@ -135,14 +138,16 @@ class EFTLLM(TrioModel, FunctionCallingLLM):
         return settle({**given, **of_all_calls}, fixed=self.fixed_weights)
 
     def _question(self, messages: Sequence[types.ChatMessage], keywords: Mapping[str, object]) -> Question:
-        asked, said = self._settled(keywords), to_messages(messages)
-        if not self._writes("messages_to_prompt"):
+        writes = self._writes("messages_to_prompt")
+        in_context = context_keywords(messages, self.messages_to_prompt if writes else None)
+        asked, said = self._settled(joined_pairs(in_context, keywords)), to_messages(messages)
+        if not writes:
             return self._ask(said, asked)
         assert self.messages_to_prompt is not None, "LlamaIndex puts its own in the place of None"
         return self._ask((), continued_text(asked), prompt=self.messages_to_prompt(messages))
 
     def _question_of_text(self, text: str, formatted: bool, keywords: Mapping[str, object]) -> Question:
-        asked = self._settled(keywords)
+        asked = self._settled(joined_pairs(context_keywords(text), keywords))
         if not formatted and not self._writes_texts:
             return self._ask_text(text, asked, formatted)
         if not formatted:
@@ -217,11 +222,13 @@ class EFTLLM(TrioModel, FunctionCallingLLM):
 
     def _get_messages(self, prompt: BasePromptTemplate, **prompt_args: object) -> list[types.ChatMessage]:
         check_variables(prompt, prompt_args)
-        return super()._get_messages(prompt, **prompt_args)
+        make = functools.partial(super()._get_messages, prompt)
+        return in_context(make(**prompt_args), lambda variables: make(**variables), prompt_args)
 
     def _get_prompt(self, prompt: BasePromptTemplate, **prompt_args: object) -> str:
         check_variables(prompt, prompt_args)
-        return super()._get_prompt(prompt, **prompt_args)
+        make = functools.partial(super()._get_prompt, prompt)
+        return in_context(make(**prompt_args), lambda variables: make(**variables), prompt_args)
 
     # ---- tools ---------------------------------------------------------------------------------------------------------
 

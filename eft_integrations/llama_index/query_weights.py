@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import weakref
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,12 +21,14 @@ from llama_index.core.base.response.schema import (
     StreamingResponse,
 )
 from llama_index.core.chat_engine.types import AgentChatResponse
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.span import active_span_id
 from llama_index_instrumentation.span_handlers import NullSpanHandler
 from pydantic import PrivateAttr
 
 from eft_integrations.chat.request import ChatResult
+from eft_integrations.context_aware import ContextAwareness
 from eft_integrations.lazy import is_lazy
 
 KEY = "eft"
@@ -43,6 +45,8 @@ class Asked:
     """
 
     parent_id: str | None = None
+    is_of_postprocessor: bool = False
+    context: ContextAwareness | None = None
     results: list[tuple[str, object]] = field(default_factory=list)
     answers: list[weakref.ref[Any]] = field(default_factory=list)
 
@@ -134,14 +138,31 @@ class QueryWeights(NullSpanHandler):
         """What LlamaIndex calls the handler."""
         return "QueryWeights"
 
+    def _inside(self) -> Iterator[Asked]:
+        """What is known of the spans here, the innermost first."""
+        span_id = active_span_id.get()
+        while span_id is not None and (asked := self._open.get(span_id)) is not None:
+            yield asked
+            span_id = asked.parent_id
+
+    def note_context(self, context: ContextAwareness) -> bool:
+        """Answers of the engine that asks a postprocessor here are to keep to their nodes; False: none asks."""
+        engine = next((asked for asked in self._inside() if not asked.is_of_postprocessor), None)
+        if engine is not None:
+            engine.context = context
+        return engine is not None
+
+    def context_in_effect(self) -> ContextAwareness | None:
+        """How an answer that is asked for here keeps to its nodes; None: as the model has it."""
+        spans = [*self._inside(), *reversed(_READING.get())]
+        if any(asked.is_of_postprocessor for asked in spans):
+            return None
+        return next((asked.context for asked in spans if asked.context is not None), None)
+
     def listeners(self) -> Callable[[ChatResult], None]:
         """What to tell of an answer to a question that is asked here, innermost span first."""
         reading = _READING.get()
-        inside: list[Asked] = []
-        span_id = active_span_id.get()
-        while span_id is not None and (asked := self._open.get(span_id)) is not None:
-            inside.append(asked)
-            span_id = asked.parent_id
+        inside = list(self._inside())
 
         def tell(result: ChatResult) -> None:
             for asked in (*inside, *reversed(reading)):
@@ -159,7 +180,7 @@ class QueryWeights(NullSpanHandler):
         **kwargs: Any,
     ) -> None:
         """See `BaseSpanHandler`."""
-        self._open[id_] = Asked(parent_id)
+        self._open[id_] = Asked(parent_id, isinstance(instance, BaseNodePostprocessor))
 
     def span_exit(
         self,

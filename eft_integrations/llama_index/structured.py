@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from eft_integrations.class_schema import schema_of_class
 from eft_integrations.json_objects import Model, ObjectReader
+from eft_integrations.llama_index.context_aware import in_context
 from eft_integrations.llama_index.keywords import check_variables
 from eft_integrations.pieces import Pieces
 from eft_integrations.wire.openai import schema_format, wrong
@@ -47,7 +48,11 @@ class Prediction(Generic[Model]):
         if (other := asked.pop("response_format", None)) is not None:
             raise wrong("response_format", f"the answer is an object of {output_cls.__name__}; leave it out", other)
         wanted = schema_format(output_cls.__name__, schema_of_class(output_cls))
-        self.messages: list[ChatMessage] = llm._extend_messages(prompt.format_messages(llm=llm, **prompt_args))
+
+        def make(variables: dict[str, object]) -> list[ChatMessage]:
+            return llm._extend_messages(prompt.format_messages(llm=llm, **variables))
+
+        self.messages = in_context(make(prompt_args), make, prompt_args)
         self.keywords: dict[str, object] = {"response_format": wanted, **asked}
         self._reader = ObjectReader(output_cls, create_flexible_model)
 

@@ -8,6 +8,7 @@ from typing import Any
 from eft_engine import SamplingParams
 from eft_engine.config import RewardWeights
 from eft_engine.errors import InvalidOptionError
+from eft_engine.weights import checked_weight, is_schedule
 from eft_integrations.weights import parse_weights
 
 PASSED_ON = (
@@ -23,18 +24,21 @@ PASSED_ON = (
 
 
 def weights_of(weight: object) -> RewardWeights:
-    """A number for every pair, or weights by pair name.
+    """A weight for every pair, or weights by pair name; where Python calls, or a file, a weight may be a schedule.
 
     >>> weights_of(0.5), weights_of("brief:0.25+detailed:0.75"), weights_of(None)
     (0.5, {'brief': 0.25, 'detailed': 0.75}, None)
 
     Raises:
         InvalidOptionError: it is neither.
+        InvalidWeightError: a schedule, or a weight by name, that is none.
     """
     if weight is None or (isinstance(weight, int | float) and not isinstance(weight, bool)):
         return weight
+    if is_schedule(weight):
+        return checked_weight(weight, "every pair")
     if isinstance(weight, Mapping):
-        return {str(name): float(own) for name, own in weight.items()}
+        return {str(name): checked_weight(own, f"pair {name!r}") for name, own in weight.items()}
     try:
         return parse_weights(str(weight).replace("+", ",").replace(":", "="))
     except ValueError:

@@ -79,7 +79,7 @@ class Answering:
         record = current()
         record.asks(
             composition.name,
-            composition.own_weights(self.chosen.reward_weights),
+            composition.weights_of(self.chosen.steering),
             self.requests[0].sampling,
             len(self.requests),
         )
@@ -145,8 +145,10 @@ class Answering:
         return block
 
     def rewards(self, tokens: Sequence[TokenLogprobs]) -> list[Json]:
-        """What is said of tokens, with the rewards of the composition's own pairs."""
-        return rewards_form(tokens, self.chosen.composition.weights)
+        """What is said of tokens, with the rewards of the composition's own pairs and of the request's."""
+        composition = self.chosen.composition
+        pairs = [*composition.weights, *self.chosen.steering.prompt_pairs]
+        return rewards_form(tokens, pairs, terms=composition.terms)
 
 
 def _with_wait(result: ChatResult, waited_s: float) -> ChatResult:

@@ -5,9 +5,11 @@ engine knows nothing of the server.
 from __future__ import annotations
 
 import enum
+import json
 import os
 import shlex
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -196,6 +198,32 @@ def serve(
             rich_help_panel=MODELS,
         ),
     ] = None,
+    term: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A model without a reference; repeat for several.",
+            metavar="NAME=MODEL",
+            show_default="none",
+            rich_help_panel=MODELS,
+        ),
+    ] = None,
+    prompt_pair: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="""A prompt as a pair, for all requests, as brief='{"positive": {"system": "Be brief."}}'; repeat for several.""",
+            metavar="NAME=JSON",
+            show_default="none",
+            rich_help_panel=MODELS,
+        ),
+    ] = None,
+    min_plausibility: Annotated[
+        float | None,
+        typer.Option(
+            help="Keep what the base gives at least this share of its best token.",
+            show_default="0: all",
+            rich_help_panel=MODELS,
+        ),
+    ] = None,
     preset: Annotated[
         str | None,
         typer.Option(help="A ready trio.", show_default="smollm2-json where no model is named", rich_help_panel=MODELS),
@@ -205,8 +233,8 @@ def serve(
         typer.Option(
             "--weight",
             "-w",
-            help="Default weight of a pair.",
-            metavar="NAME=NUMBER",
+            help="""Default weight of a pair; a schedule stands in JSON: NAME='{"kind": "gate", "by": "kl", "above": 0.1}'.""",
+            metavar="NAME=WEIGHT",
             show_default="the pair's",
             rich_help_panel=MODELS,
         ),
@@ -323,10 +351,9 @@ def serve(
         "max_connections": max_connections, "head_timeout_s": head_timeout_s, "receive_timeout_s": receive_timeout_s,
         "send_timeout_s": send_timeout_s, "keep_alive_timeout_s": keep_alive_timeout_s,
     }  # fmt: skip
-    named = bool(pair) or any(one is not None for one in (base, tuned, reference, preset))
-    _check_belonging(
-        named=named, name=name, weights=weight, kind=engine_kind, vllm_args=vllm_args, print_only=print_only
-    )
+    named = bool(pair or term) or any(one is not None for one in (base, tuned, reference, preset))
+    belonging = {"name": name, "weight": weight, "prompt-pair": prompt_pair, "min-plausibility": min_plausibility}
+    _check_belonging(named=named, belonging=belonging, kind=engine_kind, vllm_args=vllm_args, print_only=print_only)
     flags: dict[str, Any] = {
         "host": host,
         "port": port,
@@ -337,7 +364,22 @@ def serve(
         "ssl_ca_certs": ssl_ca_certs,
         "allowed_hosts": allowed_host,
         "connections": {key: value for key, value in connections.items() if value is not None} or None,
-        "compositions": [composition(name or NAME, base, tuned, reference, pair, preset, weight)] if named else None,
+        "compositions": [
+            composition(
+                name or NAME,
+                base,
+                tuned,
+                reference,
+                pair,
+                preset,
+                weight,
+                terms=term,
+                prompt_pairs=prompt_pair,
+                min_plausibility=min_plausibility,
+            )
+        ]
+        if named
+        else None,
         "engine": {key: value for key, value in engine.items() if value is not None} or None,
         "request_timeout_s": request_timeout_s,
         "drain_timeout_s": drain_timeout_s,
@@ -378,8 +420,7 @@ def serve(
 def _check_belonging(
     *,
     named: bool,
-    name: str | None,
-    weights: list[str] | None,
+    belonging: Mapping[str, object],
     kind: EngineKind,
     vllm_args: str | None,
     print_only: bool,
@@ -391,8 +432,8 @@ def _check_belonging(
     """
     from eft_engine import errors
 
-    if not named and (name is not None or weights):
-        flag = "name" if name is not None else "weight"
+    flag = next((flag for flag, given in belonging.items() if given not in (None, [])), None)
+    if not named and flag is not None:
         raise errors.InvalidOptionError(
             f"--{flag} speaks of the composition that --base, --pair or --preset makes, and none of them is given",
             option=flag,
@@ -446,24 +487,55 @@ def composition(
     pairs: list[str] | None,
     preset: str | None,
     weights: list[str] | None,
+    *,
+    terms: list[str] | None = None,
+    prompt_pairs: list[str] | None = None,
+    min_plausibility: float | None = None,
 ) -> dict[str, Any]:
     """The composition that flags describe, in the form of the TOML file.
 
     Raises:
         InvalidOptionError: a flag cannot be read, or the flags are incomplete.
     """
-    from eft_engine import errors
-    from eft_engine.config import parse_pairs
-    from eft_integrations.weights import parse_weights
+    from eft_engine.config import Term, parse_pairs
 
     named = {
-        pair: {"tuned": models.tuned.source, "reference": models.reference.source}
-        for pair, models in parse_pairs(pairs or (), tuned=tuned, reference=reference).items()
+        pair: {"model": models.model.source}
+        if isinstance(models, Term)
+        else {"tuned": models.tuned.source, "reference": models.reference.source}
+        for pair, models in parse_pairs(pairs or (), tuned=tuned, reference=reference, terms=terms or ()).items()
     }
-    try:
-        chosen = parse_weights(",".join(weights)) if weights else {}
-    except ValueError as error:
-        raise errors.InvalidOptionError(f"--weight: {error}", option="weight", value=weights) from None
-    if not isinstance(chosen, dict):
-        raise errors.InvalidOptionError(f"--weight must be NAME=NUMBER, got {weights}", option="weight", value=weights)
-    return {"name": name, "base": base, "pairs": named, "preset": preset, "weights": chosen}
+    described: dict[str, Any] = {"name": name, "base": base, "pairs": named, "preset": preset}
+    described["weights"] = _by_name(weights, "weight", "NAME=NUMBER, or a schedule in JSON behind the name", _weight)
+    if prompt_pairs:
+        described["prompt_pairs"] = _by_name(prompt_pairs, "prompt-pair", "NAME=JSON", json.loads)
+    if min_plausibility is not None:
+        described["composition"] = {"min_plausibility": min_plausibility}
+    return described
+
+
+def _weight(text: str) -> Any:
+    return json.loads(text) if text.lstrip().startswith("{") else float(text)
+
+
+def _by_name(texts: list[str] | None, flag: str, form: str, read: Callable[[str], Any]) -> dict[str, Any]:
+    """What a repeated flag says, by name.
+
+    Raises:
+        InvalidOptionError: it is not in this form, or one name comes twice.
+    """
+    from eft_engine import errors
+
+    found: dict[str, Any] = {}
+    for text in texts or ():
+        name, equals, told = (part.strip() for part in text.partition("="))
+        try:
+            value = read(told) if name and equals and not name.startswith("{") else None
+        except ValueError:
+            value = None
+        if value is None:
+            raise errors.InvalidOptionError(f"--{flag} must be {form}, got {text!r}", option=flag, value=text)
+        if name in found:
+            raise errors.InvalidOptionError(f"--{flag}: {name!r} is given twice", option=flag, value=text)
+        found[name] = value
+    return found

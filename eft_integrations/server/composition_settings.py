@@ -5,13 +5,57 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from eft_engine import TunedPair, errors, find_preset
+from eft_engine import PromptPair, Term, TunedPair, errors, find_preset
+from eft_engine.config import CompositionOptions, Pair, RewardWeights
+from eft_engine.weights import Weight, checked_weight, is_schedule
 from eft_integrations.chat.notations import notation_of
 from eft_integrations.server.callers.weight_policy import PolicySetting
 
 Tag = Annotated[str, Field(min_length=1)]
+
+
+def _checked(weight: object, whose: str) -> None:
+    try:
+        checked_weight(weight, whose)
+    except errors.InvalidWeightError as error:
+        raise ValueError(str(error)) from None
+
+
+def _checked_weights(asked: RewardWeights) -> RewardWeights:
+    if isinstance(asked, Mapping) and not is_schedule(asked):
+        for name, weight in asked.items():
+            _checked(weight, f"pair {name!r}")
+    elif asked is not None:
+        _checked(asked, "every pair")
+    return asked
+
+
+CheckedWeights = Annotated[RewardWeights, AfterValidator(_checked_weights)]
+
+
+class FormulaSettings(BaseModel):
+    """Variants of the formula, as `CompositionOptions` has them; pairs and calls have settings of their own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    amplification: float = Field(default=1.0, allow_inf_nan=False, description="on the up-scaling direction")
+    conservative_top_p: float | None = Field(
+        default=None, gt=0.0, le=1.0, description="outside the nuclei of all tuned models their own probability is kept"
+    )
+    min_plausibility: float = Field(
+        default=0.0, ge=0.0, le=1.0, description="keep what the base gives at least this share of its best token"
+    )
+
+    @property
+    def of_the_engine(self) -> list[str]:
+        """What is set that no request says."""
+        return sorted(self.model_fields_set - {"min_plausibility"})
+
+    def options(self) -> CompositionOptions:
+        """In the engine's terms."""
+        return CompositionOptions(**self.model_dump())
 
 
 class CompositionSettings(BaseModel):
@@ -21,17 +65,34 @@ class CompositionSettings(BaseModel):
 
     name: str = Field(min_length=1, description="what requests call it")
     base: str | None = Field(default=None, description="the large model: hub id, folder or .gguf file")
-    pairs: dict[str, dict[str, Any]] = Field(default_factory=dict, description="tuned, reference, weight, by pair name")
+    pairs: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="by pair name: tuned, reference and weight, or, of a term, model and weight"
+    )
     preset: str | None = Field(default=None, description="a trio that ships with the package")
     url: str | None = Field(default=None, description="another eft serve, of either engine: http://host:8000/v1")
     served_name: str | None = Field(default=None, description="the trio's name on that server; None: its first")
-    weights: dict[str, FiniteFloat] = Field(
-        default_factory=dict, description="weights in this composition, by pair name"
+    weights: dict[str, Weight] = Field(
+        default_factory=dict, description="weights in this composition, by pair name: numbers or schedules"
     )
+    prompt_pairs: dict[str, PromptPair] = Field(
+        default_factory=dict, description="prompts as pairs, by name, that hold for all requests"
+    )
+    composition: FormulaSettings = Field(
+        default_factory=FormulaSettings, description="variants of the formula: amplification, min_plausibility, ..."
+    )
+    call_weight: CheckedWeights = Field(
+        default=None, description="weights that decide whether a tool is called, unless a request says; 0: the base's"
+    )
+    reasoning_weight: CheckedWeights = Field(default=None, description="weights of a thought, unless a request says")
+    call_lookahead: int | None = Field(default=None, ge=1, description="tokens within which a call must begin")
 
     weight_policy: PolicySetting | None = Field(
         default=None,
         description="what requests may ask for: free, fixed or [low, high], for all pairs or by name; None: [0, 2]",
+    )
+    takes_prompt_pairs: bool | None = Field(
+        default=None,
+        description="whether requests may bring prompt pairs; None: where the policy allows that all weights are 0",
     )
     tool_notation: str | None = Field(
         default=None, description="how the model writes tool calls (docs/families.md); None: as its chat template says"
@@ -50,9 +111,32 @@ class CompositionSettings(BaseModel):
             raise ValueError(f"composition {self.name!r}: served_name belongs to url")
         if "@" in self.name:
             raise ValueError(f"composition {self.name!r}: a name must not contain @, which begins weights")
-        if self.base is not None and (unknown := sorted(set(self.weights) - set(self.pairs))):
+        named = {*self.pairs, *self.prompt_pairs}
+        if self.base is not None and (unknown := sorted(set(self.weights) - named)):
             raise ValueError(f"composition {self.name!r} has a weight for {unknown[0]!r}, which is none of its pairs")
+        if twice := sorted(set(self.pairs) & set(self.prompt_pairs)):
+            raise ValueError(f"composition {self.name!r}: {twice[0]!r} is a pair and a prompt pair; name one otherwise")
+        if self.url is not None and (names := self.composition.of_the_engine):
+            raise ValueError(
+                f"composition {self.name!r}: composition.{names[0]} belongs to the server that holds the trio"
+            )
         return self
+
+    @field_validator("weights")
+    @classmethod
+    def _usable(cls, weights: dict[str, Weight]) -> dict[str, Weight]:
+        for name, weight in weights.items():
+            _checked(weight, f"pair {name!r}")
+        return weights
+
+    @field_validator("prompt_pairs")
+    @classmethod
+    def _named(cls, pairs: dict[str, PromptPair]) -> dict[str, PromptPair]:
+        for name, pair in pairs.items():
+            if not name or "." in name:
+                raise ValueError(f"a name must not be empty or contain a dot, got {name!r}")
+            _checked(pair.weight, f"prompt pair {name!r}")
+        return pairs
 
     @field_validator("tool_notation")
     @classmethod
@@ -63,7 +147,7 @@ class CompositionSettings(BaseModel):
             raise ValueError(str(error)) from None
         return name
 
-    def tuned_pairs(self) -> dict[str, TunedPair]:
+    def tuned_pairs(self) -> dict[str, Pair]:
         """The pairs, checked by the engine's own rules."""
         return {name: _as_pair(name, pair) for name, pair in self.pairs.items()}
 
@@ -76,16 +160,17 @@ class CompositionSettings(BaseModel):
         if self.url is not None:
             return None
         if self.preset is None:
-            return list(self.tuned_pairs())
+            return [*self.tuned_pairs(), *self.prompt_pairs]
         try:
             names = list(find_preset(self.preset).pairs())
         except errors.ModelNotFoundError:  # its models are not installed: loading says so
             return None
+        names += self.prompt_pairs
         check_weight_names(self.name, self.weights, names)
         return names
 
 
-def check_weight_names(composition: str, weights: Mapping[str, float], pairs: Collection[str]) -> None:
+def check_weight_names(composition: str, weights: Mapping[str, Weight], pairs: Collection[str]) -> None:
     """Check that the weights of a composition are those of its pairs.
 
     Raises:
@@ -99,10 +184,14 @@ def check_weight_names(composition: str, weights: Mapping[str, float], pairs: Co
         )
 
 
-def _as_pair(name: str, pair: Mapping[str, Any]) -> TunedPair:
+def _as_pair(name: str, pair: Mapping[str, Any]) -> Pair:
+    if "model" in pair:
+        return Term(**pair)
     missing = [side for side in ("tuned", "reference") if side not in pair]
     if missing:
         raise errors.InvalidOptionError(
-            f"pair {name!r} needs {' and '.join(missing)}", option="pairs", value=dict(pair)
+            f"pair {name!r} needs {' and '.join(missing)} (or, as a term without a reference, model)",
+            option="pairs",
+            value=dict(pair),
         )
     return TunedPair(**pair)

@@ -8,46 +8,36 @@ held for them.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from eft_engine import PromptPair, TokenIds, errors
+from eft_engine import PromptPair, errors
 from eft_engine.config import CompositionOptions, RewardWeights, resolve_weights
-from eft_engine.prompt_pairs import Side, Without
-from eft_engine.weights import Weight, checked_weight, is_schedule, weights_as_json
+from eft_engine.weights import Weight, is_schedule, weights_as_json
 from eft_integrations.backends.engine import EngineBackend
 from eft_integrations.backends.protocol import ChatBackend
 from eft_integrations.chat.request import ChatRequest, ChatResult
 from eft_integrations.server.callers.callers import ANYBODY, Caller
-from eft_integrations.server.callers.weight_policy import (
-    OPERATORS_OWN,
-    WeightForbiddenError,
-    WeightPolicy,
-    check_weights,
-    described,
-)
-from eft_integrations.server.errors import INVALID, PERMISSION, ApiError, Kind, shortened
-from eft_integrations.server.steering import Steering, texts_of
+from eft_integrations.server.callers.steering_policy import check_plausibility, check_prompt_pairs
+from eft_integrations.server.callers.weight_policy import OPERATORS_OWN, WeightPolicy, check_weights, described
+from eft_integrations.server.errors import INVALID, ApiError, Kind, shortened
+from eft_integrations.server.steering import Steering, most_side_tokens
 from eft_integrations.weights import HEADER, first_given, parse_alias, parse_weights
-
-
-PAIRS, MASK = "eft_prompt_pairs", "eft_min_plausibility"
-"""Fields of bodies."""
 
 
 @dataclass(frozen=True)
 class Composition:
     """One model of the server.
 
-    `weights` are the composition's own, by name of a pair or prompt pair; only these pairs belong to it. `weight_policy` bounds what
-    requests may ask for. `prompt_pairs` are its own, and `with_own_weight` names those that the backend has by itself: one weight
-    for all does not mean them. `options` are variants of the formula that requests do not choose; its plausibility they may raise.
-    `call_weight`, `reasoning_weight` and `call_lookahead` hold for requests that do not say.
-    `takes_prompt_pairs`: whether requests may bring some; None: where the policy allows to leave all pairs out.
-    `chat_template` replaces the backend's own;
+    `weights` are the composition's own, by name of a pair or prompt pair; only these pairs belong to it. `weight_policy` bounds
+    what requests may ask for. `prompt_pairs` are its own, and `with_own_weight` names those that the backend has by itself: one
+    weight for all does not mean them. `options` are variants of the formula that requests do not choose; its plausibility they may
+    raise. `call_weight`, `reasoning_weight` and `call_lookahead` hold for requests that do not say. `takes_prompt_pairs`: whether
+    requests may bring some; None: where the policy allows to leave all pairs out. `chat_template` replaces the backend's own;
     `tool_notation` is how the model writes calls and `reasoning_tags` are the texts around its thoughts, where its template does
     not say.
     """
@@ -68,6 +58,11 @@ class Composition:
     reasoning_tags: tuple[str, str] | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
+    def __post_init__(self) -> None:
+        """Raises UnknownPairError where a part of the answer has a weight of a pair that is not there."""
+        for part in (self.call_weight, self.reasoning_weight):
+            self._part_weights(part, {})
+
     @classmethod
     def of(cls, name: str, backend: ChatBackend) -> Composition:
         """Everything that a backend has, with its own weights."""
@@ -80,6 +75,14 @@ class Composition:
         known = f"{self.backend.identity} {sorted(weights_as_json(self.weights).items())} {said}"
         return f"fp_{hashlib.sha256(known.encode()).hexdigest()[:12]}"
 
+    @functools.cached_property
+    def terms(self) -> frozenset[str]:
+        """Pairs without a reference, where an engine of this process holds them."""
+        if not isinstance(self.backend, EngineBackend):
+            return frozenset()
+        held = {member for network in self.backend.stats().networks for member in network.members}
+        return frozenset(name for name in self._of_pairs if f"{name}.reference" not in held)
+
     # ---- weights -------------------------------------------------------------------------------------------------------
 
     @property
@@ -88,7 +91,9 @@ class Composition:
         others = {*self.prompt_pairs, *self.with_own_weight}
         return {name: weight for name, weight in self.weights.items() if name not in others}
 
-    def own_weights(self, asked: RewardWeights, prompt_pairs: Mapping[str, PromptPair] | None = None) -> dict[str, Weight]:
+    def own_weights(
+        self, asked: RewardWeights, prompt_pairs: Mapping[str, PromptPair] | None = None
+    ) -> dict[str, Weight]:
         """Weights of the composition's pairs and of those that a request brings. One for all means the pairs that are models: a
         prompt pair has a weight of its own, which only a mapping changes. Pairs that are not named keep theirs.
 
@@ -101,13 +106,16 @@ class Composition:
             return resolve_weights(asked, own, owner=repr(self.name))
         return {**own, **resolve_weights(asked, self._of_pairs, owner=repr(self.name))}
 
+    def weights_of(self, asked: Steering) -> dict[str, Weight]:
+        """Weights of the composition's own pairs; errors as for `own_weights`."""
+        found = self.own_weights(asked.reward_weights, asked.prompt_pairs)
+        return {name: found[name] for name in self.weights}
+
     def settle(self, asked: RewardWeights, prompt_pairs: Mapping[str, PromptPair] | None = None) -> dict[str, Weight]:
         """`own_weights`, and 0 for all other pairs of the backend; errors as there."""
         return {**dict.fromkeys(self.backend.weights, 0.0), **self.own_weights(asked, prompt_pairs)}
 
-    def _part_weights(
-        self, asked: RewardWeights, prompt_pairs: Mapping[str, PromptPair]
-    ) -> dict[str, Weight] | None:
+    def _part_weights(self, asked: RewardWeights, prompt_pairs: Mapping[str, PromptPair]) -> dict[str, Weight] | None:
         """Weights of a part of the answer, of pairs that are named or, for one weight, of all that are models; None: nothing is
         asked. Errors as for `own_weights`.
         """
@@ -129,7 +137,14 @@ class Composition:
         policy = caller.weight_policy.over(self.weight_policy)
         pairs = asked.prompt_pairs
         if pairs:
-            self._check_prompt_pairs(pairs, policy)
+            check_prompt_pairs(
+                pairs,
+                policy,
+                owner=self.name,
+                are_taken=self.may_bring_prompt_pairs(policy),
+                models=self._of_pairs,
+                taken={*self.weights, *self.backend.weights},
+            )
         weights = self.own_weights(asked.reward_weights, pairs)
         check_weights(weights, self.weights, policy)
         for option, part, own in (
@@ -139,62 +154,33 @@ class Composition:
             if (found := self._part_weights(part, pairs)) is not None:
                 check_weights(found, {**self.weights, **(self._part_weights(own, {}) or {})}, policy, option=option)
         if asked.min_plausibility is not None:
-            self._check_mask(asked.min_plausibility, policy)
-
-    def _check_prompt_pairs(self, pairs: Mapping[str, PromptPair], policy: WeightPolicy) -> None:
-        if not self.may_bring_prompt_pairs(policy):
-            raise ApiError(
-                f"{PAIRS}: requests bring no prompt pairs to {self.name!r}; leave them out, or ask the operator (who allows them "
-                "with takes_prompt_pairs)",
-                Kind(403, PERMISSION, "prompt_pairs_forbidden", PAIRS),
-            )
-        for name, pair in pairs.items():
-            told = shortened(name)
-            if not name or "." in name:
-                raise _wrong_pair(name, f"a name must not be empty or contain a dot, got {told!r}")
-            if name in self.weights or name in self.backend.weights:
-                raise _wrong_pair(name, f"the name {told!r} is taken; give the prompt pair another one")
-            checked_weight(pair.weight, f"prompt pair {told!r}")
-            owner = pair.model.partition(".")[0]
-            if owner == "base":
-                continue
-            if owner not in self._of_pairs:
-                there = ", ".join(["base", *self._of_pairs])
-                raise _wrong_pair(
-                    name, f"{told}.model: there is no model {shortened(pair.model)!r}; {self.name!r} has {there}"
-                )
-            if policy.rule(owner) != "free":  # its network would be added at a weight that no rule sees
-                raise WeightForbiddenError(
-                    f"{PAIRS}.{told}.model: only the base reads prompt pairs here, since the weight of {owner!r} is not free",
-                    pair=owner,
-                    weight=pair.weight,
-                    option=PAIRS,
-                )
+            own_share = self.options.min_plausibility
+            check_plausibility(asked.min_plausibility, own_share, policy, owner=self.name, models=self._of_pairs)
 
     def may_bring_prompt_pairs(self, policy: WeightPolicy) -> bool:
         """Whether requests may, under this policy. They can drown what a pair says, as its weight of 0 would."""
         asked = self.takes_prompt_pairs
         return policy.allows_nothing_of(self._of_pairs) if asked is None else asked
 
-    def _check_mask(self, asked: float, policy: WeightPolicy) -> None:
-        own = self.options.min_plausibility
-        if asked == own:
-            return
-        if asked < own:
-            raise ApiError(
-                f"{MASK} is at least {own:g} in {self.name!r}, got {asked:g}; leave it out, or give more",
-                Kind(403, PERMISSION, "min_plausibility_forbidden", MASK),
-            )
-        if not policy.allows_nothing_of(self._of_pairs):  # at 1 the base alone decides
-            raise ApiError(
-                f"{MASK} keeps what the base finds plausible, at the cost of pairs that the policy of {self.name!r} does not allow to "
-                "leave out; leave it out",
-                Kind(403, PERMISSION, "min_plausibility_forbidden", MASK),
-            )
-
     def allowed(self, caller: Caller) -> dict[str, object]:
         """What a caller may ask for, by pair name: free, fixed, or [low, high]."""
         return described(self.weights, caller.weight_policy.over(self.weight_policy))
+
+    def steering_told(self, caller: Caller) -> dict[str, object]:
+        """What `/v1/models` says besides: which pairs are prompts, whether requests may bring some, and what holds unless a request
+        says otherwise.
+        """
+        own: dict[str, RewardWeights] = {"call_weight": self.call_weight, "reasoning_weight": self.reasoning_weight}
+        told: dict[str, object] = {
+            "prompt_pairs": [*self.prompt_pairs, *self.with_own_weight],
+            "takes_prompt_pairs": self.may_bring_prompt_pairs(caller.weight_policy.over(self.weight_policy)),
+        }
+        for name, asked in own.items():
+            if (found := self._part_weights(asked, {})) is not None:
+                told[name] = weights_as_json(found)
+        if self.options.min_plausibility:
+            told["min_plausibility"] = self.options.min_plausibility
+        return told
 
     # ---- requests ------------------------------------------------------------------------------------------------------
 
@@ -232,27 +218,9 @@ class Composition:
 
     def count_side_tokens(self, request: ChatRequest, num_prompt_tokens: int) -> int:
         """Most tokens that prompt pairs read besides the request's own prompt, which has so many."""
-        sides = [
-            side
-            for pair in (*self.prompt_pairs.values(), *request.prompt_pairs.values())
-            for side in (pair.positive, pair.negative)
-        ]
-        return sum(self._count_side(side, num_prompt_tokens) for side in sides)
-
-    def _count_side(self, side: Side, num_prompt_tokens: int) -> int:
-        match side:
-            case None:
-                return 0
-            case Without():
-                return num_prompt_tokens
-            case TokenIds(ids=ids):
-                return len(ids)
-            case Mapping():  # the others of the request's messages stay
-                return num_prompt_tokens + self._count_texts(side)
-        return self._count_texts(side)
-
-    def _count_texts(self, side: Side) -> int:
-        return sum(len(self.backend.token_ids(text)) for text in texts_of(side))
+        pairs = (*self.prompt_pairs.values(), *request.prompt_pairs.values())
+        sides = [side for pair in pairs for side in (pair.positive, pair.negative)]
+        return sum(most_side_tokens(side, num_prompt_tokens, self.backend.token_ids) for side in sides)
 
     def report(self, result: ChatResult) -> dict[str, Any]:
         """A result's metadata, without the pairs of others."""
@@ -260,10 +228,6 @@ class Composition:
         brought = [pair for pair in told if pair not in self.weights and pair not in self.backend.weights]
         weights = {pair: told[pair] for pair in (*self.weights, *brought)}
         return {**result.metadata, "reward_weights": weights}
-
-
-def _wrong_pair(name: str, reason: str) -> errors.InvalidOptionError:
-    return errors.InvalidOptionError(f"{PAIRS}: {reason}", option=PAIRS, value=name)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from eft_engine.weights import weights_as_json
 from eft_integrations.server.bodies.calls import caller_of
 from eft_integrations.server.callers.callers import Caller
 from eft_integrations.server.compositions import Composition
@@ -69,7 +70,8 @@ def _model(composition: Composition, caller: Caller) -> dict[str, Any]:
         "max_model_len": composition.backend.context_len,
         "eft": {
             "dialect": "eft",
-            "pairs": dict(composition.weights),
+            "pairs": weights_as_json(composition.weights),
             "allowed_weights": composition.allowed(caller),
+            **composition.steering_told(caller),
         },
     }

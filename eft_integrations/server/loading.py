@@ -6,11 +6,13 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 
-from eft_engine import EngineConfig, TunedPair, errors
+from eft_engine import EngineConfig, errors
+from eft_engine.config import Pair
+from eft_engine.weights import Weight
 from eft_integrations.backends.engine import EngineBackend
 from eft_integrations.backends.pool import shared_backend
 from eft_integrations.backends.protocol import ChatBackend
-from eft_integrations.backends.remote import remote_backend
+from eft_integrations.backends.remote import RemoteBackend, remote_backend
 from eft_integrations.server.callers.weight_policy import DEFAULT, WeightPolicy
 from eft_integrations.server.composition_settings import CompositionSettings, check_weight_names
 from eft_integrations.server.compositions import Composition
@@ -54,13 +56,13 @@ def _place(composition: CompositionSettings) -> tuple[str | None, str | None]:
     return composition.preset, composition.base
 
 
-def merged_pairs(compositions: Sequence[CompositionSettings]) -> dict[str, TunedPair]:
+def merged_pairs(compositions: Sequence[CompositionSettings]) -> dict[str, Pair]:
     """All pairs of compositions over one base, by name; a pair's own weight stays with its composition.
 
     Raises:
         InvalidOptionError: one name means different models.
     """
-    merged: dict[str, TunedPair] = {}
+    merged: dict[str, Pair] = {}
     for composition in compositions:
         for name, pair in composition.tuned_pairs().items():
             known = merged.setdefault(name, pair)
@@ -75,25 +77,52 @@ def merged_pairs(compositions: Sequence[CompositionSettings]) -> dict[str, Tuned
 
 
 def _composition(settings: CompositionSettings, backend: ChatBackend) -> Composition:
-    own: Mapping[str, float] = {name: pair.weight for name, pair in settings.tuned_pairs().items()}
-    if settings.base is None:
-        own = backend.weights
-    check_weight_names(settings.name, settings.weights, own)
-    first = next(iter(own), None)
+    own: Mapping[str, Weight] = {name: pair.weight for name, pair in settings.tuned_pairs().items()}
     template = None
     if isinstance(backend, EngineBackend):
         _load(backend, settings.name)
-        if first is not None and first != next(iter(backend.weights)):  # the engine's own is that of its first pair
+    if settings.base is None:
+        own = backend.weights
+    elif own and isinstance(backend, EngineBackend):
+        first = next(iter(own))
+        if first != next(iter(backend.weights)):  # the engine's own is that of its first pair
             template = backend.template_of(first)
+    _check_prompt_pairs(settings, backend)
+    own = {**own, **{name: pair.weight for name, pair in settings.prompt_pairs.items()}}
+    check_weight_names(settings.name, settings.weights, own)
     return Composition(
         settings.name,
         backend,
         {**own, **settings.weights},
         weight_policy=WeightPolicy.of(settings.weight_policy, DEFAULT),
+        prompt_pairs=settings.prompt_pairs,
+        with_own_weight=backend.model.prompt_pairs if isinstance(backend, RemoteBackend) else (),
+        options=settings.composition.options(),
+        call_weight=settings.call_weight,
+        reasoning_weight=settings.reasoning_weight,
+        call_lookahead=settings.call_lookahead,
+        takes_prompt_pairs=settings.takes_prompt_pairs,
         chat_template=template,
         tool_notation=settings.tool_notation,
         reasoning_tags=settings.reasoning_tags,
     )
+
+
+def _check_prompt_pairs(settings: CompositionSettings, backend: ChatBackend) -> None:
+    """Raises InvalidOptionError where a prompt pair has the name of a pair, or a model that is none of the engine's."""
+    held = backend.weights
+    for name, pair in settings.prompt_pairs.items():
+        where = f"composition {settings.name!r}: the prompt pair {name!r}"
+        if name in held:
+            raise errors.InvalidOptionError(
+                f"{where} is called like a pair of its engine; give it another name", option="prompt_pairs", value=name
+            )
+        if pair.model.partition(".")[0] not in ("base", *held):
+            raise errors.InvalidOptionError(
+                f"{where} has the model {pair.model!r}; there are {', '.join(('base', *held))}",
+                option="prompt_pairs",
+                value=pair.model,
+            )
 
 
 def _load(backend: EngineBackend, composition: str) -> None:

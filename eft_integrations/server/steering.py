@@ -1,14 +1,14 @@
-"""What a request asks of a composition besides its prompt: weights, prompts as pairs, what counts as plausible, and whose decision a
-call is.
+"""What a request asks of a composition besides its prompt: weights, prompts as pairs, what counts as plausible, and whose decision
+a call is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
 
-from eft_engine import PromptPair
+from eft_engine import PromptPair, TokenIds
 from eft_engine.config import CompositionOptions, RewardWeights
 from eft_engine.prompt_pairs import Side, Without
 
@@ -55,6 +55,23 @@ class Steering:
             reasoning_weight=self.reasoning_weight,
             call_lookahead=self.call_lookahead,
         )
+
+
+def most_side_tokens(side: Side, num_prompt_tokens: int, token_ids: Callable[[str], Sequence[int]]) -> int:
+    """Most tokens that a side of a prompt pair reads besides the request's own prompt, which has so many.
+
+    >>> most_side_tokens({"system": "a b"}, 10, str.split), most_side_tokens(None, 10, str.split)
+    (12, 0)
+    """
+    match side:
+        case None:
+            return 0
+        case Without():
+            return num_prompt_tokens
+        case TokenIds(ids=ids):
+            return len(ids)
+    own = num_prompt_tokens if isinstance(side, Mapping) else 0  # the other messages of the request stay
+    return own + sum(len(token_ids(text)) for text in texts_of(side))
 
 
 def texts_of(side: Side) -> list[str]:

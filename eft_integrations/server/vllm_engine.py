@@ -6,6 +6,7 @@ import logging
 
 from eft_engine import EngineConfig, MemberConfig, errors
 from eft_engine import inspect_trio as report_on_trio
+from eft_integrations.backends.vllm_server import numbers_alone
 from eft_integrations.server.composition_settings import CompositionSettings
 from eft_integrations.server.loading import merged_pairs
 from eft_integrations.server.settings import ServerSettings
@@ -13,6 +14,11 @@ from eft_integrations.vllm.launch import Command, serve_command
 
 HONOURED = frozenset({"host", "port", "api_key", "api_key_file", "keys", "compositions", "engine", "vllm_args"})
 """Settings that vLLM is started with; `serve_command` says of the engine's, `plain_keys` of keys what it cannot do."""
+
+OWN_ENGINES = (
+    "tool_notation", "reasoning_tags", "prompt_pairs", "takes_prompt_pairs", "call_weight", "reasoning_weight", "call_lookahead",
+)  # fmt: skip
+"""Settings of a composition that vLLM's server has no place for."""
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +44,7 @@ def vllm_command(settings: ServerSettings) -> Command:
         pairs=pairs,
         report=report,
         engine=engine,
+        min_plausibility={own.name: own.composition.min_plausibility for own in settings.compositions},
         host=settings.host,
         port=settings.port,
         api_keys=settings.plain_keys,
@@ -57,7 +64,8 @@ def _check_settings(settings: ServerSettings) -> None:
             "in front of vLLM (url) holds it",
             option="weight_policy",
         )
-    told = {name for own in settings.compositions for name in ("tool_notation", "reasoning_tags") if getattr(own, name)}
+    told = {name for own in settings.compositions for name in OWN_ENGINES if getattr(own, name) not in (None, {})}
+    told |= {f"composition.{name}" for own in settings.compositions for name in own.composition.of_the_engine}
     if unknown := sorted((settings.model_fields_set - HONOURED) | told):
         raise errors.InvalidOptionError(
             f"{', '.join(unknown)}: only our own engine's server knows it (--engine eft); vLLM has flags of its own for much "
@@ -83,6 +91,10 @@ def _one_base(compositions: list[CompositionSettings]) -> str:
 
 
 def _weights(own: CompositionSettings, *, single: bool) -> dict[str, float] | None:
-    """The weights of a composition's name; None where they are the pairs' own."""
-    weights = {**{name: pair.weight for name, pair in own.tuned_pairs().items()}, **own.weights}
+    """The weights of a composition's name; None where they are the pairs' own.
+
+    Raises:
+        InvalidOptionError: one is a schedule.
+    """
+    weights = numbers_alone({**{name: pair.weight for name, pair in own.tuned_pairs().items()}, **own.weights})
     return None if single and not own.weights else weights

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING
 
-from eft_integrations.vllm.request_weights import read_weights
+from eft_integrations.vllm.request_weights import SHARE_KEY, read_share, read_weights
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -50,6 +50,11 @@ def _check_class(name: str, own_json: str, v2: bool) -> type:
 
     def validate_params(cls: type, sampling_params: SamplingParams) -> None:
         read_weights(sampling_params.extra_args, own)
+        if read_share(sampling_params.extra_args) and sampling_params.structured_outputs is not None:
+            raise ValueError(
+                f"{SHARE_KEY} and structured outputs exclude each other in vLLM, which forbids tokens behind the composition; "
+                "leave one of them out, or ask an engine of this package"
+            )
 
     if v2:
         from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as Processor

@@ -39,28 +39,52 @@ def columns_to_weights(columns: Tensor) -> Tensor:
     return columns.clone(memory_format=torch.contiguous_format).view(torch.float32)
 
 
-def compose_logits(base: Tensor, pairs: Iterable[tuple[Tensor, Tensor]], weights: Tensor) -> Tensor:
-    """The sum base + sum of weight * (tuned - reference), up to a constant per row (softmax does not see it).
+def compose_logits(base: Tensor, pairs: Iterable[tuple[Tensor, Tensor | None]], weights: Tensor) -> Tensor:
+    """The sum base + sum of weight * (tuned - reference), up to a constant per row (softmax does not see it). A term has no
+    reference.
 
     Args:
         base: [rows, vocab] logits, float32; it is overwritten with the result.
         pairs: tuned and reference logits of each pair, [rows, their vocab]; read one pair at a time. A vocabulary that ends
-        earlier than
-            the base's leaves the base's further ids impossible: no member but the base knows them.
+            earlier than the base's leaves the base's further ids impossible: no member but the base knows them.
         weights: [rows, pairs].
 
     >>> base, tuned, reference = torch.tensor([[0.0, 1.0, 5.0]]), torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 1.0]])
     >>> compose_logits(base, [(tuned, reference)], torch.tensor([[0.5]])).tolist()
     [[0.5, 0.5, -inf]]
+    >>> compose_logits(torch.tensor([[0.0, 1.0]]), [(torch.tensor([[2.0, 0.0]]), None)], torch.tensor([[0.5]])).tolist()
+    [[1.0, 1.0]]
     """
     num_shared = base.shape[-1]
     for index, (tuned, reference) in enumerate(pairs):
-        width = min(num_shared, tuned.shape[-1], reference.shape[-1])
+        width = min(num_shared, *(logits.shape[-1] for logits in (tuned, reference) if logits is not None))
         base[:, width:num_shared] = -torch.inf
         num_shared = width
-        delta = tuned[:, :width].float() - reference[:, :width]
+        delta = tuned[:, :width].float()
+        if reference is not None:
+            delta = delta - reference[:, :width]
         base[:, :width].addcmul_(delta, weights[:, index : index + 1])
     return base
+
+
+PENALTY = 1e4
+"""Taken off implausible tokens, in nats: none is drawn while a plausible one is allowed, and where vLLM forbids all of those behind
+the composition, one is left.
+"""
+
+
+def implausible(base: Tensor, best: Tensor, shares: Tensor) -> Tensor:
+    """What the base gives less than a share of its best token: a mask, [rows, vocab].
+
+    Args:
+        base: its logits, [rows, vocab], float32; -inf where a token is impossible.
+        best: the best of them, [rows, 1]; of the whole vocabulary where `base` is a part of it.
+        shares: [rows, 1], 0 to 1; 0 keeps all.
+
+    >>> implausible(torch.tensor([[0.0, -1.0, -3.0]]), torch.tensor([[0.0]]), torch.tensor([[0.1]])).tolist()
+    [[False, False, True]]
+    """
+    return base < best + shares.log()
 
 
 def tokens_of_requests(rows: Tensor, query_start_loc: Tensor, positions: Tensor, out: Tensor) -> Tensor:

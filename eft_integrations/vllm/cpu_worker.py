@@ -12,7 +12,7 @@ from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.cpu_worker import CPUWorker
 
 from eft_integrations.vllm.admission import is_check
-from eft_integrations.vllm.request_weights import effective_weights
+from eft_integrations.vllm.request_weights import effective_row
 from eft_integrations.vllm.trio_options import TrioOptions
 
 if TYPE_CHECKING:
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
 
 class EFTCPUModelRunner(CPUModelRunner):  # type: ignore[misc]  # vLLM is not there when types are checked
-    """Hands `eft_weights` to the model, [max tokens, pairs], laid out for the tokens of the batch."""
+    """Hands `eft_weights` to the model, [max tokens, pairs + 1], laid out for the batch: weights, and what is plausible."""
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device) -> None:
         super().__init__(vllm_config, device)
         self._own = TrioOptions.of(self.model_config.hf_config).weights
-        self._weights = torch.tensor([list(self._own.values())], dtype=torch.float32).repeat(self.max_num_tokens, 1)
+        row = TrioOptions.of(self.model_config.hf_config).row
+        self._weights = torch.tensor([row], dtype=torch.float32).repeat(self.max_num_tokens, 1)
 
     def _init_model_kwargs(self, num_reqs: int | None = None) -> dict[str, object]:
         inputs: dict[str, object] = super()._init_model_kwargs(num_reqs)
@@ -34,7 +35,7 @@ class EFTCPUModelRunner(CPUModelRunner):  # type: ignore[misc]  # vLLM is not th
         starts = self.query_start_loc.np
         for index, request_id in enumerate(self.input_batch.req_ids):
             sampling = self.requests[request_id].sampling_params
-            row = effective_weights(None if sampling is None else sampling.extra_args, self._own)
+            row = effective_row(None if sampling is None else sampling.extra_args, self._own)
             self._weights[starts[index] : starts[index + 1]] = torch.tensor(row)
         inputs["eft_weights"] = self._weights
         return inputs

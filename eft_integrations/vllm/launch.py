@@ -12,9 +12,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from eft_engine import EngineConfig, MemberConfig, SpeculationOptions, TunedPair, errors
+from eft_engine import EngineConfig, MemberConfig, SpeculationOptions, errors
+from eft_engine.config import Pair
 from eft_engine.outputs import TrioReport
 from eft_integrations.vllm.register import ARCHITECTURE
+from eft_integrations.vllm.request_weights import NO_SCHEDULES
 from eft_integrations.vllm.trio_options import PairOptions, TrioOptions
 
 INSTALL = "pip install 'vllm>=0.32,<0.33'"
@@ -42,9 +44,10 @@ def serve_command(
     compositions: Mapping[str, Mapping[str, float] | None],
     *,
     base: MemberConfig,
-    pairs: Mapping[str, TunedPair],
+    pairs: Mapping[str, Pair],
     report: TrioReport,
     engine: EngineConfig,
+    min_plausibility: Mapping[str, float] | None = None,
     host: str,
     port: int,
     api_keys: Sequence[str] = (),
@@ -58,6 +61,7 @@ def serve_command(
         pairs: the small ones.
         report: what was found out about the trio (`inspect_trio`); its masked ids are never generated, and its ends end texts.
         engine: options that were set apply; see `HONOURED`.
+        min_plausibility: of requests that do not say, by name; see `CompositionOptions`.
         host: address to listen on.
         port: port to listen on.
         api_keys: one at most.
@@ -66,7 +70,7 @@ def serve_command(
     Raises:
         InvalidOptionError: something that vLLM cannot do.
     """
-    options = trio_options(compositions, base=base, pairs=pairs, report=report)
+    options = trio_options(compositions, base=base, pairs=pairs, report=report, min_plausibility=min_plausibility)
     first = next(iter(pairs.values()))
     arguments = [
         *_program(base.source),
@@ -96,13 +100,14 @@ def trio_options(
     compositions: Mapping[str, Mapping[str, float] | None],
     *,
     base: MemberConfig,
-    pairs: Mapping[str, TunedPair],
+    pairs: Mapping[str, Pair],
     report: TrioReport,
+    min_plausibility: Mapping[str, float] | None = None,
 ) -> TrioOptions:
     """The overrides of the base's configuration.
 
     Raises:
-        InvalidOptionError: a member is of a kind that vLLM is not given here, or there are no pairs.
+        InvalidOptionError: a member is of a kind that vLLM is not given here, a weight is a schedule, or there are no pairs.
     """
     if not pairs:
         raise errors.InvalidOptionError("without pairs there is nothing to compose; start vLLM itself", option="pairs")
@@ -118,13 +123,18 @@ def trio_options(
     found: dict[str, PairOptions] = {}
     for name, pair in pairs.items():
         _check_plain(f"{name}.tuned", pair.tuned)
-        _check_plain(f"{name}.reference", pair.reference)
+        if pair.reference is not None:
+            _check_plain(f"{name}.reference", pair.reference)
+        if not isinstance(pair.weight, int | float):
+            raise errors.InvalidOptionError(
+                f"the weight of pair {name!r}: {NO_SCHEDULES}", option="pairs", value=pair.weight
+            )
         found[name] = PairOptions(
             tuned=pair.tuned.source,
-            reference=pair.reference.source,
+            reference=None if pair.reference is None else pair.reference.source,
             weight=pair.weight,
             tuned_revision=pair.tuned.revision,
-            reference_revision=pair.reference.revision,
+            reference_revision=None if pair.reference is None else pair.reference.revision,
         )
     named = {name: dict(weights) for name, weights in compositions.items() if weights is not None}
     return TrioOptions(
@@ -132,6 +142,7 @@ def trio_options(
         masked_ids=tuple(report.vocabulary.masked_ids),
         end_ids=tuple(end.token_id for end in report.ends if end.unused is None),
         compositions=named,
+        min_plausibility={name: share for name, share in (min_plausibility or {}).items() if share},
     )
 
 
@@ -157,7 +168,7 @@ def _program(base: str) -> list[str]:
     return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", base]
 
 
-def _engine_arguments(engine: EngineConfig, first: TunedPair) -> list[str]:
+def _engine_arguments(engine: EngineConfig, first: Pair) -> list[str]:
     """Options of the engine that were set, as vLLM's.
 
     Raises:
@@ -182,7 +193,7 @@ def _engine_arguments(engine: EngineConfig, first: TunedPair) -> list[str]:
     return arguments
 
 
-def _drafting(speculation: SpeculationOptions, first: TunedPair) -> dict[str, object] | None:
+def _drafting(speculation: SpeculationOptions, first: Pair) -> dict[str, object] | None:
     number = {"num_speculative_tokens": speculation.max_draft_tokens}
     match speculation.drafter:
         case "tuned":

@@ -16,13 +16,20 @@ from typing import Any
 from starlette.datastructures import State
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from eft_integrations.vllm.request_weights import KEY, read_weights
+from eft_integrations.vllm.request_weights import KEY, SHARE_KEY, read_share, read_weights
 from eft_integrations.vllm.trio_options import TrioOptions
 from eft_integrations.weights import HEADER, first_given, parse_alias, parse_weights
 
 GENERATION = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses"})
 NAMES_A_MODEL = GENERATION | {"/tokenize"}
 FIELD = "eft_reward_weights"
+NOT_HERE = {
+    "eft_prompt_pairs": "one request has one prompt there, which all members read",
+    "eft_call_weight": "a request keeps its weights there, and no text is drawn twice",
+    "eft_reasoning_weight": "a request keeps its weights there",
+    "eft_call_lookahead": "a request keeps its weights there, and no text is drawn twice",
+}
+"""Fields of `eft serve` that vLLM cannot do, with the reason."""
 MAX_BODY_BYTES = 64 * 2**20
 
 
@@ -50,8 +57,13 @@ class Served:
         """Turn names and weights into what vLLM reads, in place.
 
         Raises:
-            ValueError: weights that cannot be read or that belong to no pair of the name.
+            ValueError: weights that cannot be read or that belong to no pair of the name, or a field that vLLM cannot do.
         """
+        for field, reason in NOT_HERE.items():
+            if body.pop(field, None) is not None:
+                raise ValueError(
+                    f"{field}: vLLM cannot do it: {reason}; leave it out, or ask an engine of this package"
+                )
         name, alias = self._split(body.get("model"))
         if name is not None:
             body["model"] = name
@@ -63,6 +75,11 @@ class Served:
         if KEY in extra or list(own.items()) != list(self.options.weights.items()):
             chosen = dict(zip(own, read_weights({KEY: extra.get(KEY)}, own), strict=True))
             extra[KEY] = [chosen.get(pair, 0.0) for pair in self.options.pairs]
+            body["vllm_xargs"] = extra
+        share = body.pop(SHARE_KEY, None)
+        own_share = self.options.min_plausibility.get(name or self.names[0], 0.0)
+        if share is not None or (own_share and SHARE_KEY not in extra):
+            extra[SHARE_KEY] = read_share({SHARE_KEY: own_share if share is None else share})
             body["vllm_xargs"] = extra
         if self.eos_token_ids and not body.get("ignore_eos"):
             body["stop_token_ids"] = sorted({*(body.get("stop_token_ids") or ()), *self.eos_token_ids})

@@ -24,8 +24,10 @@ from vllm.model_executor.models.utils import maybe_prefix
 from vllm.platforms import current_platform
 
 from eft_integrations.vllm.composing import (
+    PENALTY,
     columns_to_weights,
     compose_logits,
+    implausible,
     num_weight_columns,
     weights_to_columns,
 )
@@ -51,9 +53,9 @@ class EFTForCausalLM(nn.Module):
         self.vocab_sizes = {key: config.get_vocab_size() for key, config in configs.items()}
         self.vocab_size = self.vocab_sizes[BASE]
         self._widths = [config.get_hidden_size() for config in configs.values()]
-        self._width = sum(self._widths) + num_weight_columns(len(self.options.pairs), self.dtype)
-        own = torch.tensor([list(self.options.weights.values())], dtype=torch.float32)
-        self.register_buffer("own_weights", own, persistent=False)  # [1, pairs]
+        self._width = sum(self._widths) + num_weight_columns(len(self.options.row), self.dtype)
+        own = torch.tensor([self.options.row], dtype=torch.float32)
+        self.register_buffer("own_weights", own, persistent=False)  # [1, pairs + 1]
         # Members with one vocabulary lie on the ranks in the same parts: these are composed, and one row is gathered instead
         # of all members'.
         same = len(set(self.vocab_sizes.values())) == 1
@@ -111,7 +113,8 @@ class EFTForCausalLM(nn.Module):
             positions: [tokens].
             intermediate_tensors: None; there is no pipeline.
             inputs_embeds: None; each member has its own embeddings.
-            eft_weights: [at least tokens, pairs], float32; None: the pairs' own, as in runs that measure memory.
+            eft_weights: [at least tokens, pairs + 1], float32: weights, and the share that is plausible; None: the pairs' own, as
+                in runs that measure memory.
 
         Returns:
             [tokens, hidden sizes + weight columns].
@@ -168,15 +171,32 @@ class EFTForCausalLM(nn.Module):
             for _ in small:
                 pass
             return None
-        return compose_logits(base.float(), small, columns_to_weights(parts[-1]))
+        rows_of_weights = columns_to_weights(parts[-1])
+        weights, shares = rows_of_weights[:, :-1], rows_of_weights[:, -1:]
+        base = base.float()
+        start = get_tensor_model_parallel_rank() * base.shape[1] if self.composes_parts else 0
+        num_known = max(min(self.vocab_sizes.values()) - start, 0)  # behind them is padding, or what only the base has
+        best = self._best(self._mask(base, start=start)[:, :num_known])
+        unlikely = implausible(base, best, shares)
+        return compose_logits(base, small, weights).sub_(unlikely * PENALTY)
 
-    def _logits_of_pairs(self, rows: dict[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _best(self, logits: Tensor) -> Tensor:
+        """The best of each row of the whole vocabulary, [rows, 1]; `logits` may be a rank's part, and empty."""
+        if logits.shape[1]:
+            best = logits.amax(dim=-1, keepdim=True)
+        else:
+            best = logits.new_full((logits.shape[0], 1), -torch.inf)
+        if self.composes_parts and get_tensor_model_parallel_world_size() > 1:
+            best = cast(Tensor, tensor_model_parallel_all_gather(best)).amax(dim=-1, keepdim=True)
+        return best
+
+    def _logits_of_pairs(self, rows: dict[str, Tensor]) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Tuned and reference logits, a pair at a time: the logits of all members together would need much more memory."""
-        for index in range(len(self.options.pairs)):
+        for index, pair in enumerate(self.options.pairs.values()):
             tuned, reference = f"tuned_{index}", f"reference_{index}"
             yield (
                 self._member(tuned).compute_logits(rows[tuned]),
-                self._member(reference).compute_logits(rows[reference]),
+                None if pair.reference is None else self._member(reference).compute_logits(rows[reference]),
             )
 
     def _mask(self, logits: Tensor, *, start: int) -> Tensor:

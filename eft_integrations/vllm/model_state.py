@@ -10,7 +10,7 @@ from vllm.v1.worker.gpu.buffer_utils import UvaBackedTensor
 from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
 from eft_integrations.vllm.composing import tokens_of_requests
-from eft_integrations.vllm.request_weights import effective_weights
+from eft_integrations.vllm.request_weights import effective_row
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 
 class EFTModelState(DefaultModelState):  # type: ignore[misc]  # vLLM is not there when types are checked
-    """Hands `eft_weights` to the model, [tokens, pairs], always in the same memory: a CUDA graph reads where it was recorded."""
+    """Hands `eft_weights` to the model, [tokens, pairs + 1], always in the same memory: a CUDA graph reads where it was recorded.
+    Behind the weights of the pairs stands what is plausible.
+    """
 
     def __init__(
         self,
@@ -34,18 +36,19 @@ class EFTModelState(DefaultModelState):  # type: ignore[misc]  # vLLM is not the
     ) -> None:
         super().__init__(vllm_config, model, encoder_cache, device)
         self._own: dict[str, float] = model.options.weights
-        num_pairs = len(self._own)
-        self._rows = UvaBackedTensor((self.max_num_reqs, num_pairs), dtype=torch.float32)
-        self._rows.np[:] = list(self._own.values())
+        self._rows = UvaBackedTensor((self.max_num_reqs, len(model.options.row)), dtype=torch.float32)
+        self._rows.np[:] = model.options.row
         self._rows.copy_to_uva()
-        self._weights = cast(Tensor, model.own_weights).to(device).repeat(self.max_num_tokens, 1)  # [max tokens, pairs]
+        self._weights = (
+            cast(Tensor, model.own_weights).to(device).repeat(self.max_num_tokens, 1)
+        )  # [max tokens, pairs + 1]
         self._token_index = torch.arange(self.max_num_tokens, dtype=torch.int32, device=device)
 
     def add_request(self, req_index: int, new_req_data: NewRequestData) -> None:
         """Keep the weights of a request that begins."""
         super().add_request(req_index, new_req_data)
         sampling = new_req_data.sampling_params
-        self._rows.np[req_index] = effective_weights(None if sampling is None else sampling.extra_args, self._own)
+        self._rows.np[req_index] = effective_row(None if sampling is None else sampling.extra_args, self._own)
 
     def apply_staged_writes(self) -> None:
         """Let the device see the weights of new requests."""
@@ -56,7 +59,7 @@ class EFTModelState(DefaultModelState):  # type: ignore[misc]  # vLLM is not the
         """The weights of every token of the batch, and whatever else the model's inputs need."""
         inputs: dict[str, object] = super().prepare_inputs(input_batch, req_states)
         num_tokens = input_batch.num_tokens_after_padding
-        rows = self._rows.gpu[input_batch.idx_mapping]  # [requests, pairs]
+        rows = self._rows.gpu[input_batch.idx_mapping]  # [requests, pairs + 1]
         starts = input_batch.query_start_loc[: rows.shape[0] + 1]
         inputs["eft_weights"] = self._lay_out(rows, starts, num_tokens)
         return inputs

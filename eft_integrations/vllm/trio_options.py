@@ -12,12 +12,14 @@ OPTION = "eft"
 
 
 class PairOptions(BaseModel):
-    """One behaviour: a small model after and before fine-tuning, each a folder or a hub id, and its default weight."""
+    """One behaviour: a small model after and before fine-tuning, each a folder or a hub id, and its default weight. A term has no
+    reference.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tuned: str = Field(min_length=1)
-    reference: str = Field(min_length=1)
+    reference: str | None = Field(default=None, min_length=1)
     weight: float = 1.0
     tuned_revision: str | None = None
     reference_revision: str | None = None
@@ -43,6 +45,9 @@ class TrioOptions(BaseModel):
     compositions: dict[str, dict[str, float]] = Field(
         default_factory=dict, description="weights of a served name, by pair; pairs that it does not name have weight 0"
     )
+    min_plausibility: dict[str, float] = Field(
+        default_factory=dict, description="by served name, the share of the base's best token that a token must have"
+    )
 
     @classmethod
     def of(cls, hf_config: object) -> TrioOptions:
@@ -65,6 +70,11 @@ class TrioOptions(BaseModel):
             raise ValueError(f"{where}: {finding['msg']}") from None
 
     @property
+    def row(self) -> tuple[float, ...]:
+        """What a request without arguments has: the pairs' own weights, and that all tokens are plausible."""
+        return (*self.weights.values(), 0.0)
+
+    @property
     def weights(self) -> dict[str, float]:
         """The pairs' own weights, by name."""
         return {name: pair.weight for name, pair in self.pairs.items()}
@@ -73,7 +83,8 @@ class TrioOptions(BaseModel):
         """Key, source and revision of every small model: `tuned_0`, `reference_0`, `tuned_1`, ..."""
         for index, pair in enumerate(self.pairs.values()):
             yield f"tuned_{index}", pair.tuned, pair.tuned_revision
-            yield f"reference_{index}", pair.reference, pair.reference_revision
+            if pair.reference is not None:
+                yield f"reference_{index}", pair.reference, pair.reference_revision
 
     def as_overrides(self, architecture: str) -> Mapping[str, object]:
         """The overrides that turn the base's configuration into the trio's."""

@@ -11,8 +11,14 @@ from types import SimpleNamespace
 import pytest
 
 from eft_engine.cli import main
+from eft_engine.cli.composition_file import write_composition
 from eft_engine.cli.evaluate import load_judge, make_scorer
+from eft_engine.cli.trio_options import choose_trio
+from eft_engine.config import CompositionOptions, PromptPair
 from eft_engine.errors import InvalidOptionError
+from eft_engine.evaluation.run import Weights
+from eft_engine.weights import Gate
+from eft_integrations.server.settings import load_settings
 from tests.toy import ToyTrio
 
 Run = Callable[..., tuple[int, str, str]]
@@ -104,3 +110,71 @@ def test_a_schema_file_is_read(tmp_path: Path) -> None:
     path.write_text("{", encoding="utf-8")
     with pytest.raises(InvalidOptionError, match="cannot read the schema"):
         make_scorer("schema", pattern=None, schema=path, judge=None, criterion="")
+
+
+def test_tuning_says_what_is_best_and_writes_what_a_server_reads(
+    run: Run, trio: list[str], questions: str, tmp_path: Path
+) -> None:
+    """Every answer passes, so the base alone is as good as anything; a candidate may be a schedule."""
+    output, report = tmp_path / "found.yaml", tmp_path / "report"
+    schedule = '{"kind": "first_tokens", "num_tokens": 1}'
+    tried = ["--candidate", "tuned=1", "--candidate", schedule, "--output", str(output), "--report", str(report)]
+    code, out, err = run("eval", questions, "--tune", *tried, "--pattern", "(?s).*", "--max-tokens", "3", *trio)
+    assert code == 0, err
+    result = json.loads(out.splitlines()[-1])
+    assert list(result["weights"]) == ["0", "first_tokens(num_tokens=1)", "tuned=1"]
+    assert [own["steered"] for own in result["weights"].values()] == [0.0, pytest.approx(1 / 3, abs=1e-3), 1.0]
+    assert result["best"] == "0"
+    assert result["warnings"][-1] == ("nothing that was tried is better than weight 0 without losing what the base has")
+    answers = [json.loads(line) for line in (report / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [answer["weights"] for answer in answers] == [label for label in result["weights"] for _ in range(2)]
+    (composition,) = load_settings(output).compositions
+    assert composition.weights == {"tuned": 0.0}
+    assert composition.known_pairs() == ["tuned"]
+
+
+def test_prompt_pairs_are_measured_and_one_weight_is_theirs_where_there_is_no_other_pair(
+    run: Run, trio: list[str], questions: str
+) -> None:
+    base = trio[:2]
+    pair = ["--prompt-pair", 'other={"negative": "three"}']
+    code, out, err = run(
+        "eval", questions, "-w", "0", "-w", "2", *pair, "--pattern", "(?s).*", *base, "--max-tokens", "3"
+    )
+    assert code == 0, err
+    weights = json.loads(out.splitlines()[-1])["weights"]
+    assert {label: own["steered"] for label, own in weights.items()} == {"other=0": 0.0, "other=2": 1.0}
+
+
+def test_a_composition_file_holds_preset_schedules_and_prompt_pairs(tmp_path: Path) -> None:
+    choice = choose_trio(preset="atlas", dtype="float32")
+    pair = PromptPair(negative={"system": "Be long."}, weight=0.5)
+    formula = CompositionOptions(min_plausibility=0.1, prompt_pairs={"short": pair})
+    gate = Gate(by="kl", above=0.5)
+    settings_tried: list[Weights] = [gate, {"assistant": gate, "short": 0.5}]
+    for weights in settings_tried:
+        write_composition(tmp_path / "found.json", choice, formula, weights)
+        settings = load_settings(tmp_path / "found.json")
+        (composition,) = settings.compositions
+        assert (composition.name, composition.preset) == ("atlas", "atlas")
+        assert composition.weights == {"assistant": gate, "short": 0.5}
+        assert composition.prompt_pairs == {"short": pair}
+        assert composition.composition.options().min_plausibility == 0.1
+        assert settings.engine.dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--tune", "-w", "1"], "name what it tries with --candidate"),
+        (["--candidate", "1"], "--candidate belongs to --tune"),
+        (["--output", "found.json"], "--output belongs to --tune"),
+        (["--tune", "--output", "found.toml"], "--output must end in .json, .yaml or .yml, got 'found.toml'"),
+    ],
+)
+def test_options_of_tuning_that_contradict_each_other_are_refused(
+    run: Run, questions: str, options: list[str], message: str
+) -> None:
+    code, _, err = run("eval", questions, *options)
+    assert code == 2
+    assert message in err

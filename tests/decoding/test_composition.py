@@ -13,12 +13,14 @@ from torch import Tensor
 from transformers import TopPLogitsWarper
 
 from eft_engine.decoding.composition import (
+    PairMembers,
     _compose_at_once,
     _compose_member_by_member,
     add_kept,
     compose,
-    keep_tuned_outside_nucleus,
-    member_coefficients,
+    direction,
+    keep_plausible,
+    keep_tuned_outside_nuclei,
     member_logprobs,
     nucleus,
 )
@@ -36,6 +38,17 @@ def formula(logits: Tensor, weights: Sequence[float], amplification: float = 1.0
         tuned, reference = small[2 * index : 2 * index + 2]
         scores = scores + weight * (tuned + amplification * (base - reference))
     return scores.log_softmax(dim=-1)
+
+
+def member_coefficients(weights: Sequence[float], *, amplification: float = 1.0) -> list[float]:
+    """The base and, for every pair, tuned and reference, in this order; summed up exactly."""
+    count = 1 + 2 * len(weights)
+    terms = [[1.0], *([] for _ in range(count - 1))]
+    for index, weight in enumerate(weights):
+        change = direction(PairMembers(1 + 2 * index, 2 + 2 * index), count, amplification=amplification)
+        for own, by in zip(terms, change, strict=True):
+            own.append(weight * by)
+    return [math.fsum(own) for own in terms]
 
 
 def composed(logits: Tensor, weights: Sequence[float], amplification: float = 1.0, masked: Tensor = NONE) -> Tensor:
@@ -240,13 +253,32 @@ def test_nucleus_of_each_row_has_its_own_size() -> None:
 # ---- conservative mode -------------------------------------------------------------------------------------------------
 
 
+def conservative(scores: Tensor, tuned: Sequence[Tensor], shares: Sequence[float], top_p: float) -> list[float]:
+    """One row, token by token, in Python's own numbers: `scores` `[width]`, `tuned` one `[width]` for each model."""
+    inside: set[int] = set()
+    for own, share in zip(tuned, shares, strict=True):
+        if share == 0:
+            continue
+        passed = 0.0
+        for token_id in own.argsort(descending=True, stable=True).tolist():
+            if passed >= top_p:
+                break
+            inside.add(token_id)
+            passed += math.exp(own[token_id])
+    found: list[float] = []
+    for token_id, score in enumerate(scores.tolist()):
+        mean = sum(share * float(own[token_id]) for own, share in zip(tuned, shares, strict=True) if share)
+        found.append(score if token_id in inside or not any(shares) else mean)
+    return found
+
+
 def test_conservative_mode_keeps_the_tuned_probability_outside_its_nucleus() -> None:
     base = torch.tensor([0.1, 0.2, 0.3, 0.2, 0.2])
     tuned = torch.tensor([0.5, 0.3, 0.1, 0.08, 0.02])
     reference = torch.tensor([0.2, 0.1, 0.1, 0.2, 0.4])
     logprobs = torch.stack([base, tuned, reference]).log()[None]
     scores = compose(logprobs, torch.tensor([member_coefficients([1.0])]))
-    kept = keep_tuned_outside_nucleus(scores, logprobs[:, 1], torch.tensor([0.7])).exp()[0]
+    kept = keep_tuned_outside_nuclei(scores, logprobs[:, 1:2], torch.ones(1, 1), torch.tensor([0.7])).exp()[0]
     # Inside {0, 1}: base * tuned / reference; outside: tuned.
     torch.testing.assert_close(kept, torch.tensor([0.25, 0.6, 0.1, 0.08, 0.02]))
 
@@ -254,7 +286,91 @@ def test_conservative_mode_keeps_the_tuned_probability_outside_its_nucleus() -> 
 def test_conservative_mode_with_a_nucleus_of_everything_changes_nothing() -> None:
     logprobs, _ = member_logprobs(random_logits(1), NONE)
     scores = compose(logprobs[None], torch.tensor([[1.0, 1.0, -1.0]]))
-    assert torch.equal(keep_tuned_outside_nucleus(scores, logprobs[1:2], torch.tensor([0.999999])), scores)
+    kept = keep_tuned_outside_nuclei(scores, logprobs[None, 1:2], torch.ones(1, 1), torch.tensor([0.999999]))
+    assert torch.equal(kept, scores)
+
+
+@given(st.floats(0.05, 0.99), st.integers(0, 1000))
+def test_conservative_mode_of_one_pair_is_its_tuned_model_outside_its_nucleus_bit_by_bit(
+    top_p: float, seed: int
+) -> None:
+    tuned = random_logits(1, width=30, seed=seed).log_softmax(dim=-1)
+    scores = torch.randn(3, 30, generator=torch.Generator().manual_seed(seed))
+    sizes = torch.full((3,), top_p)
+    kept = keep_tuned_outside_nuclei(scores, tuned[:, None], torch.ones(3, 1), sizes)
+    assert torch.equal(kept, torch.where(nucleus(tuned, sizes), scores, tuned))
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 0.1, 1.0, 2.5]), min_size=1, max_size=3),
+    st.floats(0.05, 0.99),
+    st.integers(0, 1000),
+)
+def test_conservative_mode_of_several_pairs_is_the_slow_one(weights: list[float], top_p: float, seed: int) -> None:
+    total = sum(weights) or 1.0
+    shares = [weight / total for weight in weights]
+    logits = random_logits(1, width=13, seed=seed)[: len(weights)]
+    logits[:, 1:][torch.rand(len(weights), 12, generator=torch.Generator().manual_seed(seed)) < 0.1] = -INF
+    tuned = logits.log_softmax(dim=-1)
+    scores = torch.randn(13, generator=torch.Generator().manual_seed(seed + 1))
+    kept = keep_tuned_outside_nuclei(scores[None], tuned[None], torch.tensor([shares]), torch.tensor([top_p]))[0]
+    torch.testing.assert_close(kept, torch.tensor(conservative(scores, list(tuned), shares, top_p)))
+
+
+def test_conservative_rows_have_their_own_shares_and_one_without_any_stays() -> None:
+    """A pair with weight 0 has no say, whatever it would say; where all have, the row is the base's."""
+    first, second = torch.tensor([[0.9, 0.05, 0.05], [0.05, 0.05, 0.9]]).log()
+    scores = torch.tensor([[1.0, 2.0, 3.0]] * 4)
+    shares = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5], [0.0, 0.0]])
+    tuned = torch.stack([first, second]).expand(4, -1, -1)
+    kept = keep_tuned_outside_nuclei(scores, tuned, shares, torch.full((4,), 0.5))
+    mean = math.log(0.05)  # of both: the geometric mean of equal numbers
+    expected = [[1.0, first[1], first[2]], [second[0], second[1], 3.0], [1.0, mean, 3.0], [1.0, 2.0, 3.0]]
+    torch.testing.assert_close(kept, torch.tensor(expected))
+
+
+# ---- plausibility ------------------------------------------------------------------------------------------------------
+
+
+def plausible(scores: Sequence[float], base: Sequence[float], share: float) -> list[float]:
+    """One row, token by token: probabilities of the base, as they are, against its best one among the possible tokens."""
+    best = max(math.exp(own) for score, own in zip(scores, base, strict=True) if score > -INF)
+    return [score if math.exp(own) >= share * best else -INF for score, own in zip(scores, base, strict=True)]
+
+
+def test_implausible_tokens_are_forbidden_by_the_bases_best() -> None:
+    base = torch.tensor([[0.5, 0.06, 0.04, 0.4]]).log()
+    scores = torch.zeros(1, 4)
+    keep_plausible(scores, base, torch.tensor([0.1]))
+    assert scores.tolist() == [[0.0, 0.0, -INF, 0.0]]
+
+
+def test_the_best_is_that_of_what_is_possible() -> None:
+    """A grammar that leaves the base's last choice leaves it."""
+    base = torch.tensor([[0.98, 0.0101, 0.0099]]).log()
+    scores = torch.tensor([[-INF, 1.0, 2.0]])
+    keep_plausible(scores, base, torch.tensor([0.99]))
+    assert scores.tolist() == [[-INF, 1.0, -INF]]
+
+
+@given(st.lists(st.sampled_from([0.001, 0.05, 0.3, 0.9, 1.0]), min_size=2, max_size=4), st.integers(0, 1000))
+def test_plausibility_is_the_slow_one_and_leaves_a_token(shares: list[float], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    base = (torch.randn(len(shares), 9, generator=generator) * 3).log_softmax(dim=-1)
+    scores = torch.randn(len(shares), 9, generator=generator)
+    scores[torch.rand(scores.shape, generator=generator) < 0.3] = -INF
+    scores[:, seed % 9] = 0.0  # something is possible
+    expected = [plausible(*row, share) for *row, share in zip(scores.tolist(), base.tolist(), shares, strict=True)]
+    keep_plausible(scores, base, torch.tensor(shares))
+    assert scores.tolist() == expected
+    assert (scores > -INF).any(dim=-1).all()
+
+
+def test_share_one_leaves_the_bases_best_and_what_is_as_good() -> None:
+    base = torch.tensor([[0.4, 0.2, 0.4], [0.1, 0.8, 0.1]]).log()
+    scores = torch.zeros(2, 3)
+    keep_plausible(scores, base, torch.ones(2))
+    assert scores.tolist() == [[0.0, -INF, 0.0], [-INF, 0.0, -INF]]
 
 
 def test_members_one_by_one_are_members_at_once() -> None:
@@ -284,7 +400,7 @@ def with_kept(logits: Tensor, weights: Sequence[float], kept: Tensor) -> Tensor:
     active = [index for index, weight in enumerate(weights) if weight]
     shares = torch.tensor([abs(weights[index]) for index in active])
     own = logprobs[[1 + 2 * index for index in active]][:, kept]
-    add_kept(scores, own[None], shares / shares.sum(), kept)
+    add_kept(scores, own[None], (shares / shares.sum())[None], kept)
     return scores[0].log_softmax(dim=-1)
 
 
@@ -318,6 +434,15 @@ def test_kept_tokens_leave_the_scores_of_shared_ones_as_they_are() -> None:
     kept = torch.tensor([10])
     scores = torch.randn(4, 11)
     before = scores.clone()
-    add_kept(scores, torch.randn(4, 1, 1), torch.ones(1), kept)
+    add_kept(scores, torch.randn(4, 1, 1), torch.tensor([[1.0], [1.0], [1.0], [0.0]]), kept)
     assert torch.equal(scores[:, :10], before[:, :10])
-    assert not torch.equal(scores[:, 10], before[:, 10])
+    assert (scores[:3, 10] != before[:3, 10]).all()
+    assert torch.equal(scores[3], before[3]), "a row whose weights are all 0 stays as it is"
+
+
+def test_rows_of_kept_tokens_have_their_own_shares() -> None:
+    kept = torch.tensor([1])
+    scores = torch.zeros(3, 3)
+    own = torch.tensor([math.log(3.0), math.log(1.0)])[None, :, None].expand(3, -1, -1)  # 3/4 and 1/2 of all tokens
+    add_kept(scores, own, torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]), kept)
+    torch.testing.assert_close(scores.softmax(dim=-1)[:, 1], torch.tensor([0.75, 0.5, 0.625]))

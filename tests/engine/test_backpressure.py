@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from eft_engine import Engine, SamplingParams, SpeculationOptions
+from eft_engine import CompositionOptions, Engine, PromptPair, SamplingParams, SpeculationOptions
 from eft_engine.errors import KVCacheBudgetError, QueueFullError
 from tests.engine.gate import Gate
 from tests.toy import make_trio, wait_until_idle
@@ -95,6 +95,20 @@ def test_request_that_cannot_fit_fails_and_the_others_do_not(
             engine.generate("ab", sampling=SamplingParams(temperature=0.0, max_tokens=1500, ignore_eos=True))
         assert refused.value.needed_bytes > refused.value.max_bytes == 2 * one_request
         assert engine.generate(PROMPTS[0], sampling=GREEDY).token_ids == expected[0]
+
+
+def test_every_stream_of_a_prompt_pair_counts(architecture: str, expected: list[tuple[int, ...]]) -> None:
+    """All of them are on the base; counted as one slot there they would pass the budget by several."""
+    sides = [PromptPair(positive=f"{number}" * 40, negative="x" * 40 + f"{number}") for number in range(4)]
+    composition = CompositionOptions(prompt_pairs={f"p{number}": own for number, own in enumerate(sides)})
+    with make_trio(architecture).engine() as engine:
+        engine.generate("ab", sampling=GREEDY)
+        one_request = kv_bytes(engine)
+    with make_trio(architecture).engine(max_kv_cache_bytes=one_request) as engine:
+        with pytest.raises(KVCacheBudgetError, match="max_kv_cache_bytes allows"):
+            engine.generate("ab", sampling=GREEDY, composition=composition)
+        assert engine.generate(PROMPTS[0], sampling=GREEDY).token_ids == expected[0]
+        assert kv_bytes(engine) <= one_request
 
 
 def test_hundreds_of_queued_requests_take_no_more_cache_than_a_full_batch(

@@ -31,7 +31,7 @@ LETTERS = dict.fromkeys(range(64, 90), 6.0)
 """So that texts are letters: toy tokens of printable bytes are 33 less than these."""
 WITHIN = 6
 MAX_TOKENS = 14
-SEEDS = range(10)
+SEEDS = range(6)
 
 
 def scores_at(weight: float) -> Scores:
@@ -139,7 +139,9 @@ def test_a_thought_comes_at_once_and_is_kept() -> None:
     found = set()
     with trio.engine() as engine:
         for seed in range(20):
-            draw = Draw(0.9, seed, 24, bias=bias)
+            if found == {True, False}:
+                break
+            draw = Draw(0.9, seed, 18, bias=bias)
             thinking = slow_loop(judge, PROMPT, scores_at(1.0), draw)  # type: ignore[arg-type]
             if ord("b") - 33 not in thinking[:12]:
                 continue
@@ -147,7 +149,7 @@ def test_a_thought_comes_at_once_and_is_kept() -> None:
             first = slow_loop(judge, PROMPT, scores_at(0.0), draw, written=kept)  # type: ignore[arg-type]
             beginning = first[len(kept) : len(kept) + WITHIN]
             is_call = ord(OPENING) - 33 in beginning
-            anew = Draw(0.9, seed, 24, SALT_REDRAWN, bias)
+            anew = Draw(0.9, seed, 18, SALT_REDRAWN, bias)
             expected = (
                 first if is_call else slow_loop(judge, PROMPT, scores_at(1.0), anew, written=kept)  # type: ignore[arg-type]
             )
@@ -155,7 +157,7 @@ def test_a_thought_comes_at_once_and_is_kept() -> None:
                 deltas = list(
                     engine.stream(
                         PROMPT,
-                        sampling=SamplingParams(temperature=0.9, seed=seed, max_tokens=24, logit_bias=bias),
+                        sampling=SamplingParams(temperature=0.9, seed=seed, max_tokens=18, logit_bias=bias),
                         reward_weights=1.0,
                         composition=options,
                         speculation=SpeculationOptions(drafter=drafter, adaptive=False),
@@ -217,14 +219,16 @@ def test_words_are_held_to_a_grammar_of_their_own(engine: Engine) -> None:
     assert words
     assert not any(OPENING in text for text in words)
     thinking = decision(
-        thought=Thought(opening="<", closing="b", is_open=True), otherwise=Regex(pattern="[^e]*"), num_tokens=2
+        thought=Thought(opening="<", closing="b", is_open=True), otherwise=Regex(pattern="[^b]*b[^e]*"), num_tokens=2
     )
     bias = {**LETTERS, ord(OPENING) - 33: 8.0, ord("b") - 33: 8.0}
     texts = []
-    for seed in range(30):
+    for seed in range(12):
         output = engine.generate(
             PROMPT,
-            sampling=SamplingParams(temperature=0.9, seed=seed, max_tokens=20, logit_bias=bias),
+            sampling=SamplingParams(
+                temperature=0.9, seed=seed, max_tokens=20, logit_bias=bias, grammar=Regex(pattern="(.|\n)*")
+            ),
             reward_weights=1.0,
             composition=thinking,
         )

@@ -18,7 +18,7 @@ OPEN = Thought(opening="<think>", closing="</think>", is_open=True)
 
 def deciding(tokens: Sequence[str], *, thought: Thought | None = None, num_tokens: int = 4) -> Deciding:
     """Token number i is the i-th text."""
-    decision = CallDecision(openings=["<call>", "```json"], num_tokens=num_tokens, thought=thought)
+    decision = CallDecision(openings=("<call>", "```json"), num_tokens=num_tokens, thought=thought)
     return Deciding(decision, lambda token_id: tokens[token_id].encode())
 
 

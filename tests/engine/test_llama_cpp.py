@@ -16,12 +16,15 @@ import torch
 from peft import PeftModel
 
 from eft_engine import (
+    CompositionOptions,
     Engine,
     EngineConfig,
     LlamaCppOptions,
     MemberConfig,
+    PromptPair,
     SamplingParams,
     SpeculationOptions,
+    Term,
     TunedPair,
     inspect_trio,
 )
@@ -34,10 +37,11 @@ from eft_engine.errors import (
     UnsupportedModelError,
 )
 from eft_engine.models.gguf_file import read_gguf
-from eft_engine.models.llama_cpp import library
+from eft_engine.models.llama_cpp import cache, library
 from eft_engine.models.llama_cpp.adapter_file import write_gguf_adapter
 from eft_engine.models.llama_cpp.context import LlamaCppContext
 from eft_engine.models.llama_cpp.network import LlamaCppNetwork
+from tests.engine.slow_loop import Draw, Judge, slow_loop
 from tests.gguf_files import StoredTensor, gguf_contents, write_gguf, write_split
 from tests.llama_cpp_trios import EXACT, LlamaCppTrio, make_llama_cpp_trio
 from tests.toy import ToyTrio, make_model, make_tokenizer, naive_greedy, save_adapter, wait_until_idle
@@ -448,3 +452,55 @@ def test_build_that_does_not_load_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     assert library.why_unavailable() == "llama-cpp-python does not load: libllama.so: cannot open shared object file"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert library.why_unavailable() == "llama-cpp-python is not installed"
+
+
+# ---- prompt pairs and terms --------------------------------------------------------------------------------------------
+
+
+def several_prompts(number: int, request: int) -> CompositionOptions:
+    """Each is two more streams on the base, and no two are the same."""
+    sides = [(f"Yes {request} {index} " * 3, f"No {request} {index} " * 3) for index in range(number)]
+    pairs = {f"p{index}": PromptPair(positive=yes, negative=no, weight=0.2) for index, (yes, no) in enumerate(sides)}
+    return CompositionOptions(prompt_pairs=pairs)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "lfm2"])
+@pytest.mark.parametrize("max_slots", [256, 12], ids=["as many as there may be", "too few for all"])
+def test_prompt_pairs_of_many_requests_find_slots_or_wait_for_them(
+    architecture: str, max_slots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slots are counted by members at the start; more streams get more of them, warm prefixes go, and then requests wait."""
+    monkeypatch.setattr(cache, "MAX_SLOTS", max_slots)
+    prompts = [f"Prompt number {index} of several" for index in range(5)]
+    compositions = [several_prompts(index % 4, index) for index in range(len(prompts))]
+    sampling = SamplingParams(temperature=0.0, max_tokens=6, ignore_eos=True)
+    made = make_llama_cpp_trio(architecture)
+    with made.engine(max_num_seqs=3, max_warm_prefixes=2) as engine:
+        together = engine.generate(prompts, sampling=sampling, composition=compositions)
+        again = engine.generate(prompts, sampling=sampling, composition=compositions)
+        wait_until_idle(engine)
+    with made.engine(max_num_seqs=1, max_warm_prefixes=0) as engine:
+        alone = [
+            engine.generate(prompt, sampling=sampling, composition=composition)
+            for prompt, composition in zip(prompts, compositions, strict=True)
+        ]
+    expected = [output.token_ids for output in alone]
+    assert [output.token_ids for output in together] == expected
+    assert [output.token_ids for output in again] == expected
+
+
+def test_a_term_is_composed_as_the_slow_loop_composes_it(trio: LlamaCppTrio) -> None:
+    pairs = {"safe": Term(MemberConfig(source=str(trio.files.tuned), runtime="llama.cpp"), weight=0.5)}
+    base = MemberConfig(source=str(trio.files.base), runtime="llama.cpp")
+    with Engine.load(base, pairs=pairs, config=CONFIG) as engine:
+        assert [own.name for own in engine.report().members] == ["base", "safe.tuned"]
+        outputs = [
+            engine.generate(
+                "The sky is",
+                sampling=SamplingParams(temperature=0.0, max_tokens=16),
+                speculation=SpeculationOptions(drafter=drafter, adaptive=False),
+            )
+            for drafter in ("none", "tuned")
+        ]
+    judged = slow_loop(Judge(trio), "The sky is", lambda own: own.of("base") + 0.5 * own.of("tuned"), Draw())
+    assert [list(output.token_ids) for output in outputs] == [judged, judged]

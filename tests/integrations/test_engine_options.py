@@ -187,7 +187,7 @@ def test_server_is_not_asked_for_what_it_would_not_be_told(
         lambda: ask(EFTLLM(backend=backend, **{name: value})),
     ):
         with pytest.raises(
-            errors.InvalidOptionError, match=f"{name}: the server at http://server/v1 takes none"
+            errors.InvalidOptionError, match=rf"{name}[.a-z]*: the server at http://server/v1 takes none"
         ) as caught:
             ask_server()
-        assert caught.value.option == name
+        assert str(caught.value.option).partition(".")[0] == name

@@ -153,7 +153,7 @@ def test_keywords_of_the_wrong_type_are_refused_by_name() -> None:
     with pytest.raises(errors.InvalidOptionError, match=r"top_k: .* got 'many'") as caught:
         CallKeywords.read({"top_k": "many"})
     assert caught.value.option == "top_k"
-    with pytest.raises(errors.InvalidOptionError, match="unknown keyword mirostat; a call takes chat_template_kwargs"):
+    with pytest.raises(errors.InvalidOptionError, match="unknown keyword mirostat; a call takes call_lookahead"):
         CallKeywords.read({"mirostat": 1})
 
 

@@ -338,7 +338,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "which_calls.md").read_text(encodin
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=["llama_index", "langchain"])
+@pytest.mark.parametrize("block", BLOCKS, ids=["agents", "llama_index", "langchain"])
 def test_blocks_of_the_page_run(block: str, backend: ScriptedBackend) -> None:
     with forbid_engines(), scripted(weights={"assistant": 0.5}):
         exec(compile(block, "docs/which_calls.md", "exec"), {})

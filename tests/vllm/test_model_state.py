@@ -29,15 +29,16 @@ def state(trio: TrioFolders, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr(buffer_utils, "UvaBuffer", on_a_cpu.UvaBuffer)
     config = configure(trio, max_num_seqs=4, max_num_batched_tokens=32)
-    model = SimpleNamespace(options=SimpleNamespace(weights=OWN), own_weights=torch.tensor([list(OWN.values())]))
+    row = (*OWN.values(), 0.0)
+    model = SimpleNamespace(options=SimpleNamespace(weights=OWN, row=row), own_weights=torch.tensor([row]))
     return EFTModelState(config, model, None, torch.device("cpu"))
 
 
-def begin(state: Any, slot: int, weights: Any) -> None:
+def begin(state: Any, slot: int, weights: Any, **further: Any) -> None:
     """A request takes a slot."""
     from vllm import SamplingParams
 
-    extra = None if weights is None else {"eft_weights": weights}
+    extra = None if weights is None else {"eft_weights": weights, **further}
     state.add_request(slot, SimpleNamespace(sampling_params=SamplingParams(extra_args=extra), prefill_token_ids=[1]))
     state.apply_staged_writes()
 
@@ -54,19 +55,19 @@ def batch(slots: list[int], lengths: list[int], padded: int) -> Any:
 
 
 def test_every_token_has_the_weights_of_its_request(state: Any) -> None:
-    begin(state, 2, [2.0, -0.7])
+    begin(state, 2, [2.0, -0.7], eft_min_plausibility=0.25)
     begin(state, 0, None)
     begin(state, 3, "json=1.37")
     found = state.prepare_inputs(batch([3, 2, 0], [1, 4, 2], padded=8), None)["eft_weights"]
-    rows = [[1.0, 1.37]] * 1 + [[2.0, -0.7]] * 4 + [[1.0, 0.5]] * 2
+    rows = [[1.0, 1.37, 0.0]] * 1 + [[2.0, -0.7, 0.25]] * 4 + [[1.0, 0.5, 0.0]] * 2
     assert torch.equal(found[:7], torch.tensor(rows))
-    assert found.shape == (8, 2)
+    assert found.shape == (8, 3)
 
 
 def test_slot_is_used_again_with_the_weights_of_its_new_request(state: Any) -> None:
     begin(state, 1, [2.0, 2.0])
     begin(state, 1, [0.0, 0.25])
-    assert state.prepare_inputs(batch([1], [2], padded=2), None)["eft_weights"].tolist() == [[0.0, 0.25]] * 2
+    assert state.prepare_inputs(batch([1], [2], padded=2), None)["eft_weights"].tolist() == [[0.0, 0.25, 0.0]] * 2
 
 
 def test_weights_lie_where_a_cuda_graph_was_recorded(state: Any) -> None:
@@ -74,13 +75,13 @@ def test_weights_lie_where_a_cuda_graph_was_recorded(state: Any) -> None:
     recorded = state.prepare_dummy_inputs(4, 16)["eft_weights"]
     found = state.prepare_inputs(batch([0], [3], padded=16), None)["eft_weights"]
     assert found.data_ptr() == recorded.data_ptr()
-    assert recorded.tolist() == [[0.0, 0.0]] * 16
+    assert recorded.tolist() == [[0.0, 0.0, 0.0]] * 16
 
 
 @pytest.mark.parametrize("wrong", [[1.0], [float("nan"), 0.0], "chat=high", {"polite": 1.0}, [[1.0], [2.0]], object()])
 def test_worker_cannot_fail_over_weights(state: Any, wrong: Any) -> None:
     begin(state, 0, wrong)
-    assert state.prepare_inputs(batch([0], [1], padded=1), None)["eft_weights"].tolist() == [[1.0, 0.5]]
+    assert state.prepare_inputs(batch([0], [1], padded=1), None)["eft_weights"].tolist() == [[1.0, 0.5, 0.0]]
 
 
 def test_checks_of_both_runners_are_made_of_their_name() -> None:

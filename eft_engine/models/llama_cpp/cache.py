@@ -12,6 +12,7 @@ remember their tokens, to read again what is lost.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,9 @@ CELL_STEP = 256
 
 FIRST_STATES = 4
 """Sequences that a context has states for at the start; states can be large, and most engines run few requests."""
+
+MAX_SLOTS = 256
+"""Sequences that llama.cpp can tell apart in one context; who comes beyond them waits."""
 
 STATE_INTERVAL = 16
 """So many tokens, read one by one, may follow a copy of the states before the next copy."""
@@ -49,7 +53,8 @@ class LlamaCppCache:
     """See the module. Belongs to the thread that runs the network.
 
     Args:
-        max_slots: how many slots there may be.
+        num_slots: how many slots there will be as a rule. With prompt pairs a request has more streams than there are members; when
+            slots run out, a context of more sequences takes the place of the first, up to `MAX_SLOTS`.
         max_outputs: most rows of logits of one pass.
 
     Raises:
@@ -57,17 +62,16 @@ class LlamaCppCache:
     """
 
     def __init__(
-        self, weights: LlamaCppWeights, *, options: LlamaCppOptions, adapter: Any, max_slots: int, max_outputs: int
+        self, weights: LlamaCppWeights, *, options: LlamaCppOptions, adapter: Any, num_slots: int, max_outputs: int
     ) -> None:
         self._weights = weights
         self._options = options
         self._adapter = adapter
-        self._max_slots = max_slots
         self._max_outputs = max_outputs
         self._slots: dict[int, LlamaCppSlot] = {}
         self.remembers = weights.has_state or weights.window > 0
         """Whether slots remember what they have read."""
-        num_sequences = min(FIRST_STATES, max_slots) if weights.has_state else max_slots
+        num_sequences = min(FIRST_STATES if weights.has_state else MAX_SLOTS, num_slots)
         self.context = self._make_context(_rounded(options.n_ctx), num_sequences)
         self._cell_bytes = self._state_bytes = 0
 
@@ -88,10 +92,10 @@ class LlamaCppCache:
         """See `KVCache`. 0 before `measure`."""
         return self.context.num_cells * self._cell_bytes + self.context.num_sequences * self._state_bytes
 
-    def num_bytes_with(self, needed_len: int) -> int:
+    def num_bytes_with(self, needed_lens: Sequence[int]) -> int:
         """See `KVCache`."""
-        num_cells = max(self.context.num_cells, _rounded(self._reserved() + needed_len))
-        num_sequences = max(self.context.num_sequences, len(self._slots) + 1)
+        num_cells = max(self.context.num_cells, _rounded(self._reserved() + sum(needed_lens)))
+        num_sequences = max(self.context.num_sequences, len(self._slots) + len(needed_lens))
         return num_cells * self._cell_bytes + num_sequences * self._state_bytes
 
     def allocate(self) -> LlamaCppSlot:
@@ -103,9 +107,9 @@ class LlamaCppCache:
         index = next((index for index in range(self.context.num_sequences) if index not in self._slots), None)
         if index is None:
             index = self.context.num_sequences
-            if index >= self._max_slots:
-                raise MemoryError(f"all {self._max_slots} sequences of {self._weights.name} in llama.cpp are in use")
-            self._move(self.context.num_cells, min(2 * index, self._max_slots))
+            if index >= MAX_SLOTS:
+                raise MemoryError(f"all {MAX_SLOTS} sequences of {self._weights.name} in llama.cpp are in use")
+            self._move(self.context.num_cells, min(2 * index, MAX_SLOTS))
         self._slots[index] = slot = LlamaCppSlot(index)
         return slot
 

@@ -32,7 +32,7 @@ class LlamaCppNetwork(Network):
         weights: shared with the networks that `with_adapter` makes.
         options: see there.
         name: what to call it in reports and errors.
-        max_slots: sequences that may be in use at a time.
+        num_slots: sequences that are in use at a time, as a rule; see `LlamaCppCache`.
         max_outputs: rows of logits computed at a time; more are computed in several passes.
         self_check: read, take back and read again, and compare.
         adapter: of `weights.adapter`.
@@ -51,7 +51,7 @@ class LlamaCppNetwork(Network):
         *,
         options: LlamaCppOptions,
         name: str,
-        max_slots: int,
+        num_slots: int,
         max_outputs: int,
         self_check: bool = True,
         adapter: Any = None,
@@ -64,7 +64,7 @@ class LlamaCppNetwork(Network):
         self.weight_bytes = weights.file.tensor_bytes
         self._weights = weights
         self._options = options
-        self._limits = {"max_slots": max_slots, "max_outputs": max_outputs}
+        self._limits = {"num_slots": num_slots, "max_outputs": max_outputs}
         self._self_check = self_check
         self._with_adapter: dict[Path, LlamaCppNetwork] = {}
         weights.use()

@@ -51,6 +51,8 @@ class Notation(ABC):
     """Calls may also be demanded in the forms that models share (bare JSON, a fence, tags)."""
     has_headers: bool = False
     """Every answer is written in the notation, also one without calls."""
+    thought: tuple[str, str] | None = None
+    """The texts around a thought that the notation writes in a form of its own."""
 
     @abstractmethod
     def write(self, calls: Sequence[ToolCall]) -> str:
@@ -69,6 +71,10 @@ class Notation(ABC):
     def answer_rule(self, rules: Rules, body: str) -> str:
         """A Lark expression of an answer without calls, which says `body`."""
         return body
+
+    def opening_texts(self, tools: Sequence[Tool]) -> Sequence[str]:
+        """Texts that an answer holds only if it calls one of the tools."""
+        return self.markers
 
     def openings(self, tools: Sequence[Tool], rules: Rules, *, several: bool) -> list[tuple[str, str]]:
         """Where no marker must be there: for each tool a regular expression of what only its calls begin with, and the Lark

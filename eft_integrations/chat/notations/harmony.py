@@ -27,6 +27,7 @@ class Harmony(Notation):
     markers: tuple[str, ...] = ("<|channel|>", "<|start|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>")
     is_shared: bool = False
     has_headers: bool = True
+    thought: tuple[str, str] = ("<|channel|>analysis<|message|>", "<|end|>")
 
     def write(self, calls: Sequence[ToolCall]) -> str:
         """See `Notation`."""
@@ -34,6 +35,10 @@ class Harmony(Notation):
             f"<|channel|>commentary to=functions.{call.name} <|constrain|>json<|message|>{call.arguments}<|call|>"
             for call in calls
         )
+
+    def opening_texts(self, tools: Sequence[Tool]) -> Sequence[str]:
+        """See `Notation`."""
+        return ("to=functions.",)
 
     def rule(self, tools: Sequence[Tool], rules: Rules, *, several: bool, behind: str = "") -> str:
         """See `Notation`. `<|call|>` ends the turn, so there is one."""

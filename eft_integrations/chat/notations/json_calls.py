@@ -55,6 +55,11 @@ class JsonCalls(Notation):
         """See `Notation`."""
         return not (self.before_all or self.before)
 
+    def opening_texts(self, tools: Sequence[Tool]) -> Sequence[str]:
+        """See `Notation`."""
+        named = [f'"name"{colon}{json.dumps(tool.name, ensure_ascii=False)}' for tool in tools for colon in (": ", ":")]
+        return (*self.markers, *(named if self.is_bare else ()))
+
     def rule(self, tools: Sequence[Tool], rules: Rules, *, several: bool, behind: str = "") -> str:
         """See `Notation`."""
         literal = rules.literal

@@ -47,6 +47,10 @@ class PythonicCalls(Notation):
         """See `Notation`."""
         return not self.opening
 
+    def opening_texts(self, tools: Sequence[Tool]) -> Sequence[str]:
+        """See `Notation`."""
+        return (*self.markers, *(f"[{tool.name}(" for tool in tools if self.is_bare))
+
     def openings(self, tools: Sequence[Tool], rules: Rules, *, several: bool) -> list[tuple[str, str]]:
         """See `Notation`."""
         more = self._more(tools, rules, several=several)

@@ -17,6 +17,7 @@ class BoundSettings(BaseModel):
         default=8192, ge=1, description="parts that the contents of all messages have, tool calls included"
     )
     documents: int = Field(default=1024, ge=1, description="documents")
+    prompt_pairs: int = Field(default=4, ge=0, description="prompt pairs; each may cost two more prompts and passes")
     prompts: int = Field(default=512, ge=1, description="texts in one call of completions, or items in one of score")
     answers: int = Field(default=1024, ge=1, description="prompts times n")
     tools: int = Field(default=256, ge=1, description="tools")

@@ -17,6 +17,7 @@ LENGTHS: Mapping[str, str] = {
     "messages": "messages",
     "input": "messages",
     "documents": "documents",
+    "eft_prompt_pairs": "prompt_pairs",
     "prompt": "prompts",
     "items": "prompts",
     "continuations": "prompts",
@@ -60,6 +61,7 @@ def check_counts(body: Fields, bounds: BoundSettings) -> None:
             _check(len(held), getattr(bounds, bound), bound, name, what=f"{name} has {{}} entries")
     _check_answers(body, bounds)
     _check_stops(body, bounds)
+    _check_prompt_pairs(body, bounds)
     _check_spoken(body, bounds)
     _check_schemas(body, bounds)
     _check_names(body, bounds)
@@ -98,6 +100,29 @@ def _check_stops(body: Fields, bounds: BoundSettings) -> None:
         texts = [held] if isinstance(held, str) else held if isinstance(held, list) else []
         num_bytes = sum(len(text.encode()) for text in texts if isinstance(text, str))
         _check(num_bytes, bounds.stop_bytes, "stop_bytes", name, what=f"the strings of {name} have {{}} bytes")
+
+
+def _check_prompt_pairs(body: Fields, bounds: BoundSettings) -> None:
+    """Sides are prompts, with bounds like the request's own."""
+    pairs = body.get("eft_prompt_pairs")
+    for name, pair in pairs.items() if isinstance(pairs, Mapping) else ():
+        where = f"eft_prompt_pairs.{shortened(name)}"
+        _check_name(name, where, bounds)
+        for side in ("positive", "negative") if isinstance(pair, Mapping) else ():
+            held = pair.get(side)
+            if isinstance(held, list):
+                what = f"{where}.{side} has {{}} messages"
+                _check(len(held), bounds.messages, "messages", f"{where}.{side}", what=what)
+                parts = sum(
+                    len(part)
+                    for message in _objects(held)
+                    for key in IN_PARTS
+                    if isinstance(part := message.get(key), list)
+                )
+                _check(parts, bounds.parts, "parts", f"{where}.{side}", what=f"{where}.{side} has {{}} parts")
+            elif isinstance(held, Mapping) and isinstance(texts := held.get("texts"), list):
+                what = f"{where}.{side} takes out {{}} texts"
+                _check(len(texts), bounds.documents, "documents", f"{where}.{side}", what=what)
 
 
 def _check_spoken(body: Fields, bounds: BoundSettings) -> None:

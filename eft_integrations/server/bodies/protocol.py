@@ -20,16 +20,28 @@ from eft_integrations.server.bodies.body import Body, FreeJson, Part, same_weigh
 from eft_integrations.server.bodies.constraints import ConstraintFields
 from eft_integrations.server.bodies.nested_fields import unused_choice, unused_format, unused_messages, unused_tools
 from eft_integrations.server.bodies.unused_fields import is_neutral
-from eft_integrations.server.errors import shortened
+from eft_integrations.server.errors import INVALID, ApiError, Kind, shortened
 from eft_integrations.server.steering import Steering
 from eft_integrations.wire.reasoning import asked_reasoning, thought_text
-
 
 MAX_LOOKAHEAD = 4096
 """Most tokens that are drawn before it is known whether they are a call."""
 
 NUMBERS = frozenset(
-    {"weight", "then", "before", "outside", "otherwise", "start", "end", "above", "below", "factor", "most", "num_tokens"}
+    {
+        "weight",
+        "then",
+        "before",
+        "outside",
+        "otherwise",
+        "start",
+        "end",
+        "above",
+        "below",
+        "factor",
+        "most",
+        "num_tokens",
+    }
 )
 """Fields of schedules that are numbers, or may be."""
 
@@ -44,22 +56,26 @@ def _strict(weight: object) -> object:
     return weight
 
 
-def _weight(value: object, whose: str) -> None:
+def _weight(value: object, whose: str, field: str | None) -> None:
     _strict(value)
-    if value is not None:
+    if isinstance(value, int | float | Mapping):
         try:
             checked_weight(value, whose)
         except errors.InvalidWeightError as error:
-            raise ValueError(str(error)) from None
+            raise ApiError(str(error), Kind(400, INVALID, "invalid_weight", field)) from None
 
 
-def _weights(value: object) -> object:
-    """A weight for all pairs, or weights by name; each a number or a schedule."""
+def _weights(value: object, info: ValidationInfo) -> object:
+    """A weight for all pairs, or weights by name; each a number or a schedule.
+
+    Raises:
+        ApiError: 400; a number that is not finite, or a schedule that is none.
+    """
     if isinstance(value, Mapping) and not is_schedule(value):
         for name, weight in value.items():
-            _weight(weight, f"pair {shortened(str(name))!r}")
+            _weight(weight, f"pair {shortened(str(name))!r}", info.field_name)
     else:
-        _weight(value, "every pair")
+        _weight(value, "every pair", info.field_name)
     return value
 
 
@@ -69,7 +85,7 @@ Weights = Annotated[RewardWeights, BeforeValidator(_weights)]
 
 def _prompt_pair(value: object) -> object:
     if isinstance(value, Mapping):
-        _weight(value.get("weight", 1.0), "a prompt pair")
+        _weight(value.get("weight", 1.0), "a prompt pair", "eft_prompt_pairs")
     return value
 
 

@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 OWN = (
     "eft_reward_weights", "reward_weights", "eft_reasoning_budget", "eft_reasoning_tags", "eft_lenient_tool_calls", "eft_strict",
-    "close_within_budget",
+    "close_within_budget", "eft_prompt_pairs", "eft_min_plausibility", "eft_call_weight", "eft_reasoning_weight",
+    "eft_call_lookahead",
 )  # fmt: skip
 """Our own names; those of a body are among its fields."""
 
@@ -31,6 +32,10 @@ MEANT: Mapping[str, str] = {
     "weight": "eft_reward_weights",
     "pairweights": "eft_reward_weights",
     "rewards": "eft_reward_weights",
+    "negativeprompt": "eft_prompt_pairs",
+    "negativeprompts": "eft_prompt_pairs",
+    "cfgscale": "eft_prompt_pairs",
+    "guidancescale": "eft_prompt_pairs",
     "thinkingbudget": "eft_reasoning_budget",
     "maxreasoningtokens": "eft_reasoning_budget",
     "closewithinmaxtokens": "close_within_budget",

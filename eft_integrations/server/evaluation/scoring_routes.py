@@ -70,7 +70,7 @@ async def _reply(service: Service, call: Call[ScoreBody], chosen: Chosen) -> Jso
     pairs = await prepared(_pairs, engine, call.body)
     num_tokens = sum(pair.num_tokens for pair in pairs)
     num_read = num_tokens + await prepared(_side_tokens, chosen, pairs)
-    record.asks(composition.name, own, {}, len(pairs))
+    record.asks(composition.name, composition.weights_of(chosen.steering), {}, len(pairs))
     found: dict[int, ScoreOutput] = {}
     with service.turns[id(composition.backend)].room(call.caller, len(pairs), num_tokens=num_read) as room:
         scoring = [_scored(engine, chosen, pair, room, call, index) for index, pair in enumerate(pairs)]

@@ -34,6 +34,11 @@ def completion_answering(body: CompletionBody, asking: Asking) -> tuple[Answerin
         raise wrong("max_tokens", "0 tokens are no answer; with echo they score the prompt", body.max_tokens)
     if body.echo and (body.logprobs is not None or body.max_tokens == 0):
         engine_of(composition, "echo")
+        if body.eft_prompt_pairs or composition.prompt_pairs:
+            raise wrong(
+                "echo",
+                "a prompt is scored by itself, and prompt pairs have prompts of their own; POST /v1/score scores with them",
+            )
     echo = Echo(composition, num_top=body.logprobs) if body.echo else None
     sampling = sampling_of(body, default_max_tokens=16)
     if body.logprobs is not None:

@@ -148,6 +148,8 @@ class Answer {
     if (this.numTokens > 1 && seconds > 0) parts.push(`${((this.numTokens - 1) / seconds).toFixed(1)} tokens/s`);
     const drafts = this.#drafts();
     if (drafts) parts.push(drafts);
+    const steered = this.report?.intervention_rate;
+    if (steered !== undefined) parts.push(`weights at work in ${percent(steered)} of tokens`);
     if (this.reason) parts.push(this.reason === "length" ? "cut at the most tokens" : "complete");
     if (this.requestId) parts.push(`request ${this.requestId}`);
     this.numbers.replaceChildren(...parts.map((text) => part("li", "", text)));

@@ -1,4 +1,5 @@
-// The sliders of one column: one per pair, within what the server allows.
+// The sliders of one column: one per pair, within what the server allows. A weight that follows the token, a schedule, is shown
+// and stays the server's, unless a number is given in its place.
 
 const FREE = [-4, 4];
 
@@ -12,6 +13,17 @@ function bounds(rule, own) {
 function words(rule) {
   if (rule === "fixed") return "fixed by the server";
   return rule === "free" ? "any number" : `from ${rule[0]} to ${rule[1]}`;
+}
+
+function isSchedule(weight) {
+  return typeof weight === "object";
+}
+
+/** The largest number, by amount, that a weight can be. */
+function peak(weight) {
+  if (!isSchedule(weight)) return weight;
+  const inside = ["weight", "then", "before", "outside", "otherwise", "start", "end", "most"].filter((name) => name in weight);
+  return inside.map((name) => peak(weight[name])).reduce((most, own) => (Math.abs(own) > Math.abs(most) ? own : most), 0);
 }
 
 function element(name, fields) {
@@ -40,19 +52,19 @@ export class Weights {
   }
 
   get values() {
-    return Object.fromEntries([...this.fields].map(([pair, field]) => [pair, Number(field.value)]));
+    return Object.fromEntries([...this.fields].map(([pair, field]) => [pair, field.schedule ?? Number(field.value)]));
   }
 
   /** The weights as one text. */
   get words() {
     return Object.entries(this.values)
-      .map(([pair, value]) => `${pair} ${value}`)
+      .map(([pair, value]) => `${pair} ${isSchedule(value) ? value.kind : value}`)
       .join(", ");
   }
 
   /** What a request has to say: weights that the server fixes are left out. */
   get asked() {
-    const open = [...this.fields].filter(([, field]) => !field.disabled);
+    const open = [...this.fields].filter(([, field]) => !field.disabled && !field.schedule);
     return Object.fromEntries(open.map(([pair, field]) => [pair, Number(field.value)]));
   }
 
@@ -64,27 +76,32 @@ export class Weights {
   #row(pair, own, rule, id, kept) {
     const row = element("div", { className: "pair" });
     const label = element("label", { htmlFor: id, textContent: pair });
-    const hint = element("small", { id: `${id}-hint`, textContent: words(rule) });
+    const follows = isSchedule(own) ? `${own.kind}, ` : "";
+    const hint = element("small", { id: `${id}-hint`, textContent: follows + words(rule) });
     const title = element("span");
     title.append(label, hint);
     const slider = element("input", { type: "range", id });
     const field = element("input", { type: "number", step: "any", required: true });
     field.setAttribute("aria-label", `Weight of ${pair}`);
-    const range = bounds(rule, own);
+    const most = peak(own);
+    const range = bounds(rule, most);
     for (const input of [slider, field]) {
       input.setAttribute("aria-describedby", hint.id);
       input.disabled = range === null;
     }
-    const [low, high] = range ?? [Math.min(own, 0), Math.max(own, 2)];
+    const [low, high] = range ?? [Math.min(most, 0), Math.max(most, 2)];
     Object.assign(slider, { min: low, max: high, step: 0.05 });
     if (range && rule !== "free") Object.assign(field, { min: low, max: high });
-    const value = range && kept !== undefined && kept >= low && kept <= high ? kept : own;
-    slider.value = field.value = value;
+    const isKept = range && typeof kept === "number" && kept >= low && kept <= high;
+    slider.value = field.value = isKept ? kept : most;
+    field.schedule = isSchedule(own) && !isKept ? own : null;
     slider.addEventListener("input", () => {
+      field.schedule = null;
       field.value = slider.value;
       this.changed();
     });
     field.addEventListener("input", () => {
+      field.schedule = null;
       if (field.value !== "") slider.value = field.value;
       this.changed();
     });

@@ -8,7 +8,7 @@ from eft_engine import errors
 from eft_integrations.server.errors import ApiError, kind_of
 from eft_integrations.server.seen.logs import ACCESS, cut, without_quotations
 from eft_integrations.server.seen.outcomes import STOPPED_CODE, Outcome
-from eft_integrations.server.seen.records import Record
+from eft_integrations.server.seen.records import Record, told_weights
 
 access = logging.getLogger(ACCESS)
 logger = logging.getLogger(__name__)

@@ -20,6 +20,7 @@ from prometheus_client import (
 )
 
 from eft_engine import __version__
+from eft_engine.weights import peak
 from eft_integrations.chat.request import ChatResult
 from eft_integrations.server.callers.callers import ANYBODY, Caller
 from eft_integrations.server.callers.pace import Pace
@@ -83,7 +84,9 @@ class ServerMetrics:
         self._answers = {name: histogram(*what, "model") for name, what in OF_ANSWERS.items()}
         self._prompt = histogram("eft_request_prompt_tokens", "Tokens of the prompt of an answer.", TOKENS, "model")
         self._completion = histogram("eft_request_completion_tokens", "Tokens of an answer.", TOKENS, "model")
-        self._weight = histogram("eft_reward_weight", "Weights in effect, by answer; of a schedule the largest.", WEIGHTS, "model", "pair")
+        self._weight = histogram(
+            "eft_reward_weight", "Weights in effect, by answer; of a schedule the largest.", WEIGHTS, "model", "pair"
+        )
         self._outcomes = counter("eft_caller_answers", "Answers by how they ended.", "caller", "model", "outcome")
         self._prompts_of = counter("eft_caller_prompt_tokens", "Prompt tokens of whole answers.", "caller", "model")
         self._completions_of = counter("eft_caller_completion_tokens", "Tokens of whole answers.", "caller", "model")

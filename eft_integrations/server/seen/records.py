@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+from eft_engine.weights import Weight
 from eft_integrations.chat.request import ChatDelta, ChatResult
 
 PROMPT_FIELD = "messages"
@@ -100,5 +101,6 @@ def current() -> Record:
 def told_weights(record: Record) -> dict[str, float | str]:
     """Weights as logs and traces tell them: numbers, and of a schedule its kind, since the rest may be a text of the caller's."""
     return {
-        pair: weight if isinstance(weight, int | float) else weight.kind for pair, weight in record.reward_weights.items()
+        pair: weight if isinstance(weight, int | float) else weight.kind
+        for pair, weight in record.reward_weights.items()
     }

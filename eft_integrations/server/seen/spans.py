@@ -25,8 +25,9 @@ from opentelemetry.util.types import AttributeValue
 from starlette.datastructures import Headers
 
 from eft_engine import __version__, errors
+from eft_engine.weights import peak
 from eft_integrations.server.seen.outcomes import Outcome
-from eft_integrations.server.seen.records import Record
+from eft_integrations.server.seen.records import Record, told_weights
 
 NAME = "eft_integrations.server"
 PROVIDER = "eft"

@@ -234,7 +234,7 @@ def test_flags_describe_a_composition() -> None:
         (("m", "large", "t", None, None, None, None), "belong together"),
         (("m", "large", None, None, ["safe=a"], None, None), "NAME=TUNED,REFERENCE"),
         (("m", "large", None, None, None, None, ["0.5"]), "NAME=NUMBER"),
-        (("m", "large", None, None, None, None, ["a=b"]), "pair=number"),
+        (("m", "large", None, None, None, None, ["a=b"]), "NAME=NUMBER"),
     ],
 )
 def test_flag_that_cannot_be_read_is_named(arguments: tuple[Any, ...], message: str) -> None:
@@ -285,7 +285,7 @@ def test_both_commands_read_pairs_alike(pairs: list[str]) -> None:
 
 
 def test_weight_that_is_no_number_is_named() -> None:
-    with pytest.raises(InvalidOptionError, match="weights.b: Input should be a finite number"):
+    with pytest.raises(InvalidOptionError, match="weights.b: must be a finite number or a schedule"):
         load_settings(
             compositions=[{"name": "a", "base": "x", "pairs": {"b": {}}, "weights": {"b": float("nan")}}],
         )

@@ -15,21 +15,33 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from eft_engine import EngineConfig, MemberConfig, TunedPair, errors
+from eft_engine import (
+    CompositionOptions,
+    EngineConfig,
+    FirstTokens,
+    MemberConfig,
+    PromptPair,
+    TunedPair,
+    errors,
+)
 from eft_engine import inspect_trio as report_on_trio
 from eft_engine.cli.app import app
+from eft_engine.decoding.composition import keep_plausible
+from eft_integrations.backends.vllm_server import numbers_alone, refuse_steering
+from eft_integrations.chat.request import ChatRequest
 from eft_integrations.server.settings import load_settings
 from eft_integrations.server.vllm_engine import vllm_command
 from eft_integrations.vllm.composing import (
     columns_to_weights,
     compose_logits,
+    implausible,
     num_weight_columns,
     tokens_of_requests,
     weights_to_columns,
 )
 from eft_integrations.vllm.launch import serve_command
 from eft_integrations.vllm.middleware import Served
-from eft_integrations.vllm.request_weights import effective_weights, read_weights
+from eft_integrations.vllm.request_weights import effective_row, effective_weights, read_share, read_weights
 from eft_integrations.vllm.trio_options import TrioOptions
 from tests.toy import make_model, make_tokenizer, make_trio, save_adapter
 
@@ -81,6 +93,35 @@ def test_wrong_weights_are_refused_in_front_and_harmless_behind(value: Any) -> N
     assert effective_weights({"eft_weights": value}, OWN) == (1.0, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("extra", "row"),
+    [
+        (None, (1.0, 0.5, 0.0)),
+        ({"eft_min_plausibility": 0.25}, (1.0, 0.5, 0.25)),
+        ({"eft_weights": 2, "eft_min_plausibility": 1}, (2.0, 2.0, 1.0)),
+        ({"eft_min_plausibility": 1.5}, (1.0, 0.5, 0.0)),
+        ({"eft_min_plausibility": object()}, (1.0, 0.5, 0.0)),
+    ],
+)
+def test_what_is_plausible_travels_behind_the_weights(extra: Any, row: tuple[float, ...]) -> None:
+    assert effective_row(extra, OWN) == row
+
+
+@pytest.mark.parametrize("share", [1.5, -0.1, True, "0.1", float("nan")])
+def test_wrong_share_is_refused_in_front(share: Any) -> None:
+    with pytest.raises(ValueError, match="eft_min_plausibility must be a number from 0 to 1"):
+        read_share({"eft_min_plausibility": share})
+
+
+GATE: dict[str, Any] = {"kind": "gate", "by": "kl", "above": 0.1}
+
+
+@pytest.mark.parametrize("value", [GATE, {"chat": GATE}, [GATE, 1.0]])
+def test_a_schedule_is_refused_by_name(value: Any) -> None:
+    with pytest.raises(ValueError, match="this is a schedule; give a number"):
+        read_weights({"eft_weights": value}, OWN)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_weights_travel_bit_by_bit(dtype: torch.dtype) -> None:
     weights = torch.randn(50, 3) * 10.0 ** torch.randint(-30, 6, (50, 3))
@@ -105,6 +146,28 @@ def test_ids_that_only_the_base_has_are_impossible() -> None:
     base, small = torch.zeros(2, 10), torch.zeros(2, 8)
     found = compose_logits(base, [(small, small), (torch.zeros(2, 7), torch.zeros(2, 12))], torch.zeros(2, 2))
     assert found.isinf().tolist() == [[False] * 7 + [True] * 3] * 2
+
+
+def test_a_term_adds_its_own_logprobs() -> None:
+    base, tuned, reference, term = (torch.randn(6, 11) for _ in range(4))
+    weights = torch.randn(6, 2)
+    wanted = base.log_softmax(-1) + weights[:, :1] * (tuned.log_softmax(-1) - reference.log_softmax(-1))
+    wanted = (wanted + weights[:, 1:] * term.log_softmax(-1)).log_softmax(-1)
+    found = compose_logits(base.clone(), [(tuned, reference), (term, None)], weights).log_softmax(-1)
+    assert torch.allclose(found, wanted, atol=1e-5)
+
+
+def test_plausible_is_what_the_engine_finds_plausible() -> None:
+    base, scores = torch.randn(5, 40) * 4, torch.randn(5, 40)
+    base[:, 3] = -torch.inf
+    shares = torch.tensor([0.0, 0.01, 0.1, 0.5, 1.0])
+    wanted = scores.masked_fill(base.isneginf(), -torch.inf)
+    keep_plausible(wanted, base.log_softmax(-1), shares)
+    best = torch.maximum(base[:, :20].amax(-1, keepdim=True), base[:, 20:].amax(-1, keepdim=True))  # of two ranks
+    found = torch.cat([implausible(part, best, shares[:, None]) for part in (base[:, :20], base[:, 20:])], dim=1)
+    found[1:, 3] = True  # impossible anyway
+    assert torch.equal(found[1:], wanted[1:].isneginf())
+    assert not found[0].any()
 
 
 def test_padding_behind_the_last_request_is_harmless() -> None:
@@ -174,6 +237,40 @@ def test_command_of_a_file(kind: str, tmp_path: Path, folders: dict[str, Path]) 
     assert options.end_ids == (256,)
     assert command.environment == {"VLLM_API_KEY": "secret"}
     assert "secret" not in str(command)
+
+
+def test_command_with_a_term_and_a_share(tmp_path: Path, folders: dict[str, Path]) -> None:
+    chat = {"tuned": str(folders["tuned"]), "reference": str(folders["reference"])}
+    own: dict[str, Any] = {"name": "m", "base": str(folders["base"]), "composition": {"min_plausibility": 0.1}}
+    own["pairs"] = {"chat": chat, "reward": {"model": str(folders["tuned"]), "weight": 0.5}}
+    file = tmp_path / "trio.json"
+    file.write_text(json.dumps({"compositions": [own]}))
+    found = arguments_of(vllm_command(load_settings(file)))
+    options = TrioOptions.model_validate(json.loads(found["--hf-overrides"])["eft"])
+    assert options.pairs["reward"].reference is None
+    assert [key for key, _, _ in options.small_members()] == ["tuned_0", "reference_0", "tuned_1"]
+    assert options.row == (1.0, 0.5, 0.0)
+    assert options.min_plausibility == {"m": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ({"weights": {"chat": GATE}}, "is a schedule"),
+        ({"prompt_pairs": {"p": {"negative": "x"}}}, "prompt_pairs"),
+        ({"call_weight": 0}, "call_weight"),
+        ({"composition": {"amplification": 2}}, "composition.amplification"),
+    ],
+)
+def test_what_vllm_cannot_do_is_refused_before_it_is_started(
+    setting: dict[str, Any], named: str, tmp_path: Path, folders: dict[str, Path]
+) -> None:
+    chat = {"tuned": str(folders["tuned"]), "reference": str(folders["reference"])}
+    own: dict[str, Any] = {"name": "m", "base": str(folders["base"]), "pairs": {"chat": chat}, **setting}
+    file = tmp_path / "trio.json"
+    file.write_text(json.dumps({"compositions": [own]}))
+    with pytest.raises(errors.InvalidOptionError, match=named):
+        vllm_command(load_settings(file))
 
 
 def test_unreadable_file_is_refused(tmp_path: Path) -> None:
@@ -308,3 +405,42 @@ def test_text_ends_at_the_end_tokens_of_all_members_unless_it_must_not() -> None
 def test_weights_that_cannot_be_read_are_refused(body: dict[str, Any], header: str | None) -> None:
     with pytest.raises(ValueError, match="weight|pair"):
         SERVED.translate(body, header)
+
+
+def test_share_of_a_request_or_of_its_name_becomes_an_extra_argument() -> None:
+    served = Served(OPTIONS.model_copy(update={"min_plausibility": {"friendly": 0.2}}), ["both", "friendly"])
+    for body, share in (
+        ({"model": "both"}, None),
+        ({"model": "both", "eft_min_plausibility": 0.1}, 0.1),
+        ({"model": "friendly"}, 0.2),
+        ({"model": "friendly", "eft_min_plausibility": 0}, 0.0),
+        ({"model": "friendly", "vllm_xargs": {"eft_min_plausibility": 0.3}}, 0.3),
+    ):
+        asked: dict[str, Any] = dict(body)
+        served.translate(asked, None)
+        assert (asked.get("vllm_xargs") or {}).get("eft_min_plausibility") == share
+        assert "eft_min_plausibility" not in asked
+
+
+@pytest.mark.parametrize("field", ["eft_prompt_pairs", "eft_call_weight", "eft_reasoning_weight", "eft_call_lookahead"])
+def test_fields_that_vllm_cannot_do_are_refused(field: str) -> None:
+    with pytest.raises(ValueError, match=f"{field}: vLLM cannot do it"):
+        SERVED.translate({"model": "both", field: 0}, None)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt_pairs": {"p": PromptPair(negative="x")}},
+        {"composition": CompositionOptions(prompt_pairs={"p": PromptPair(negative="x")})},
+        {"call_weight": 0.0},
+        {"reasoning_weight": 0.0},
+        {"call_lookahead": 8},
+    ],
+)
+def test_client_says_what_vllm_cannot_do(fields: dict[str, Any]) -> None:
+    with pytest.raises(errors.InvalidOptionError, match="vLLM cannot do it"):
+        refuse_steering(ChatRequest(prompt="abc", **fields))
+    refuse_steering(ChatRequest(prompt="abc", composition=CompositionOptions(min_plausibility=0.1)))
+    with pytest.raises(errors.InvalidOptionError, match="is a schedule"):
+        numbers_alone({"chat": FirstTokens(num_tokens=3)})
