@@ -44,6 +44,7 @@ PUBLIC_NAMES = [
     "SpeculationOptions",
     "Term",
     "TextToken",
+    "Thought",
     "TokenIds",
     "TokenLogprobs",
     "TokenScore",

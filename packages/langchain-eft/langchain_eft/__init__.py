@@ -6,9 +6,9 @@ llm = ChatEFT(preset="smollm2-json", reward_weights=0.5)
 
 from importlib.metadata import version
 
-from eft_integrations.langchain import init_chat_model
+from eft_integrations.langchain import ContextAware, init_chat_model
 from langchain_eft.chat_models import ChatEFT, EFTChatModel
 
 __version__ = version("langchain-eft")
 
-__all__ = ["ChatEFT", "EFTChatModel", "__version__", "init_chat_model"]
+__all__ = ["ChatEFT", "ContextAware", "EFTChatModel", "__version__", "init_chat_model"]

@@ -29,7 +29,7 @@ def test_class_is_an_llm_that_calls_functions() -> None:
 
 
 def test_package_only_re_exports() -> None:
-    assert eft.__all__ == ["EFTLLM"]
+    assert eft.__all__ == ["EFTLLM", "ContextAware"]
     assert EFTLLM is adapter.EFTLLM
     assert version("llama-index-llms-eft") == version("eft-engine")
 

@@ -14,7 +14,7 @@ import eft_engine
 import eft_integrations
 from eft_integrations.langchain import EFTChatModel
 
-EXPECTED_ALL = ["ChatEFT", "EFTChatModel", "init_chat_model", "__version__"]
+EXPECTED_ALL = ["ChatEFT", "ContextAware", "EFTChatModel", "init_chat_model", "__version__"]
 
 
 def test_all_imports() -> None:

@@ -6,4 +6,6 @@ llm = EFTLLM(preset="smollm2-json", reward_weights=0.5)
 
 from llama_index.llms.eft.base import EFTLLM
 
-__all__ = ["EFTLLM"]
+from eft_integrations.llama_index import ContextAware
+
+__all__ = ["EFTLLM", "ContextAware"]
