@@ -7,7 +7,16 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from eft_engine import Engine, JsonSchema, SamplingParams, SpeculationOptions
+from eft_engine import (
+    Engine,
+    FirstTokens,
+    FromMarker,
+    Gate,
+    JsonSchema,
+    LinearRamp,
+    SamplingParams,
+    SpeculationOptions,
+)
 from eft_engine.engine.sequence import GenerationSequence
 from tests.toy import make_trio
 
@@ -67,3 +76,26 @@ def test_drafts_that_the_host_computes_with_are_read(
     assert drafted.token_ids == plain.token_ids
     assert drafted.metrics.num_drafted > 0
     assert not unread
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_weights_that_follow_position_and_measures_need_no_reading(
+    engine: Engine, unread: list[torch.Tensor], temperature: float
+) -> None:
+    sampling = [SamplingParams(temperature=temperature, seed=seed, max_tokens=20) for seed in range(3)]
+    weights = [LinearRamp(num_tokens=12), FirstTokens(num_tokens=7), Gate(by="base_entropy", above=3.0, otherwise=0.5)]
+    plain = engine.generate(PROMPTS, sampling=sampling, reward_weights=weights, speculation=PLAIN)
+    drafted = engine.generate(PROMPTS, sampling=sampling, reward_weights=weights, speculation=DRAFTS)
+    assert unread
+    assert [out.token_ids for out in drafted] == [out.token_ids for out in plain]
+    assert [out.intervention_rate for out in drafted] == [out.intervention_rate for out in plain]
+
+
+def test_weights_that_follow_the_text_read_the_drafts(engine: Engine, unread: list[torch.Tensor]) -> None:
+    weight = FromMarker(marker="e", before=0.5)
+    sampling = SamplingParams(temperature=0.0, max_tokens=20, logit_bias={ord("e") - 33: 4.0})
+    plain = engine.generate(PROMPTS, sampling=sampling, reward_weights=weight, speculation=PLAIN)
+    drafted = engine.generate(PROMPTS, sampling=sampling, reward_weights=weight, speculation=DRAFTS)
+    assert not unread
+    assert sum(out.metrics.num_drafted for out in drafted) > 0
+    assert [out.token_ids for out in drafted] == [out.token_ids for out in plain]
