@@ -104,7 +104,13 @@ def calls(
 def decisions(
     base: Base,
     reference: Reference,
-    adapter: Adapter,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="EFT_AGENTS_ADAPTER",
+            help="LoRA adapter on the reference, a folder or a GGUF file; without one the pair is a prompt of the small model.",
+        ),
+    ] = None,
     threads: Threads = 2,
     weight: Annotated[float, typer.Option(help="Weight of the pair.")] = 1.0,
     call_weight: Annotated[float, typer.Option(help="Weight that decides, and under which a call is written.")] = 0.0,
@@ -117,7 +123,12 @@ def decisions(
     with _clear_errors():
         trio = Trio(base, reference, adapter, threads)
         picked = chosen(tasks, names=task or ())
-    settings = [deciding.Setting(0.0), deciding.Setting(weight), deciding.Setting(weight, call_weight)]
+    by_prompt = adapter is None
+    settings = [
+        deciding.Setting(0.0, by_prompt=by_prompt),
+        deciding.Setting(weight, by_prompt=by_prompt),
+        deciding.Setting(weight, call_weight, by_prompt=by_prompt),
+    ]
     answered: dict[str, list[deciding.Decided]] = {}
     with _recording(out) as record, listening(trio) as listener:
         for setting in settings:
@@ -126,7 +137,11 @@ def decisions(
     alone = answered[settings[0].name]
     summaries = {name: deciding.summary(own, alone) for name, own in answered.items()}
     deciding.show(console, summaries)
-    finish("agents_decisions", {"base": base.name, "n_threads": threads, "max_tokens": max_tokens, **_plain(summaries)})
+    pair = "a prompt of the small model" if adapter is None else adapter.name
+    finish(
+        "agents_decisions",
+        {"base": base.name, "pair": pair, "n_threads": threads, "max_tokens": max_tokens, **_plain(summaries)},
+    )
 
 
 @app.command()

@@ -12,20 +12,26 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.agents.calls import cell, conversation
+from benchmarks.agents.frameworks import SYSTEM
 from benchmarks.agents.judging import has_facts
 from benchmarks.agents.tasks import Call, Task
 from benchmarks.agents.tools import TOOLS
+from eft_engine import PromptPair
 from eft_engine.evaluation.intervals import share_of
 from eft_engine.zoo.smollm2_json import parse_json_answer
 from eft_integrations.langchain import EFTChatModel
 
+FORM = 'Whatever you say to the user, say it as one line of JSON, {"answer": "...", "topic": "..."}, with the topic in one word.'
+"""What a prompt pair asks of the small model, where no adapter has taught it."""
+
 
 @dataclass(frozen=True)
 class Setting:
-    """Weights of an answer, and of whether it calls; None: the same."""
+    """Weights of an answer, and of whether it calls; None: the same. `by_prompt`: the pair is a prompt of the small model."""
 
     weight: float
     call_weight: float | None = None
+    by_prompt: bool = False
 
     @property
     def name(self) -> str:
@@ -61,13 +67,12 @@ class Decided:
 def ask(engine: Any, tasks: Iterable[Task], setting: Setting, *, max_tokens: int) -> Iterator[Decided]:
     """One request per task, tools bound, the choice left to the model."""
     tools = [StructuredTool.from_function(function, parse_docstring=True) for function in TOOLS.values()]
-    llm = EFTChatModel(
-        engine=engine,
-        reward_weights=setting.weight,
-        call_weight=setting.call_weight,
-        temperature=0.0,
-        max_tokens=max_tokens,
-    )
+    weights: dict[str, Any] = {"reward_weights": setting.weight, "call_weight": setting.call_weight}
+    if setting.by_prompt:
+        asked = PromptPair(positive={"system": f"{SYSTEM} {FORM}"}, model="small", weight=setting.weight)
+        own = None if setting.call_weight is None else {"form": setting.call_weight}
+        weights = {"prompt_pairs": {"form": asked}, "call_weight": own}
+    llm = EFTChatModel(engine=engine, temperature=0.0, max_tokens=max_tokens, **weights)
     bound = llm.bind_tools(tools)
     for task in tasks:
         message: AIMessage = bound.invoke(conversation(task))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eft_engine import Engine, EngineConfig, GenerationDelta, TunedPair
+from eft_engine import Engine, EngineConfig, GenerationDelta, Term, TunedPair
 from eft_engine.config import LlamaCppOptions
 
 START_S = 300
@@ -26,22 +26,26 @@ SERVE = "from eft_engine.cli import main; main()"
 
 @dataclass(frozen=True)
 class Trio:
-    """Where the models are; `adapter` is a LoRA on the reference, a folder or a GGUF file."""
+    """Where the models are; `adapter` is a LoRA on the reference, a folder or a GGUF file. Without one the small model is there for
+    prompt pairs, and has no weight of its own.
+    """
 
     base: Path
     reference: Path
-    adapter: Path
+    adapter: Path | None
     threads: int
 
     def __post_init__(self) -> None:
         for name in ("base", "reference", "adapter"):
             path = getattr(self, name)
-            if not path.exists():
+            if path is not None and not path.exists():
                 raise FileNotFoundError(f"--{name}: there is no {path}; see docs/gguf.md for the files of a trio")
 
     def load(self) -> Engine:
         """Load it."""
         config = EngineConfig(llama_cpp=LlamaCppOptions(n_threads=self.threads))
+        if self.adapter is None:
+            return Engine.load(str(self.base), pairs={"small": Term(str(self.reference), weight=0.0)}, config=config)
         pair = TunedPair(str(self.adapter), str(self.reference))
         return Engine.load(str(self.base), pairs={"form": pair}, config=config)
 
