@@ -10,7 +10,15 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+from pydantic import (
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+    model_validator,
+)
 
 from eft_engine.errors import InvalidWeightError, UnknownPairError
 from eft_engine.options import Options
@@ -135,7 +143,14 @@ def _as_weight(value: object, validate: ValidatorFunctionWrapHandler) -> Any:
 
 
 Weight = Annotated[Finite | Schedule, WrapValidator(_as_weight)]
-PlacedWeight = Weight
+PlacedWeight = Annotated[
+    Weight,
+    WithJsonSchema(
+        {"anyOf": [{"type": "number"}, {"type": "object", "required": ["kind"]}], "description": "a weight again"}
+    ),
+]
+"""A weight inside of a rule. Its JSON schema does not say again what rules there are, or it would have no end."""
+
 
 RewardWeights = Weight | Mapping[str, Weight] | None
 """A weight for every pair, a mapping by pair name (pairs not named keep their own weight), or None (own weights)."""

@@ -24,7 +24,7 @@ from eft_engine.config import (
     Prompt,
     parse_pairs,
 )
-from eft_engine.errors import InvalidOptionError, InvalidWeightError
+from eft_engine.errors import InvalidOptionError
 from eft_engine.outputs import GenerationDelta, RequestOutput
 from eft_engine.prompt_pairs import PromptPair
 from eft_engine.weights import Weight as OneWeight
@@ -200,6 +200,7 @@ def parse_weights(texts: Sequence[str] | None) -> OneWeight | dict[str, OneWeigh
 
     Raises:
         InvalidOptionError: neither a number nor a schedule, or both forms at once.
+        InvalidWeightError: a number that is not finite, or a schedule that is none.
     """
     if not texts:
         return None
@@ -243,8 +244,6 @@ def _one_weight(text: str, whose: str) -> OneWeight:
         if text.lstrip().startswith("{"):
             return checked_weight(json.loads(text), whose)
         return checked_weight(float(text), whose)
-    except InvalidWeightError as error:
-        raise InvalidOptionError(str(error), option="weight", value=text) from None
     except ValueError:
         raise InvalidOptionError(
             f"a weight must be a number, or a schedule in JSON, got {text!r}", option="weight", value=text

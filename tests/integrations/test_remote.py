@@ -229,7 +229,13 @@ async def test_both_servers_tell_their_dialect() -> None:
     async with in_process({"m": ScriptedBackend([])}) as client:
         (own,) = (await client.get("/v1/models")).json()["data"]
         assert own == (await client.get("/v1/models/m")).json()
-    assert own["eft"] == {"dialect": "eft", "pairs": {"scripted": 1.0}, "allowed_weights": {"scripted": [0.0, 2.0]}}
+    assert own["eft"] == {
+        "dialect": "eft",
+        "pairs": {"scripted": 1.0},
+        "allowed_weights": {"scripted": [0.0, 2.0]},
+        "prompt_pairs": [],
+        "takes_prompt_pairs": True,
+    }
     listed: dict[str, Any] = {"data": [{"id": "trio"}]}
     pair = {"tuned": "t", "reference": "r"}
     Served(TrioOptions.model_validate({"pairs": {"chat": pair}}), ["trio"]).describe(listed)

@@ -62,7 +62,7 @@ def test_llamahub_finds_the_classes_where_it_looks() -> None:
     hub = fields_of(folder)["tool"]["llamahub"]
     module = ast.parse((folder / hub["import_path"].replace(".", "/") / "__init__.py").read_text(encoding="utf-8"))
     imported = {alias.name for node in module.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert set(hub["class_authors"]) == imported
+    assert set(hub["class_authors"]) == {name for name in imported if name.endswith("LLM")}  # the hub lists LLMs
     for above in ("llama_index", "llama_index/llms"):
         assert not (folder / above / "__init__.py").exists(), "a file here would hide every other package of LlamaIndex"
 

@@ -17,7 +17,7 @@ from langchain_core.load import dumps, loads
 from langchain_core.tools import tool
 
 import eft_integrations
-from eft_engine import CompositionOptions, PromptOptions, SpeculationOptions
+from eft_engine import CompositionOptions, PromptOptions, PromptPair, SpeculationOptions
 from eft_integrations.backends.scripted import ScriptedBackend
 from eft_integrations.backends.stamp import identity_of
 from eft_integrations.backends.trio_source import TrioSource
@@ -48,6 +48,11 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
     "prompt_options": (PromptOptions(control_tokens="parse"), PromptOptions(add_special_tokens=False)),
     "composition": (CompositionOptions(amplification=2.0), CompositionOptions(amplification=3.0)),
     "speculation": (SpeculationOptions(max_draft_tokens=1), SpeculationOptions(max_draft_tokens=2)),
+    "call_weight": (0.0, {"scripted": 0.5}), "call_lookahead": (8, 16), "reasoning_weight": (0.0, 0.5),
+    "min_plausibility": (0.1, 0.2),
+    "prompt_pairs": (
+        {"own": PromptPair(negative={"system": "a"})}, {"own": PromptPair(negative={"system": "a"}, weight=0.5)},
+    ),
 }  # fmt: skip
 """By option of a model and of a call, two values."""
 

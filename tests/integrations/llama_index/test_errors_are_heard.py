@@ -194,7 +194,7 @@ def closed() -> Engine:
 
 TEXT: dict[str, Any] = {"max_tokens": 16, "messages_to_prompt": lambda messages: "a b c"}
 FAULTS: dict[str, tuple[Callable[[], EFTLLM], type[errors.EFTError]]] = {
-    "bad weight": (lambda: EFTLLM(engine=engine(), reward_weights=float("nan"), **TEXT), errors.InvalidWeightError),
+    "bad weight": (lambda: EFTLLM(engine=engine(), reward_weights={"nobody": 1.0}, **TEXT), errors.UnknownPairError),
     "bad field": (lambda: EFTLLM(engine=engine(), temperature=-1.0, **TEXT), errors.InvalidOptionError),
     "missing template": (lambda: EFTLLM(engine=engine(has_template=False), max_tokens=16), errors.ChatTemplateError),
     "overflow": (
