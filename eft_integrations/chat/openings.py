@@ -48,7 +48,8 @@ def json_openings(tool: Tool, keys: Sequence[str] = NAME_KEYS) -> list[str]:
 
 
 def call_pattern(tools: Sequence[Tool], notation: Notation, *, lenient: bool) -> str:
-    """A regular expression of all that `call_openings` finds, with any whitespace inside; as it stands in a Lark grammar.
+    """A regular expression of all that `call_openings` finds, with any whitespace inside, and of objects that begin like a call; as
+    it stands in a Lark grammar.
 
     Common beginnings are written once: what excludes a text is followed through every token of a vocabulary.
     """
@@ -57,6 +58,8 @@ def call_pattern(tools: Sequence[Tool], notation: Notation, *, lenient: bool) ->
     patterns = [factored(marks)] if marks else []
     if lenient or notation.is_bare:
         names = factored([tool.name for tool in tools])
+        # An object that begins like a call is none of words either: a model that wants to call would misspell the name.
+        patterns.append(rf"\{{{SPACE}[\"']{factored(NAME_KEYS)}[\"']{SPACE}:")
         patterns.append(rf"[\"']{factored(NAME_KEYS)}[\"']{SPACE}:{SPACE}[\"']{names}[\"']")
         patterns.append(rf"\[{SPACE}{names}\(")
     return "|".join(patterns)
