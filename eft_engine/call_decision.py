@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from eft_engine.grammars import Grammar
 from eft_engine.options import Options
-from eft_engine.weights import RewardWeights
+from eft_engine.weights import MOST_TOKENS, RewardWeights
 
 
 class Thought(Options):
@@ -30,7 +30,7 @@ class CallDecision(Options):
 
     weights: RewardWeights = Field(default=0.0, description="weights that decide, and under which a call is written")
     openings: tuple[str, ...] = Field(min_length=1, description="texts that only a call has")
-    num_tokens: int = Field(default=64, ge=1, description="tokens within which a call must begin")
+    num_tokens: int = Field(default=64, ge=1, le=MOST_TOKENS, description="tokens within which a call must begin")
     otherwise: Grammar | None = Field(
         default=None, discriminator="kind", description="grammar of a whole text that is no call, its thought included"
     )

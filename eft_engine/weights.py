@@ -7,6 +7,7 @@ that position. So a token's weight is the same whether it is drafted, verified, 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,9 @@ from eft_engine.errors import InvalidWeightError, UnknownPairError
 from eft_engine.options import Options
 
 Finite = Annotated[float, Field(strict=False, allow_inf_nan=False)]
+
+MOST_TOKENS = 10**9
+"""No text is longer; a number without a bound would not fit where weights are computed."""
 
 Measure = Literal["base_entropy", "base_confidence", "kl", "total_variation", "jensen_shannon"]
 """What the members' distributions at a position tell, before the token there is drawn:
@@ -44,14 +48,14 @@ class LinearRamp(Options):
     kind: Literal["linear_ramp"] = "linear_ramp"
     start: Finite = Field(default=1.0, description="weight of the first token")
     end: Finite = Field(default=0.0, description="weight from token `num_tokens` on")
-    num_tokens: int = Field(default=64, ge=1, description="tokens until `end` is reached")
+    num_tokens: int = Field(default=64, ge=1, le=MOST_TOKENS, description="tokens until `end` is reached")
 
 
 class FirstTokens(Options):
     """`weight` for the first tokens, `then` for the others."""
 
     kind: Literal["first_tokens"] = "first_tokens"
-    num_tokens: int = Field(ge=1, description="how many tokens count as first")
+    num_tokens: int = Field(ge=1, le=MOST_TOKENS, description="how many tokens count as first")
     weight: PlacedWeight = Field(default=1.0, description="weight of these")
     then: PlacedWeight = Field(default=0.0, description="weight of all others")
 
@@ -275,7 +279,7 @@ def checked_weight(weight: object, whose: str) -> Weight:
     """
     if is_schedule(weight):
         return _checked_schedule(weight, whose)
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) <= sys.float_info.max:
         raise InvalidWeightError(
             f"the weight of {whose} must be a finite number or a schedule, got {weight!r}", value=weight
         )
