@@ -28,12 +28,12 @@ from eft_integrations.langchain import EFTChatModel
 
 def get_population(city: str) -> str:
     """The population of a city."""
-    return {"Torvel": "4120", "Belgar": "9005"}[city]
+    return {"Torvel": "4120", "Belgar": "9005"}.get(city, "unknown")
 
 
 def get_weather(city: str) -> str:
     """The weather in a city."""
-    return {"Torvel": "rainy", "Belgar": "sunny"}[city]
+    return {"Torvel": "rainy", "Belgar": "sunny"}.get(city, "unknown")
 
 
 llm = EFTChatModel(preset="atlas", temperature=0.0, max_tokens=48, call_weight=0.0)
