@@ -39,7 +39,7 @@ def get_weather(city: str) -> str:
 llm = EFTChatModel(preset="atlas", temperature=0.0, max_tokens=48, call_weight=0.0)
 if "--real" in sys.argv:
     llm = EFTChatModel(
-        base="Qwen/Qwen2.5-7B-Instruct",
+        base="Qwen/Qwen2.5-7B",
         tuned="Qwen/Qwen2.5-0.5B-Instruct",
         reference="Qwen/Qwen2.5-0.5B",
         temperature=0.0,
