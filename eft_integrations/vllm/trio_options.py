@@ -12,14 +12,14 @@ OPTION = "eft"
 
 
 class PairOptions(BaseModel):
-    """One behaviour: a small model after and before fine-tuning, each a folder or a hub id, and its default weight. A term has no
-    reference.
+    """One behaviour: a small model after and before fine-tuning, each a folder or a hub id, and its default weight. A term says
+    that it has no reference (null): one that was forgotten is an error.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tuned: str = Field(min_length=1)
-    reference: str | None = Field(default=None, min_length=1)
+    reference: str | None = Field(min_length=1)
     weight: float = 1.0
     tuned_revision: str | None = None
     reference_revision: str | None = None
