@@ -56,8 +56,8 @@ class FirstTokens(Options):
 
     kind: Literal["first_tokens"] = "first_tokens"
     num_tokens: int = Field(ge=1, le=MOST_TOKENS, description="how many tokens count as first")
-    weight: PlacedWeight = Field(default=1.0, description="weight of these")
-    then: PlacedWeight = Field(default=0.0, description="weight of all others")
+    weight: InnerWeight = Field(default=1.0, description="weight of these")
+    then: InnerWeight = Field(default=0.0, description="weight of all others")
 
 
 class FromMarker(Options):
@@ -65,8 +65,8 @@ class FromMarker(Options):
 
     kind: Literal["from_marker"] = "from_marker"
     marker: str = Field(min_length=1, max_length=200, description="what has to be written first")
-    weight: PlacedWeight = Field(default=1.0, description="weight behind the marker")
-    before: PlacedWeight = Field(default=0.0, description="weight up to the end of the marker")
+    weight: InnerWeight = Field(default=1.0, description="weight behind the marker")
+    before: InnerWeight = Field(default=0.0, description="weight up to the end of the marker")
 
 
 class Between(Options):
@@ -75,10 +75,10 @@ class Between(Options):
     kind: Literal["between"] = "between"
     opening: str = Field(min_length=1, max_length=200, description="what begins it")
     closing: str = Field(min_length=1, max_length=200, description="what ends it")
-    weight: PlacedWeight = Field(
+    weight: InnerWeight = Field(
         default=1.0, description="weight behind the opening marker, up to the end of the closing one"
     )
-    outside: PlacedWeight = Field(default=0.0, description="weight elsewhere")
+    outside: InnerWeight = Field(default=0.0, description="weight elsewhere")
     starts_inside: bool = Field(default=False, description="the prompt has the opening marker at its end")
 
 
@@ -89,8 +89,8 @@ class InJsonStrings(Options):
     """
 
     kind: Literal["in_json_strings"] = "in_json_strings"
-    weight: PlacedWeight = Field(default=1.0, description="weight inside strings")
-    outside: PlacedWeight = Field(default=0.0, description="weight elsewhere")
+    weight: InnerWeight = Field(default=1.0, description="weight inside strings")
+    outside: InnerWeight = Field(default=0.0, description="weight elsewhere")
     keys: bool = Field(default=False, description="names of properties count as strings too")
 
 
@@ -147,7 +147,7 @@ def _as_weight(value: object, validate: ValidatorFunctionWrapHandler) -> Any:
 
 
 Weight = Annotated[Finite | Schedule, WrapValidator(_as_weight)]
-PlacedWeight = Annotated[
+InnerWeight = Annotated[
     Weight,
     WithJsonSchema(
         {"anyOf": [{"type": "number"}, {"type": "object", "required": ["kind"]}], "description": "a weight again"}

@@ -81,24 +81,31 @@ class DraftPolicy:
     def _best_limit(self, proposals: Mapping[GenerationSequence, Proposal], *, num_alike: int) -> int:
         """The limit with most expected tokens per second in a step that has every sequence `num_alike` times."""
         longest = max(proposal.number for proposal in proposals.values())
-        if longest == 0 or self._seconds(proposals, 0, num_alike) == 0.0:
+        streams = {sequence: sequence.next_streams for sequence in proposals}
+        if longest == 0 or self._seconds(proposals, streams, 0, num_alike) == 0.0:
             return longest
         speeds = [
             sum(expected_tokens(proposal.rate, proposal.within(limit)) for proposal in proposals.values())
-            / self._seconds(proposals, limit, num_alike)
+            / self._seconds(proposals, streams, limit, num_alike)
             for limit in range(longest + 1)
         ]
         best = max(range(longest + 1), key=speeds.__getitem__)
         return best if speeds[best] > MARGIN * speeds[0] else 0
 
-    def _seconds(self, proposals: Mapping[GenerationSequence, Proposal], limit: int, num_alike: int) -> float:
+    def _seconds(
+        self,
+        proposals: Mapping[GenerationSequence, Proposal],
+        streams: Mapping[GenerationSequence, Seq[Stream]],
+        limit: int,
+        num_alike: int,
+    ) -> float:
         """Seconds of a step with drafts within `limit`: small models draft one by one, the others read the block, padded."""
         num_rows: Counter[Network] = Counter()
         num_columns: dict[Network, int] = {}
         drawing: Counter[tuple[Network | Work, int]] = Counter()  # rows of the first, second, ... draft
         for sequence, proposal in proposals.items():
             number = proposal.within(limit)
-            for stream in sequence.next_streams:
+            for stream in streams[sequence]:
                 draws = stream in proposal.drafting
                 num_rows[stream.network] += 1
                 num_columns[stream.network] = max(num_columns.get(stream.network, 1), 1 if draws else number + 1)

@@ -276,9 +276,8 @@ def plan_route(
             held.add(first_of[sides.tuned])
             if sides.reference is not None:
                 held.add(first_of[sides.reference])
-    held = held or {
-        BASE
-    }  # every coefficient cancelled out, which leaves the uniform distribution; the base carries it with 0
+    if not held:  # every coefficient cancelled out, which leaves the uniform distribution; the base carries it with 0
+        held.add(BASE)
     streams = [
         Stream(network, adapter, prompt_ids, tuple(indices), spelling=readers[indices[0]].spelling)
         for (network, adapter, prompt_ids), indices in places.items()

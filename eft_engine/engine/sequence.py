@@ -128,11 +128,10 @@ class Sequence:
     def rows_in_reach(self) -> Rows:
         """`rows` of this lookahead; it is dropped where it leads to a stream that has much to read before."""
         rows = self.rows(self.lookahead())
-        if len(rows.coefficients) > 1 and any(stream.num_pending(self.output_ids) > MAX_LAG for stream in rows.active):
-            behind = {stream for stream in rows.active if stream.num_pending(self.output_ids) > MAX_LAG}
-            if behind - set(self.next_streams):
-                self.drop_lookahead()
-                rows = self.rows(self.lookahead())
+        behind = {stream for stream in rows.active if stream.num_pending(self.output_ids) > MAX_LAG}
+        if behind and len(rows.coefficients) > 1 and behind - set(self.next_streams):
+            self.drop_lookahead()
+            return self.rows(self.lookahead())
         return rows
 
     def drop_lookahead(self) -> None:

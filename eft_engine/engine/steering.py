@@ -23,7 +23,7 @@ from eft_engine.weights import (
     parts,
 )
 
-PlacedWeight = FromMarker | Between | InJsonStrings
+TextSchedule = FromMarker | Between | InJsonStrings
 Settled = float | MeasuredWeight
 """A weight at one position: a number, or what to measure there."""
 
@@ -41,8 +41,8 @@ class Follower:
 
     def __init__(self, weights: Iterator[Weight] | Seq[Weight], bytes_of: Bytes) -> None:
         self._bytes_of = bytes_of
-        self._places: dict[PlacedWeight, Place] = {
-            own: _place(own) for weight in weights for own in parts(weight) if isinstance(own, PlacedWeight)
+        self._places: dict[TextSchedule, Place] = {
+            own: _place(own) for weight in weights for own in parts(weight) if isinstance(own, TextSchedule)
         }
 
     @property
@@ -75,7 +75,7 @@ class Follower:
         return float(weight)
 
 
-def _place(weight: PlacedWeight) -> Place:
+def _place(weight: TextSchedule) -> Place:
     match weight:
         case FromMarker(marker=marker):
             return BehindMarker(marker.encode())

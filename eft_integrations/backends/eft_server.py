@@ -41,13 +41,12 @@ from eft_integrations.backends.connection import (
 )
 from eft_integrations.backends.metrics import eft_stats
 from eft_integrations.backends.refusals import Refusal, eft_meaning
-from eft_integrations.chat.messages import InvalidToolCall, Message, Tool
+from eft_integrations.chat.messages import InvalidToolCall, Tool
 from eft_integrations.chat.request import CallDelta, ChatDelta, ChatRequest, ChatResult, ToolChoice
 from eft_integrations.json_types import Json, JsonObject
 from eft_integrations.sampling import SamplingFields, sampling_form
 from eft_integrations.so_far import AnswerSoFar
 from eft_integrations.weights import weights_form
-from eft_integrations.wire.openai import call_form
 from eft_integrations.wire.reasoning import effort_of
 
 UNKNOWN_ID = -1
@@ -158,7 +157,7 @@ def _prompt_fields(request: ChatRequest) -> JsonObject:
             "tool_notation: eft serve reads calls as the model's chat template says and takes no notation from a request",
             option="tool_notation",
         )
-    fields: JsonObject = {"messages": [_message_form(message) for message in request.messages]}
+    fields: JsonObject = {"messages": [message.as_openai() for message in request.messages]}
     if request.tools:
         fields |= {"tools": [_tool_form(tool) for tool in request.tools], **_choice_fields(request.tool_choice)}
     if (effort := effort_of(request.reasoning)) is not None:
@@ -172,19 +171,6 @@ def _prompt_fields(request: ChatRequest) -> JsonObject:
     if request.documents:
         fields["documents"] = [dict(document) for document in request.documents]
     return fields
-
-
-def _message_form(message: Message) -> JsonObject:
-    form: JsonObject = {"role": message.role, "content": message.content}
-    if message.reasoning:
-        form["reasoning_content"] = message.reasoning
-    if message.name is not None:
-        form["name"] = message.name
-    if message.tool_call_id is not None:
-        form["tool_call_id"] = message.tool_call_id
-    if message.tool_calls:
-        form["tool_calls"] = [call_form(call) for call in message.tool_calls]
-    return form
 
 
 def _tool_form(tool: Tool) -> JsonObject:

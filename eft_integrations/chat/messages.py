@@ -24,6 +24,14 @@ class ToolCall:
     name: str
     arguments: str
 
+    def as_openai(self) -> dict[str, Any]:
+        """OpenAI's form."""
+        return {
+            "id": self.call_id,
+            "type": "function",
+            "function": {"name": self.name, "arguments": self.arguments},
+        }
+
 
 @dataclass(frozen=True)
 class InvalidToolCall:
@@ -52,6 +60,23 @@ class Message:
     tool_call_id: str | None = None
     name: str | None = None
     reasoning: str = ""
+
+    def as_openai(self) -> dict[str, Any]:
+        """OpenAI's form.
+
+        >>> Message("user", "hi").as_openai()
+        {'role': 'user', 'content': 'hi'}
+        """
+        form: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.reasoning:
+            form["reasoning_content"] = self.reasoning
+        if self.name is not None:
+            form["name"] = self.name
+        if self.tool_call_id is not None:
+            form["tool_call_id"] = self.tool_call_id
+        if self.tool_calls:
+            form["tool_calls"] = [call.as_openai() for call in self.tool_calls]
+        return form
 
 
 @dataclass(frozen=True)

@@ -242,28 +242,3 @@ def _as_call(call: object, named: str) -> ToolCall:
         case {"function": {"name": str(name), "arguments": str(arguments)}, **rest}:
             return ToolCall(str(rest.get("id") or ""), name, arguments)
     raise InvalidOptionError(f"{named} has a call that is not in OpenAI's form: {call!r}", option=named, value=call)
-
-
-def side_messages(messages: Sequence[Message]) -> list[dict[str, object]]:
-    """Messages as a side of a prompt pair holds them.
-
-    >>> side_messages([Message("user", "hi")])
-    [{'role': 'user', 'content': 'hi'}]
-    """
-    return [_as_mapping(message) for message in messages]
-
-
-def _as_mapping(message: Message) -> dict[str, object]:
-    mapping: dict[str, object] = {"role": message.role, "content": message.content}
-    if message.reasoning:
-        mapping["reasoning_content"] = message.reasoning
-    if message.name is not None:
-        mapping["name"] = message.name
-    if message.tool_call_id is not None:
-        mapping["tool_call_id"] = message.tool_call_id
-    if message.tool_calls:
-        mapping["tool_calls"] = [
-            {"id": call.call_id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in message.tool_calls
-        ]
-    return mapping

@@ -15,7 +15,6 @@ from langchain_core.prompts import BasePromptTemplate
 from langchain_core.runnables import Runnable, RunnableLambda
 
 from eft_engine import PromptPair, Without, errors
-from eft_integrations.chat.steering import side_messages
 from eft_integrations.context_aware import ContextAwareness
 from eft_integrations.langchain.history import to_messages
 
@@ -41,7 +40,7 @@ def _with_plain_sides(pair: object) -> object:
 
 def _plain(side: Any) -> list[dict[str, object]]:
     messages = side.to_messages() if isinstance(side, PromptValue) else convert_to_messages(side)
-    return side_messages(to_messages(messages))
+    return [own.as_openai() for own in to_messages(messages)]
 
 
 class ContextAware(ContextAwareness):

@@ -15,7 +15,6 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from pydantic import ConfigDict
 
 from eft_engine import errors
-from eft_integrations.chat.steering import side_messages
 from eft_integrations.context_aware import ContextAwareness
 from eft_integrations.llama_index.history import to_messages
 from eft_integrations.llama_index.query_weights import QUERY_WEIGHTS
@@ -97,7 +96,7 @@ def context_keywords(asked: object, written: Callable[[list[ChatMessage]], str] 
         case ContextMessages(without=without, aware=aware) if written is not None:
             return aware.keywords(written(without))
         case ContextMessages(without=without, aware=aware):
-            return aware.keywords(side_messages(to_messages(without)))
+            return aware.keywords([own.as_openai() for own in to_messages(without)])
         case ContextText(without=text, aware=aware):
             return aware.keywords(text)
     return {}

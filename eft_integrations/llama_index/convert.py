@@ -69,7 +69,7 @@ def _assistant(
     ]
     thoughts = [thought] if thought.content else []
     texts = [types.TextBlock(text=text)] if text or not blocks else []
-    extra = {"tool_calls": [openai_wire.call_form(call) for call, _ in calls]} if calls else {}
+    extra = {"tool_calls": [call.as_openai() for call, _ in calls]} if calls else {}
     return types.ChatMessage(
         role=types.MessageRole.ASSISTANT, blocks=[*thoughts, *texts, *blocks], additional_kwargs=extra
     )

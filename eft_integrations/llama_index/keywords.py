@@ -15,7 +15,6 @@ from pydantic import BaseModel
 
 from eft_engine import errors
 from eft_integrations.call_options import NAMES_ELSEWHERE
-from eft_integrations.chat.steering import side_messages
 from eft_integrations.class_schema import schema_of_class
 from eft_integrations.llama_index.history import to_messages
 from eft_integrations.llama_index.tools import tool_form
@@ -197,11 +196,10 @@ def _plain_pair(pair: object) -> object:
 
 
 def _plain(side: Sequence[object]) -> list[object]:
-    return [
-        own
-        for message in side
-        for own in (side_messages(to_messages([message])) if isinstance(message, ChatMessage) else [message])
-    ]
+    found: list[object] = []
+    for message in side:
+        found += [own.as_openai() for own in to_messages([message])] if isinstance(message, ChatMessage) else [message]
+    return found
 
 
 def joined_pairs(further: Mapping[str, object], keywords: Mapping[str, object]) -> dict[str, object]:

@@ -251,11 +251,6 @@ def of_ollamas_format(value: object) -> dict[str, object] | None:
 # ---- what is answered ----------------------------------------------------------------------------------------------------
 
 
-def call_form(call: ToolCall) -> JsonObject:
-    """A whole tool call."""
-    return {"id": call.call_id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-
-
 def call_delta_form(delta: CallDelta) -> JsonObject:
     """A piece of a tool call: id and name come once and first, arguments follow."""
     if delta.call_id is None:
@@ -270,7 +265,7 @@ def message_form(result: ChatResult) -> JsonObject:
     message |= thought_form(result.reasoning)
     if result.tool_calls:
         message["content"] = result.content or None
-        message["tool_calls"] = [call_form(call) for call in result.tool_calls]
+        message["tool_calls"] = [call.as_openai() for call in result.tool_calls]
     return message
 
 
