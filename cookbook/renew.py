@@ -1,4 +1,4 @@
-"""What the numbered scripts print, in their headers and in the README: run them and rewrite it.
+"""What the numbered scripts print, in their headers, the README and the notebooks: run them and rewrite it.
 
     python -m cookbook.renew                # all of them
     python -m cookbook.renew 05 06          # some, by the beginning of their names
@@ -17,6 +17,8 @@ import runpy
 import sys
 from pathlib import Path
 from unittest.mock import patch
+
+from cookbook import notebooks
 
 COOKBOOK = Path(__file__).parent
 README = COOKBOOK.parent / "README.md"
@@ -91,11 +93,14 @@ def with_outputs(readme: str, sources: dict[str, str]) -> str:
 
 
 def main(chosen: list[str]) -> None:
-    """Renew the chosen scripts, then the README."""
+    """Renew the chosen scripts, then the README and all notebooks."""
     for name, source in scripts().items():
         if not chosen or name.startswith(tuple(chosen)):
             print(f"{name} ...", file=sys.stderr)
             (COOKBOOK / name).write_text(with_block(source, run(name)), encoding="utf-8")
+    notebooks.FOLDER.mkdir(exist_ok=True)
+    for name, source in scripts().items():
+        notebooks.path_of(name).write_text(notebooks.rendered(name, source, promised(source) or []), encoding="utf-8")
     README.write_text(with_outputs(README.read_text(encoding="utf-8"), scripts()), encoding="utf-8")
 
 
