@@ -17,7 +17,8 @@ from eft_engine.errors import InvalidOptionError
 from eft_engine.evaluation.questions import Question
 from eft_engine.weights import Gate, Weight
 
-MAX_TOKENS = 160
+MAX_TOKENS, MAX_FREE_TOKENS = 160, 400
+"""Longest answer where weight 1 and more, or a tuned model, brings the form; and of those that reason at length."""
 TOGETHER = 64
 """Questions whose answers are written to the file together."""
 
@@ -91,6 +92,12 @@ class Setting:
         """Whether only the small network runs."""
         adapter = self.parts[0] or ""
         return self.label == "reference" or (self.label.endswith(".alone") and not adapter.startswith("direct"))
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest answer."""
+        adapter, weight, _ = self.parts
+        return MAX_TOKENS if adapter is not None and weight >= 1.0 else MAX_FREE_TOKENS
 
     def arguments(self, pairs: Sequence[str]) -> dict[str, Any]:
         """Of `Engine.generate`."""
@@ -172,9 +179,8 @@ def _ask_one(
         asked = wanted[start : start + TOGETHER]
         started = time.process_time()
         prompts: Any = [question.as_prompt() for question in asked]
-        outputs = engine.generate(
-            prompts, sampling=SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS), **setting.arguments(adapters)
-        )
+        sampling = SamplingParams(temperature=0.0, max_tokens=setting.max_tokens)
+        outputs = engine.generate(prompts, sampling=sampling, **setting.arguments(adapters))
         seconds = (time.process_time() - started) / len(asked)
         with path.open("a", encoding="utf-8") as file:
             for question, output in zip(asked, outputs, strict=True):
