@@ -16,6 +16,8 @@ RECIPES := .venv-recipes
 PAGE := .venv-page
 # lm-evaluation-harness asks for datasets, evaluate and their like, which nothing else needs; beside it stands everything of .venv.
 LM_EVAL := .venv-lm-eval
+# TRL, with which `eft tune` trains; beside it stands everything of .venv.
+TUNE := .venv-tune
 # Programs that read the files of deploy/; nginx, Caddy and Prometheus are the system's.
 DEPLOY := .venv-deploy
 # vLLM pins torch, transformers and most of what it needs.
@@ -27,7 +29,7 @@ PACKAGES := .venv-packages
 OLDEST := .venv-oldest
 RUNNERS := httpx pytest pytest-asyncio pytest-timeout
 
-.PHONY: help venv demo test test-thorough survey test-server test-clients test-recipes test-page test-deploy test-families test-llama-cpp test-vllm packages test-packages test-oldest lint clean
+.PHONY: help venv demo test test-thorough survey test-server test-clients test-recipes test-page test-tune test-deploy test-families test-llama-cpp test-vllm real-trio packages test-packages test-oldest lint clean
 
 # $(call beside_venv,FOLDER): the environment there sees, behind its own packages, those of .venv.
 beside_venv = $(1)/bin/python -c "import sysconfig; print('import site; site.addsitedir(\'$(CURDIR)/$(VENV)/lib/python%s/site-packages\')' \
@@ -125,6 +127,15 @@ $(LM_EVAL)/.installed: constraints.txt constraints-lm-eval.txt Makefile $(STAMP)
 test-lm-eval: $(LM_EVAL)/.installed  ## lm-evaluation-harness over a trio: in its process, and through a server
 	$(LM_EVAL)/bin/python -m pytest -p no:cacheprovider --confcutdir=tests/lm_eval tests/lm_eval
 
+$(TUNE)/.installed: constraints.txt constraints-tune.txt Makefile $(STAMP)
+	test -x $(TUNE)/bin/python || $(PYTHON) -m venv $(TUNE)
+	$(call beside_venv,$(TUNE))
+	$(TUNE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-tune.txt "trl>=1.16,<2"
+	touch $@
+
+test-tune: $(TUNE)/.installed  ## `eft tune` with TRL's trainers, on tiny models: training, resume, holding, preferences
+	OMP_NUM_THREADS=1 $(TUNE)/bin/python -m pytest -p no:cacheprovider --confcutdir=tests/tuning tests/tuning
+
 $(DEPLOY)/.installed: constraints-deploy.txt Makefile $(STAMP)
 	test -x $(DEPLOY)/bin/python || $(PYTHON) -m venv $(DEPLOY)
 	$(call beside_venv,$(DEPLOY))
@@ -167,6 +178,9 @@ $(VLLM)/.installed: pyproject.toml constraints-vllm.txt
 test-vllm: $(VLLM)/.installed  ## trios inside vLLM (on a CPU, in an environment of its own)
 	$(VLLM)/bin/python -m pytest --confcutdir=tests/vllm tests/vllm
 
+real-trio: venv  ## fetch Qwen2.5-Coder-Instruct 1.5B and 0.5B (GGUF, 1.6 GB, in parts) into the user's cache, and print their paths
+	$(BIN)/python -m benchmarks.real_trio fetch
+
 packages: venv  ## the three distributions (source and wheel) into dist/
 	rm -rf dist
 	for folder in . packages/langchain-eft packages/llama-index-llms-eft; do $(BIN)/python -m build --outdir dist $$folder > /dev/null || exit 1; done
@@ -199,4 +213,4 @@ lint: venv  ## ruff (format and rules) and strict typing
 	$(BIN)/mypy
 
 clean:  ## remove the environment and everything built
-	rm -rf $(VENV) $(LM_EVAL) $(CLIENTS) $(CREWAI) $(ANTHROPIC) $(NODE) $(RECIPES) $(PAGE) $(DEPLOY) $(LLAMA_CPP) $(VLLM) $(PACKAGES) $(OLDEST) .families build dist *.egg-info packages/*/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(LM_EVAL) $(TUNE) $(CLIENTS) $(CREWAI) $(ANTHROPIC) $(NODE) $(RECIPES) $(PAGE) $(DEPLOY) $(LLAMA_CPP) $(VLLM) $(PACKAGES) $(OLDEST) .families build dist *.egg-info packages/*/*.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from eft_engine.call_decision import CallDecision as CallDecision
 from eft_engine.call_decision import Thought as Thought
@@ -356,11 +356,22 @@ class CompositionOptions(Options):
         description="keep what the base gives at least this share of its best token (contrastive decoding, Li et al. 2022, arXiv "
         "2210.15097); 0: keep all",
     )
+    tuned_plausibility: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="beyond weight 1 lift no token further that the tuned model gives less than this share of its best token: its "
+        "positive difference tuned - reference counts with weight 1; 0: lift all",
+    )
     prompt_pairs: Mapping[str, PromptPair] = Field(
         default_factory=dict, max_length=16, description="prompts as pairs, by name; `reward_weights` may name them"
     )
     call_decision: CallDecision | None = Field(
         default=None, description="weights of their own for whether and what a text calls; None: those of the request"
+    )
+    member: str | None = Field(
+        default=None,
+        description="the answer of one member alone, as it is: base, NAME.tuned or NAME.reference; None: the composition",
     )
 
     @field_validator("prompt_pairs")
@@ -370,6 +381,15 @@ class CompositionOptions(Options):
             if not name or "." in name:
                 raise ValueError(f"a pair's name must not be empty or contain a dot, got {name!r}")
         return value
+
+    @model_validator(mode="after")
+    def _alone(self) -> CompositionOptions:
+        idle = [name for name in self.model_dump(exclude_defaults=True) if name != "member"]
+        if self.member is not None and idle:
+            raise ValueError(
+                f"member {self.member!r} answers alone, so that {', '.join(idle)} would do nothing; leave them out"
+            )
+        return self
 
 
 class SpeculationOptions(Options):

@@ -23,6 +23,9 @@ NAMES_ELSEWHERE = {
 }
 """By the name in other packages, the name here; every host has a few more."""
 
+SHARES = ("min_plausibility", "tuned_plausibility")
+"""Short names of fields of `CompositionOptions`."""
+
 WITHOUT_EFFECT = frozenset({"timeout", "keep_alive"})
 """Options that change no answer."""
 
@@ -57,6 +60,13 @@ class CallOptions(SamplingFields):
         ge=0.0,
         le=1.0,
         description="keep tokens to which the base gives at least this share of its best one's probability; 0: all",
+    )
+    tuned_plausibility: float | None = Field(
+        default=None,
+        ge=0.0,
+        le=1.0,
+        description="beyond weight 1 lift only tokens to which a pair's tuned model gives at least this share of its best one's "
+        "probability; 0: all",
     )
     logprobs: bool | None = Field(default=None, description="report log-probabilities of the tokens")
     top_logprobs: int | None = Field(default=None, description="and of this many alternatives")
@@ -95,7 +105,8 @@ class CallOptions(SamplingFields):
     )
     composition: CompositionOptions | None = Field(
         default=None,
-        description="variants of the composition formula; prompt_pairs and min_plausibility are short for two of its fields",
+        description="variants of the composition formula; prompt_pairs, min_plausibility and tuned_plausibility are short for "
+        "three of its fields",
     )
     speculation: SpeculationOptions | None = Field(default=None, description="drafting; None: as engine_config says")
     keep_alive: Annotated[float | str | None, BeforeValidator(_checked_keeping)] = Field(
@@ -108,26 +119,25 @@ class CallOptions(SamplingFields):
 def asked_composition(model: CallOptions, call: CallOptions) -> CompositionOptions | None:
     """The composition of one call, what has a short name put into it. What the call says goes before what the model says.
 
-    >>> asked_composition(CallOptions(min_plausibility=0.1), CallOptions(composition=CompositionOptions(amplification=2)))
-    CompositionOptions(amplification=2.0, conservative_top_p=None, min_plausibility=0.1, prompt_pairs={}, call_decision=None)
+    >>> own = CallOptions(composition=CompositionOptions(amplification=2))
+    >>> asked_composition(CallOptions(min_plausibility=0.1), own).model_dump(exclude_defaults=True)
+    {'amplification': 2.0, 'min_plausibility': 0.1}
 
     Raises:
         InvalidOptionError: one of them says the same twice and differently.
     """
     whole = call.composition if "composition" in call.model_fields_set else model.composition
     pairs: dict[str, PromptPair] = {}
-    mask: float | None = None
+    shares: dict[str, float] = {}
     for own in (model, call):
         _check_said_once(own)
         if own.composition is not None and own.composition is whole:
             pairs |= own.composition.prompt_pairs
-            mask = own.composition.min_plausibility if "min_plausibility" in own.composition.model_fields_set else mask
+            said = own.composition.model_fields_set
+            shares |= {name: getattr(own.composition, name) for name in SHARES if name in said}
         pairs |= own.prompt_pairs or {}
-        mask = mask if own.min_plausibility is None else own.min_plausibility
-    short: dict[str, object] = {
-        **({"prompt_pairs": pairs} if pairs else {}),
-        **({} if mask is None else {"min_plausibility": mask}),
-    }
+        shares |= {name: share for name in SHARES if (share := getattr(own, name)) is not None}
+    short: dict[str, object] = {**({"prompt_pairs": pairs} if pairs else {}), **shares}
     return (whole or CompositionOptions()).model_copy(update=short) if short else whole
 
 
@@ -138,8 +148,9 @@ def _check_said_once(own: CallOptions) -> None:
         for name, pair in (own.prompt_pairs or {}).items()
         if whole.prompt_pairs.get(name, pair) != pair
     }
-    if "min_plausibility" in whole.model_fields_set and own.min_plausibility not in (None, whole.min_plausibility):
-        twice["min_plausibility"] = own.min_plausibility
+    for name in SHARES:
+        if name in whole.model_fields_set and getattr(own, name) not in (None, getattr(whole, name)):
+            twice[name] = getattr(own, name)
     for option, value in twice.items():
         raise errors.InvalidOptionError(
             f"{option}={value!r}: composition has another {option}; give one of them", option=option, value=value

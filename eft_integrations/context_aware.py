@@ -24,6 +24,9 @@ class ContextAwareness(BaseModel):
     min_plausibility: float | None = Field(
         default=None, ge=0.0, le=1.0, description="see CompositionOptions; None: the model's own"
     )
+    tuned_plausibility: float | None = Field(
+        default=None, ge=0.0, le=1.0, description="see CompositionOptions; None: the model's own"
+    )
     model: str = Field(default="base", description="who reads both prompts, see PromptPair")
     pair: str = Field(default="context", min_length=1, description="name of the prompt pair, for reward_weights")
 
@@ -36,5 +39,6 @@ class ContextAwareness(BaseModel):
         Args:
             negative: the prompt without them, as `PromptPair` takes it.
         """
-        mask = {} if self.min_plausibility is None else {"min_plausibility": self.min_plausibility}
-        return {"prompt_pairs": self._pairs(negative), **mask}
+        shares = {"min_plausibility": self.min_plausibility, "tuned_plausibility": self.tuned_plausibility}
+        said = {name: share for name, share in shares.items() if share is not None}
+        return {"prompt_pairs": self._pairs(negative), **said}

@@ -50,7 +50,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _repeatable() -> Iterator[None]:
     """Every test starts from the same random state, and with messages and threads as no test before it has left them."""
     torch.manual_seed(0)
-    loggers = [logging.getLogger(name) for name in (None, "eft_engine", "eft_integrations")]
+    loggers = [logging.getLogger(name) for name in (None, "eft_engine", "eft_integrations", "eft_tuning")]
     before = [(logger.level, logger.disabled, logger.propagate) for logger in loggers]
     num_threads = torch.get_num_threads()
     yield

@@ -76,6 +76,7 @@ RANGES: dict[type[Options], dict[str, Range]] = {
         "amplification": ([-1.0, 0.0, 2.5], [NAN, INF, "more"]),
         "conservative_top_p": ([None, 1e-9, 1.0], [0.0, 1.1, NAN]),
         "min_plausibility": ([0.0, 0.1, 1.0], [-0.1, 1.1, NAN, None]),
+        "tuned_plausibility": ([0.0, 0.1, 1.0], [-0.1, 1.1, NAN, None]),
         "prompt_pairs": (
             [
                 {},
@@ -91,6 +92,7 @@ RANGES: dict[type[Options], dict[str, Range]] = {
             ],
         ),
         "call_decision": ([None, {"openings": ["<call>"]}], [{"openings": []}, {"openings": [""]}, {}, 0.0]),
+        "member": ([None, "base", "chat.tuned"], [3]),
     },
     SpeculationOptions: {
         "drafter": (["auto", "tuned", "prompt_lookup", "none"], ["oracle", None]),

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    for package in ("eft_engine", "eft_integrations")
+    for package in ("eft_engine", "eft_integrations", "eft_tuning")
     for path in sorted((ROOT / package).rglob("*.py"))
     if ">>> " in path.read_text(encoding="utf-8") and path.parts[-2] != "vllm"  # is not installed here
 ]

@@ -1,4 +1,7 @@
-"""Imports go one way: contracts <- text, decoding <- models <- engine <- evaluation, zoo <- cli; adapters use one file."""
+"""Imports go one way: contracts <- text, decoding <- models <- engine <- evaluation, zoo <- cli; adapters use one file.
+
+`eft_integrations` and `eft_tuning` stand above, beside each other.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import pytest
 import eft_engine
 
 ROOT = Path(__file__).parents[1]
-ENGINE, INTEGRATIONS = ROOT / "eft_engine", ROOT / "eft_integrations"
+ENGINE, INTEGRATIONS, TUNING = ROOT / "eft_engine", ROOT / "eft_integrations", ROOT / "eft_tuning"
 
 CONTRACTS = {
     "errors",
@@ -59,7 +62,7 @@ ALLOWED_LIBRARIES: dict[str, set[str]] = {
         "llama_cpp",
     },
     "engine": {"torch"},
-    "evaluation": {"pydantic", "matplotlib", "jsonschema"},
+    "evaluation": {"pydantic", "matplotlib", "jsonschema", "filelock"},
     "zoo": set(),
     "cli": {"typer", "rich", "matplotlib"},
 }
@@ -185,6 +188,20 @@ def test_root_module_imports_contracts_at_once_and_the_rest_on_demand() -> None:
 def test_integration_imports_only_what_its_place_allows(path: Path) -> None:
     place = path.relative_to(INTEGRATIONS).parts
     assert integration_violations(place, path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("path", sorted(TUNING.rglob("*.py")), ids=relative)
+def test_tuning_stands_beside_the_integrations(path: Path) -> None:
+    assert [name for name in imported(path.read_text(encoding="utf-8")) if name.startswith("eft_integrations")] == []
+
+
+def test_commands_of_tuning_import_nothing_heavy_before_they_run() -> None:
+    code = (
+        "import sys, eft_tuning.command, eft_tuning.bake.command; "
+        "print(sorted({'torch', 'transformers', 'trl', 'datasets', 'numpy', 'matplotlib'} & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ran.stdout == "[]\n"
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,7 @@ def chat(
     positive: options.Positive = None,
     negative: options.Negative = None,
     min_plausibility: options.MinPlausibility = 0.0,
+    tuned_plausibility: options.TunedPlausibility = 0.0,
     max_tokens: MaxTokens = 512,
     temperature: Temperature = 0.7,
     top_p: TopP = 0.95,
@@ -114,7 +115,13 @@ def chat(
     """Chat in the terminal; `/weight chat=0.5` turns the dial, `/help` lists the commands."""
     weights = options.parse_weights(weight)
     sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    formula = options.formula(prompt_pair, positive=positive, negative=negative, min_plausibility=min_plausibility)
+    formula = options.formula(
+        prompt_pair,
+        positive=positive,
+        negative=negative,
+        min_plausibility=min_plausibility,
+        tuned_plausibility=tuned_plausibility,
+    )
     with options.load_engine(choice) as engine:
         own = {**engine.weights, **{name: pair.weight for name, pair in formula.prompt_pairs.items()}}
         session = ChatSession(engine, sampling, own, system, formula=formula)

@@ -25,6 +25,7 @@ def generate(
     positive: options.Positive = None,
     negative: options.Negative = None,
     min_plausibility: options.MinPlausibility = 0.0,
+    tuned_plausibility: options.TunedPlausibility = 0.0,
     max_tokens: MaxTokens = 256,
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
@@ -41,7 +42,12 @@ def generate(
     )
     asked = options.as_prompt(prompt, raw=raw, system=system)
     formula = options.formula(
-        prompt_pair, positive=positive, negative=negative, min_plausibility=min_plausibility, raw=raw
+        prompt_pair,
+        positive=positive,
+        negative=negative,
+        min_plausibility=min_plausibility,
+        tuned_plausibility=tuned_plausibility,
+        raw=raw,
     )
     with options.load_engine(choice) as engine:
         if as_json:

@@ -109,6 +109,13 @@ MinPlausibility = Annotated[
     float,
     typer.Option("--min-plausibility", help="Keep what the base gives at least this share of its best token; 0: all."),
 ]
+TunedPlausibility = Annotated[
+    float,
+    typer.Option(
+        "--tuned-plausibility",
+        help="Beyond weight 1 lift only what a pair's tuned model gives at least this share of its best token; 0: all.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Raw = Annotated[bool, typer.Option("--raw", help="Take the prompt as it is, without the chat template.")]
 System = Annotated[str | None, typer.Option("--system", help="System message of the conversation.")]
@@ -272,6 +279,7 @@ def formula(
     positive: str | None = None,
     negative: str | None = None,
     min_plausibility: float = 0.0,
+    tuned_plausibility: float = 0.0,
     raw: bool = False,
 ) -> CompositionOptions:
     """What the options say of the formula, besides weights.
@@ -308,7 +316,9 @@ def formula(
             positive=positive if raw or positive is None else {"system": positive},
             negative=negative if raw or negative is None else {"system": negative},
         )
-    return CompositionOptions(prompt_pairs=pairs, min_plausibility=min_plausibility)
+    return CompositionOptions(
+        prompt_pairs=pairs, min_plausibility=min_plausibility, tuned_plausibility=tuned_plausibility
+    )
 
 
 def as_prompt(text: str, *, raw: bool, system: str | None) -> Prompt:

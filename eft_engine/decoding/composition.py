@@ -8,6 +8,7 @@ row is described by one coefficient per member. A member with coefficient 0 does
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -164,6 +165,32 @@ def keep_tuned_outside_nuclei(scores: Tensor, tuned: Tensor, shares: Tensor, top
     mean = torch.where((shares > 0)[:, :, None], tuned * shares[:, :, None], 0.0).sum(dim=1)
     keep = inside.any(dim=1) | ~(shares > 0).any(dim=-1, keepdim=True)
     return torch.where(keep, scores, mean)
+
+
+def bound_implausible(scores: Tensor, differences: Tensor, tuned: Tensor, weights: Tensor, share: float) -> None:
+    """Lift no implausible token with more than weight 1, in place: where the tuned model finds a token improbable, what it has over
+    the reference is noise, which a weight above 1 makes larger than what the base knows.
+
+    Of a token that the tuned model gives less than `share` of its best token's probability, a positive difference counts with
+    weight `min(weight, 1)`. Negative ones, and those of plausible tokens, count with the whole weight; rows of weight 1 or less
+    stay as they are.
+
+    >>> scores, tuned = torch.tensor([[4.0, 4.0]]), torch.tensor([[0.9, 0.01]]).log()
+    >>> bound_implausible(scores, torch.tensor([[1.5, 1.5]]), tuned, torch.tensor([3.0]), share=0.1)
+    >>> scores
+    tensor([[4., 1.]])
+
+    Args:
+        scores: composed scores `[rows, width]`, of which `weights * differences` is a part.
+        differences: what weight 1 of the pair adds to them, `[rows, width]`.
+        tuned: its tuned model's log-probabilities, `[rows, width]`.
+        weights: its weights, `[rows]`.
+        share: 0 to 1, not 0.
+    """
+    excess = weights[:, None] - 1.0
+    bar = tuned.amax(dim=-1, keepdim=True) + math.log(share)
+    lifted = (tuned < bar) & (differences > 0) & (excess > 0)
+    scores.sub_((differences * excess).masked_fill_(~lifted, 0.0))
 
 
 def keep_plausible(scores: Tensor, base: Tensor, shares: Tensor) -> None:

@@ -12,7 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eft_engine.decoding.composition import add_kept, compose, keep_plausible, keep_tuned_outside_nuclei
+from eft_engine.decoding.composition import (
+    add_kept,
+    bound_implausible,
+    compose,
+    keep_plausible,
+    keep_tuned_outside_nuclei,
+)
 from eft_engine.decoding.measures import OF_BASE, OF_PAIR
 from eft_engine.engine.routing import BASE, Rows, measure_of
 from eft_engine.engine.sequence import GenerationSequence, Sequence
@@ -70,13 +76,27 @@ class Evaluation:
     def composed(self) -> Tensor:
         """Composed scores `[rows, width]`, not normalised; with what composition options ask for, and kept tokens."""
         scores = compose(self.logprobs, self.coefficients)
-        for sequence, rows in self.rows:
+        for (sequence, rows), form in zip(self.rows, self.forms, strict=True):
+            self._bound_implausible(scores[rows.start : rows.stop], sequence, rows, form)
             self._keep_tuned(scores[rows.start : rows.stop], sequence, rows)
             if not isinstance(sequence, GenerationSequence) or not sequence.narrows:
                 self.keep_plausible(scores[rows.start : rows.stop], sequence, rows)
         if self.kept_ids is not None:
             self._add_kept(scores, self.kept_ids)
         return scores
+
+    def _bound_implausible(self, scores: Tensor, sequence: Sequence, rows: range, form: Rows) -> None:
+        """Bound what pairs with a weight above 1 lift, in place; `scores` are of these rows."""
+        route = sequence.request.route
+        asked = {pair for _, pair, weight in form.measured if route.bounds(pair, weight)}
+        asked.update(pair for pair in route.bounded if any(route.bounds(pair, own[pair]) for own in form.weights))
+        for pair in sorted(asked):
+            places = torch.arange(rows.start, rows.stop, device=scores.device)
+            own = self.logprobs[rows.start : rows.stop, : len(route.bounded[pair])]
+            differences = compose(own, upload([list(route.bounded[pair])] * len(rows), scores.device))
+            tuned = self._of_member(places, route.carrier[route.pairs[pair].tuned])
+            share = sequence.request.composition.tuned_plausibility
+            bound_implausible(scores, differences, tuned, self.weights[places, pair], share)
 
     def _keep_tuned(self, scores: Tensor, sequence: Sequence, rows: range) -> None:
         """Conservative mode where it is asked for, in place; `scores` are of these rows."""

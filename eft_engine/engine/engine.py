@@ -536,9 +536,10 @@ class Engine:
 
     # ---- scoring -------------------------------------------------------------------------------------------------------
 
-    def score(
+    @overload
+    def score(  # type: ignore[overload-overlap]
         self,
-        prompt: Prompt,
+        prompt: str | Seq[Mapping[str, Any]] | TokenIds,
         completion: str | TokenIds,
         *,
         reward_weights: RewardWeights = None,
@@ -547,44 +548,78 @@ class Engine:
         request_id: str | None = None,
         num_top: int = 0,
         every_member: bool = True,
-    ) -> ScoreOutput:
-        """Log-probabilities of `completion` after `prompt`, token by token, under every member and their composition.
+    ) -> ScoreOutput: ...
+
+    @overload
+    def score(
+        self,
+        prompt: Seq[str] | Seq[Messages] | Seq[TokenIds],
+        completion: Seq[str | TokenIds],
+        *,
+        reward_weights: RewardWeights | Seq[RewardWeights] = None,
+        composition: PerRequest[CompositionOptions] | None = None,
+        prompt_options: PerRequest[PromptOptions] | None = None,
+        request_id: str | None = None,
+        num_top: int = 0,
+        every_member: bool = True,
+    ) -> list[ScoreOutput]: ...
+
+    def score(
+        self,
+        prompt: Any,
+        completion: Any,
+        *,
+        reward_weights: Any = None,
+        composition: Any = None,
+        prompt_options: Any = None,
+        request_id: str | None = None,
+        num_top: int = 0,
+        every_member: bool = True,
+    ) -> ScoreOutput | list[ScoreOutput]:
+        """Log-probabilities of `completion` after `prompt`, token by token, under every member and their composition; of a list of
+        prompts and as many completions, together.
 
         A completion that is text is tokenised on its own, without special tokens. The
         logits of at most 128 tokens are held at once, and requests that generate take part in every step.
 
         Args:
-            prompt: what stands before it.
-            completion: what is scored: text, or token ids.
+            prompt: what stands before it, or a list of prompts: a list in, a list out.
+            completion: what is scored: text, or token ids; a list with one per prompt.
             num_top: so many of the most probable tokens are told at each position.
             every_member: run all members whatever their weights, so that the reward of every pair is known; False: the base, and
                 those that the composition needs. `TokenScore.pairs` then has the pairs of which both members were run.
             reward_weights, composition, prompt_options, request_id: as for `generate`.
 
         Raises:
-            RequestError: as for `generate`; also for a completion without tokens or one that does not fit the context.
+            RequestError: as for `generate`; also for a completion without tokens or one that does not fit the context. Then nothing
+                of the call is run.
+            GenerationError, EngineClosedError, QueueFullError: as for `generate`.
         """
-        events = BlockingEvents(
-            self._requests.scoring(
-                prompt,
-                completion,
-                reward_weights,
-                composition,
-                prompt_options,
-                request_id,
-                num_top=num_top,
-                every_member=every_member,
-            )
+        batch = is_batch(prompt)
+        makers = self._requests.scorings(
+            prompt,
+            completion,
+            reward_weights,
+            composition,
+            prompt_options,
+            batch,
+            request_id,
+            num_top=num_top,
+            every_member=every_member,
         )
+        asked = [BlockingEvents(make) for make in makers]
         try:
-            self._worker.submit([events.sequence])
-            return cast(ScoreOutput, events.take())
+            self._worker.submit([events.sequence for events in asked])
+            outputs = [cast(ScoreOutput, events.take()) for events in asked]
         finally:
-            events.leave()
+            for events in asked:
+                events.leave()
+        return outputs if batch else outputs[0]
 
-    async def ascore(
+    @overload
+    async def ascore(  # type: ignore[overload-overlap]
         self,
-        prompt: Prompt,
+        prompt: str | Seq[Mapping[str, Any]] | TokenIds,
         completion: str | TokenIds,
         *,
         reward_weights: RewardWeights = None,
@@ -593,25 +628,56 @@ class Engine:
         request_id: str | None = None,
         num_top: int = 0,
         every_member: bool = True,
-    ) -> ScoreOutput:
-        """`score` for an event loop. Cancelling the task, as a time limit does, cancels the request."""
-        make = await prepared(
-            self._requests.scoring,
+    ) -> ScoreOutput: ...
+
+    @overload
+    async def ascore(
+        self,
+        prompt: Seq[str] | Seq[Messages] | Seq[TokenIds],
+        completion: Seq[str | TokenIds],
+        *,
+        reward_weights: RewardWeights | Seq[RewardWeights] = None,
+        composition: PerRequest[CompositionOptions] | None = None,
+        prompt_options: PerRequest[PromptOptions] | None = None,
+        request_id: str | None = None,
+        num_top: int = 0,
+        every_member: bool = True,
+    ) -> list[ScoreOutput]: ...
+
+    async def ascore(
+        self,
+        prompt: Any,
+        completion: Any,
+        *,
+        reward_weights: Any = None,
+        composition: Any = None,
+        prompt_options: Any = None,
+        request_id: str | None = None,
+        num_top: int = 0,
+        every_member: bool = True,
+    ) -> ScoreOutput | list[ScoreOutput]:
+        """`score` for an event loop. Cancelling the task, as a time limit does, cancels the requests."""
+        batch = is_batch(prompt)
+        makers = await prepared(
+            self._requests.scorings,
             prompt,
             completion,
             reward_weights,
             composition,
             prompt_options,
+            batch,
             request_id,
             num_top=num_top,
             every_member=every_member,
         )
-        events = AsyncEvents(make)
+        asked = [AsyncEvents(make) for make in makers]
         try:
-            self._worker.submit([events.sequence])
-            return cast(ScoreOutput, await events.take())
+            self._worker.submit([events.sequence for events in asked])
+            outputs = [cast(ScoreOutput, await events.take()) for events in asked]
         finally:
-            events.leave()
+            for events in asked:
+                events.leave()
+        return outputs if batch else outputs[0]
 
     # ---- the end -------------------------------------------------------------------------------------------------------
 

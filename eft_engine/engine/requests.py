@@ -230,9 +230,19 @@ class RequestMaker:
         """Weights of the engine's pairs, and behind them those of the call's prompt pairs. One for all is for the engine's pairs: a
         prompt pair comes with a weight, which only a mapping changes. `over`: what holds where a mapping is silent.
 
+        All are 0 where a member answers alone.
+
         Raises:
-            InvalidOptionError: a prompt pair is called like a pair of the engine.
+            InvalidOptionError: a prompt pair is called like a pair of the engine, or weights are given for a member alone.
         """
+        if composition.member is not None:
+            if given is not None and given != {}:
+                raise InvalidOptionError(
+                    f"weights are of a composition, and {composition.member!r} answers alone; leave out one of them",
+                    option="reward_weights",
+                    value=given,
+                )
+            return dict.fromkeys(self._weights, 0.0)
         for name in composition.prompt_pairs:
             if name in self._weights:
                 raise InvalidOptionError(
@@ -281,22 +291,53 @@ class RequestMaker:
         never = {token_id for token_id, bias in sampling.logit_bias.items() if bias == -math.inf}
         return self._grammars.closing(grammar, max_tokens=max_new_tokens, never=never.union(sampling.stop_token_ids))
 
-    def scoring(
+    def scorings(
         self,
-        prompt: Prompt,
-        completion: str | TokenIds,
-        reward_weights: RewardWeights,
-        composition: CompositionOptions | None,
-        prompt_options: PromptOptions | None,
+        prompt: Any,
+        completion: Any,
+        reward_weights: Any,
+        composition: Any,
+        prompt_options: Any,
+        batch: bool,
         request_id: str | None = None,
         *,
         num_top: int = 0,
         every_member: bool = True,
+    ) -> list[MakeSequence]:
+        """Check every request to score a completion before any is submitted; arguments and errors as for `Engine.score`."""
+        prompts = list(prompt) if batch else [prompt]
+        count = len(prompts)
+        if batch != isinstance(completion, list | tuple) or (batch and len(completion) != count):
+            given = f"{len(completion)} completions" if isinstance(completion, list | tuple) else "one completion"
+            asked = f"a list of {count} prompts" if batch else "one prompt"
+            raise InvalidOptionError(
+                f"{given} for {asked}; give a list of prompts and as many completions, or one of each",
+                option="completion",
+                value=completion,
+            )
+        columns = (
+            prompts,
+            completion if batch else [completion],
+            _per_request(reward_weights, None, count, "reward_weights", batch=batch),
+            _per_request(composition, CompositionOptions(), count, "composition", batch=batch),
+            _per_request(prompt_options, PromptOptions(), count, "prompt_options", batch=batch),
+            _request_ids(request_id, count, batch=batch),
+        )
+        return [self._scoring(*row, num_top=num_top, every_member=every_member) for row in zip(*columns, strict=True)]
+
+    def _scoring(
+        self,
+        prompt: Prompt,
+        completion: str | TokenIds,
+        reward_weights: RewardWeights,
+        composition: CompositionOptions,
+        prompt_options: PromptOptions,
+        request_id: str,
+        *,
+        num_top: int,
+        every_member: bool,
     ) -> MakeSequence:
-        """Check a request to score `completion`; arguments and errors as for `Engine.score`."""
-        composition = composition or CompositionOptions()
         weights = self._resolved(reward_weights, composition)
-        prompt_options = prompt_options or PromptOptions()
         rendered = self.render(prompt, prompt_options, must_fit=True)
         completion_ids = (
             completion.ids if isinstance(completion, TokenIds) else tuple(self.token_ids(completion, must_fit=True))
@@ -317,9 +358,8 @@ class RequestMaker:
                     prompt_len=prompt_len + own_len,
                     context_len=context_len,
                 )
-        (own_id,) = _request_ids(request_id, 1, batch=False)
         return lambda emit: ScoringSequence(
-            self._request(route, readers, weights, composition, emit, own_id),
+            self._request(route, readers, weights, composition, emit, request_id),
             completion_ids=completion_ids,
             num_top=num_top,
         )
@@ -379,12 +419,13 @@ class RequestMaker:
     ) -> Route:
         """Streams that can read their prompts."""
         places = {reader.name: place for place, reader in enumerate(readers)}
+        origin = BASE if composition.member is None else self._place_of(composition.member)
         pairs = [PairMembers(places[f"{name}.tuned"], places.get(f"{name}.reference")) for name in self._weights]
         pairs += [
             PairMembers(places[f"{name}.positive"], places[f"{name}.negative"]) for name in composition.prompt_pairs
         ]
         keeps = range(len(self._weights)) if self._trio.vocabulary.kept_ids else ()
-        route = plan_route(readers, pairs, weights, composition, keeps=keeps, always=always)
+        route = plan_route(readers, pairs, weights, composition, keeps=keeps, always=always, origin=origin)
         for stream in route.streams:
             last = max(stream.prompt_ids)
             if last >= stream.network.vocab_size:
@@ -397,6 +438,17 @@ class RequestMaker:
                     member=member,
                 )
         return route
+
+    def _place_of(self, member: str) -> int:
+        """Of a member that answers alone."""
+        names = list(self._trio.members)
+        if member not in names:
+            raise InvalidOptionError(
+                f"member: there is no model {member!r}; this engine has {', '.join(names)}",
+                option="member",
+                value=member,
+            )
+        return names.index(member)
 
     def _text_of(self, token_id: int) -> str:
         with self._tokenizer_lock:

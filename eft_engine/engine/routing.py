@@ -23,7 +23,17 @@ from eft_engine.decoding.composition import PairMembers, direction
 from eft_engine.decoding.measures import OF_BASE
 from eft_engine.engine.steering import Settled
 from eft_engine.models.network import Block, KVSlot, Network
-from eft_engine.weights import Gate, Measure, MeasuredWeight, Proportional, Weight, is_off, parts, peak
+from eft_engine.weights import (
+    Gate,
+    Measure,
+    MeasuredWeight,
+    Proportional,
+    Weight,
+    is_off,
+    numbers_of,
+    parts,
+    peak,
+)
 
 
 @dataclass(eq=False)
@@ -131,6 +141,8 @@ class Route:
         needed: members whose stream is run at every position.
         read_by: by pair, members that are read directly wherever its weight is not 0.
         kept_by: by pair, the member whose word on kept tokens counts (see `composition.add_kept`); of those that have one.
+        bounded: by pair that lifts implausible tokens with weight 1 at most (see `composition.bound_implausible`), what weight 1 of
+            it adds to every member; of those whose weight may be more.
     """
 
     streams: tuple[Stream, ...]
@@ -141,6 +153,7 @@ class Route:
     needed: frozenset[int] = frozenset()
     read_by: Mapping[int, frozenset[int]] = field(default_factory=dict)
     kept_by: Mapping[int, int] = field(default_factory=dict)
+    bounded: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
 
     @functools.cached_property
     def carrier(self) -> dict[int, int]:
@@ -153,6 +166,17 @@ class Route:
             return (self.carrier[BASE],)
         own = self.pairs[pair]
         return self.carrier[own.tuned], self.carrier[BASE if own.reference is None else own.reference]
+
+    def bounds(self, pair: int, weight: Settled) -> bool:
+        """Whether a pair's bound may matter where its weight is this one."""
+        return pair in self.bounded and _exceeds_one(weight)
+
+    def bounding_members(self, pair: int) -> frozenset[int]:
+        """Who is read where a pair's bound may matter: its tuned model, and all that its difference is made of."""
+        return frozenset(
+            {self.carrier[self.pairs[pair].tuned]}
+            | {member for member, by in enumerate(self.bounded[pair]) if by != 0.0}
+        )
 
     def rows(self, weights: Sequence[Sequence[Settled]]) -> Rows:
         """What is to be composed at rows with these weights by pair."""
@@ -172,6 +196,8 @@ class Route:
                     needed.update(member for member, by in enumerate(change) if by != 0.0)
                 if not isinstance(weight, float) or weight != 0.0:
                     needed |= self.read_by[pair]
+                if self.bounds(pair, weight):
+                    needed |= self.bounding_members(pair)
             needed.update(member for member, value in enumerate(coefficient) if value != 0.0)
             coefficients.append(coefficient)
             numbers.append(list(map(_number, own)))
@@ -200,6 +226,11 @@ def _number(weight: Settled) -> float:
     return weight if isinstance(weight, float) else 0.0
 
 
+def _exceeds_one(weight: Weight) -> bool:
+    """Whether it is more than 1 for some token."""
+    return max(numbers_of(weight)) > 1.0
+
+
 def measure_of(weight: MeasuredWeight) -> Measure:
     """What it measures."""
     match weight:
@@ -215,6 +246,7 @@ def plan_route(
     *,
     keeps: Collection[int] = (),
     always: Collection[int] = (),
+    origin: int = BASE,
 ) -> Route:
     """Streams and coefficients of a request.
 
@@ -222,15 +254,16 @@ def plan_route(
         readers: its members, the base first.
         pairs: places of each pair's members.
         weights: effective weights by pair, in the order of `pairs`; several where it is open which of them will hold.
-        composition: amplification changes coefficients, conservative mode needs tuned members and plausibility the base.
+        composition: amplification changes coefficients, conservative mode and bounds need tuned members, plausibility the base.
         keeps: pairs whose tuned members have tokens that only they have.
         always: members to run whatever their coefficients (scoring reports them).
+        origin: the member that pairs change; another than the base where it answers alone.
     """
     columns = list(zip(*(own.values() for own in weights), strict=True))
     changes = [direction(pair, len(readers), amplification=composition.amplification) for pair in pairs]
     follows = [not _is_one_number(own) for own in columns]
     matters = [any(not is_off(weight) for weight in own) for own in columns]
-    fixed_terms = [[1.0 if index == BASE else 0.0] for index in range(len(readers))]
+    fixed_terms = [[1.0 if index == origin else 0.0] for index in range(len(readers))]
     for own, change, following in zip(columns, changes, follows, strict=True):
         if not following:
             for terms, by in zip(fixed_terms, change, strict=True):
@@ -260,11 +293,21 @@ def plan_route(
         if matters[pair]
     }
     kept_by = {pair: first_of[own.tuned] for pair, own in enumerate(pairs) if matters[pair] and pair in keeps}
+    bounded = {
+        pair: merged([value] for value in changes[pair])
+        for pair, own in enumerate(pairs)
+        if composition.tuned_plausibility and own.reference is not None and any(map(_exceeds_one, columns[pair]))
+    }
+    bounded = {pair: change for pair, change in bounded.items() if any(change)}
+    bounding = {
+        pair: {first_of[pairs[pair].tuned]} | {index for index, value in enumerate(change) if value != 0.0}
+        for pair, change in bounded.items()
+    }
     needed = {first_of[index] for index in always} | ({first_of[BASE]} if composition.min_plausibility else set())
-    needed.update(*(read for pair, read in read_by.items() if pair not in directions))
+    needed.update(*(read for pair, read in (*read_by.items(), *bounding.items()) if pair not in directions))
     held = needed | {index for index, value in enumerate(fixed) if value != 0.0}
     held.update(index for change in directions.values() for index, value in enumerate(change) if value != 0.0)
-    held.update(*read_by.values())
+    held.update(*read_by.values(), *bounding.values())
     for pair in directions:
         sides = pairs[pair]
         measures = {
@@ -284,7 +327,7 @@ def plan_route(
         if indices[0] in held
     ]
     numbers = tuple(0.0 if following else peak(own[0]) for own, following in zip(columns, follows, strict=True))
-    return Route(tuple(streams), tuple(pairs), fixed, numbers, directions, frozenset(needed), read_by, kept_by)
+    return Route(tuple(streams), tuple(pairs), fixed, numbers, directions, frozenset(needed), read_by, kept_by, bounded)
 
 
 def _is_one_number(weights: Sequence[Weight]) -> bool:

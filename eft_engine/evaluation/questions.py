@@ -1,14 +1,22 @@
-"""Question files: one JSON object a line, with the question and whatever its scorer compares the answer with."""
+"""Questions: what is asked, and whatever a scorer compares the answer with."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from eft_engine.config import Messages, Prompt
-from eft_engine.errors import InvalidOptionError
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+LAST_ROLES = ("user", "tool")
+"""Whose turn an answer can follow."""
 
 
 class Question(BaseModel):
@@ -29,10 +37,44 @@ class Question(BaseModel):
     pattern: str | None = Field(default=None, description="regular expression, where it differs by question")
     group: str = Field(default="all", description="the report also counts by group")
 
+    @field_validator("question", "prompt")
+    @classmethod
+    def _says_something(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("is empty; write what is asked")
+        return value
+
+    @field_validator("messages")
+    @classmethod
+    def _conversation(cls, value: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+        if value is not None:
+            _check_messages(value)
+        return value
+
+    @field_validator("answers")
+    @classmethod
+    def _expects_something(cls, value: list[str]) -> list[str]:
+        for place, answer in enumerate(value, start=1):
+            if not answer.strip():
+                raise ValueError(f"number {place} is empty; leave it out")
+        return value
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                re.compile(value, re.DOTALL)
+            except re.error as error:
+                raise ValueError(f"is not a regular expression ({error}): {value!r}") from None
+        return value
+
     @model_validator(mode="after")
     def _one_form(self) -> Question:
-        if sum(form is not None for form in (self.question, self.messages, self.prompt)) != 1:
-            raise ValueError("give one of question, messages and prompt")
+        given = [name for name in ("question", "messages", "prompt") if getattr(self, name) is not None]
+        if len(given) != 1:
+            told = f"has {' and '.join(given)}" if given else "asks nothing"
+            raise ValueError(f"{told}; give one of question, messages and prompt")
         return self
 
     def as_prompt(self) -> Prompt:
@@ -47,38 +89,60 @@ class Question(BaseModel):
     def text(self) -> str:
         """The question as people (and judges) read it: the last turn of a conversation."""
         if self.messages is not None:
-            return str(self.messages[-1].get("content", ""))
+            return _text_of(self.messages[-1].get("content"))
         return self.question or self.prompt or ""
 
 
+def _check_messages(messages: Sequence[dict[str, Any]]) -> None:
+    """Raises ValueError for what is no conversation that ends in a question."""
+    if not messages:
+        raise ValueError("holds no turns; give at least one of the user")
+    for place, message in enumerate(messages, start=1):
+        role = message.get("role")
+        if role not in ROLES:
+            raise ValueError(f"turn {place} has the role {role!r}; roles are {', '.join(ROLES)}")
+        content = message.get("content")
+        is_text = isinstance(content, str) or (
+            isinstance(content, list)
+            and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content)
+        )
+        if not is_text and not (content is None and message.get("tool_calls")):
+            raise ValueError(f"turn {place} ({role}) needs content that is text, got {content!r}")
+        if is_text and not _text_of(content).strip() and role != "tool" and not message.get("tool_calls"):
+            raise ValueError(f"turn {place} ({role}) is empty; fill it or leave it out")
+    if messages[-1]["role"] not in LAST_ROLES:
+        raise ValueError(f"ends with a turn of {messages[-1]['role']}; the last one must be what is to be answered")
+
+
+def _text_of(content: object) -> str:
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content)
+    return "" if content is None else str(content)
+
+
+def keys_of(questions: Sequence[Question]) -> list[str]:
+    """What tells questions apart by what a model reads: the same prompt a second time has a number behind it.
+
+    >>> one, two, _ = keys_of([Question(prompt="a"), Question(prompt="a", answers=["b"]), Question(prompt="c")])
+    >>> two == one + "#2"
+    True
+    """
+    seen: Counter[str] = Counter()
+    keys = []
+    for question in questions:
+        prompt = json.dumps(question.as_prompt(), sort_keys=True, ensure_ascii=False)
+        key = hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        seen[key] += 1
+        keys.append(key if seen[key] == 1 else f"{key}#{seen[key]}")
+    return keys
+
+
 def load_questions(path: Path) -> list[Question]:
-    """The questions of a JSON Lines file; empty lines are skipped.
+    """The questions of a JSON Lines file; empty lines are skipped. What else is known of the file: `question_file.read_questions`.
 
     Raises:
-        InvalidOptionError: there is no such file, a line is not a question, or there is none.
+        InvalidOptionError: there is no such file, lines are no questions (all of them are named), or there is none.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidOptionError(
-            f"cannot read the question file {path}: {error}", option="questions", value=str(path)
-        ) from None
-    questions: list[Question] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            questions.append(Question.model_validate_json(line))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            what = f"{where}: {first['msg']}" if where else first["msg"]
-            raise InvalidOptionError(
-                f"{path}, line {number} is not a question ({what}); "
-                'a line looks like {"question": "What is the capital of France?", "answers": ["Paris"]}',
-                option="questions",
-                value=line,
-            ) from None
-    if not questions:
-        raise InvalidOptionError(f"{path} holds no questions", option="questions", value=str(path))
-    return questions
+    from eft_engine.evaluation.question_file import read_questions
+
+    return list(read_questions(path).questions)

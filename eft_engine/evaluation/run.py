@@ -2,82 +2,154 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from eft_engine.config import CompositionOptions, SamplingParams
-from eft_engine.evaluation.intervals import Share, share_of
-from eft_engine.evaluation.questions import Question
-from eft_engine.evaluation.scorers import Scorer
+from eft_engine.evaluation.answer_log import AnswerLog, FolderLog, Recorded
+from eft_engine.evaluation.asking import ask
+from eft_engine.evaluation.questions import Question, keys_of
+from eft_engine.evaluation.results import Timing, WeightResult
+from eft_engine.evaluation.scorers import Scorer, marks_of, scored_by
+from eft_engine.evaluation.settings import Setting
+from eft_engine.evaluation.settings import Weights as Weights
+from eft_engine.evaluation.settings import label_of as label_of
+from eft_engine.evaluation.settings import numbers_in as numbers_in
 from eft_engine.outputs import RequestOutput
-from eft_engine.weights import SCHEDULES, RewardWeights, checked_weight, is_schedule, numbers_of
 
 if TYPE_CHECKING:
     from eft_engine.engine.engine import Engine
 
-Weights = RewardWeights
-"""One setting: a weight for every pair, a mapping by pair name, or None for the pairs' own weights."""
+OnProgress = Callable[[Setting, int, int], None]
+"""Told a setting, how many of its answers are there, and how many there will be: when it begins, and after each answer."""
 
 
-@dataclass(frozen=True)
-class WeightResult:
-    """Everything measured at one setting of the weights."""
+class Evaluation:
+    """Questions, how they are asked, and the answers so far."""
 
-    label: str
-    weights: Weights
-    answers: list[RequestOutput]
-    marks: dict[str, list[bool]]
-    """By scorer, one mark a question."""
-    groups: list[str]
-    seconds: float
-    changed: Share | None = None
-    """Tokens that the base would not have written by itself; None: nobody has looked."""
+    def __init__(
+        self,
+        engine: Engine,
+        questions: Sequence[Question],
+        *,
+        scorers: Sequence[Scorer],
+        sampling: SamplingParams,
+        composition: CompositionOptions | None = None,
+        log: AnswerLog | None = None,
+        on_progress: OnProgress | None = None,
+        on_wait: Callable[[], None] | None = None,
+    ) -> None:
+        """Arguments as for `evaluate`."""
+        self.engine, self.questions, self.scorers = engine, list(questions), list(scorers)
+        self._sampling, self._composition = sampling, composition
+        self._log = AnswerLog() if log is None else log
+        self._on_progress, self._on_wait = on_progress, on_wait
+        self._keys = keys_of(self.questions)
+        self._scored_by = [scored_by(self.scorers, question) for question in self.questions]
 
-    def share(self, scorer: str, *, group: str | None = None) -> Share:
-        """How many answers count, over all questions or those of a group."""
-        marks = self.marks[scorer]
-        return share_of([mark for mark, of in zip(marks, self.groups, strict=True) if group in (None, of)])
+    def wait(self) -> None:
+        """Tell whoever wants to know that it goes on; raises what it raises."""
+        if self._on_wait is not None:
+            self._on_wait()
 
-    @property
-    def steered(self) -> float:
-        """Share of all tokens that were drawn with some weight other than 0."""
-        tokens = sum(len(answer.token_ids) for answer in self.answers)
-        steered = sum(answer.intervention_rate * len(answer.token_ids) for answer in self.answers)
-        return steered / tokens if tokens else 0.0
+    def result(self, setting: Setting, count: int | None = None) -> WeightResult:
+        """The result at a setting for the first so many questions (None: all); answers that are there are not asked again.
 
-    def joined(self, other: WeightResult) -> WeightResult:
-        """The result with the answers to further questions at the same setting."""
-        marks = {name: [*own, *other.marks[name]] for name, own in self.marks.items()}
-        return replace(
-            self,
-            answers=[*self.answers, *other.answers],
-            marks=marks,
-            groups=[*self.groups, *other.groups],
-            seconds=self.seconds + other.seconds,
+        Raises:
+            InvalidOptionError: a question lacks what a scorer needs.
+            RequestError, GenerationError: as from `Engine.generate`; the answers that are there stay.
+        """
+        places = range(len(self.questions))[:count]
+        missing = [place for place in places if self._log.get(setting, self._keys[place]) is None]
+        num_done = len(places) - len(missing)
+        self._tell(setting, num_done, len(places))
+        started = last = time.perf_counter()
+        num_tokens = 0
+        asked = ask(
+            self.engine,
+            [self.questions[place].as_prompt() for place in missing],
+            sampling=self._sampling,
+            reward_weights=setting.weights,
+            composition=self._composition if setting.member is None else CompositionOptions(member=setting.member),
+            on_wait=self._on_wait,
+        )
+        with contextlib.closing(asked):
+            for arrived in asked:
+                last = arrived.at
+                num_tokens += arrived.output.usage.completion_tokens
+                num_done += 1
+                self._keep(setting, missing[arrived.place], arrived.output)
+                self._tell(setting, num_done, len(places))
+        if missing:
+            self._log.add_timing(setting, Timing(len(missing), num_tokens, last - started))
+        return self.so_far(setting, count)
+
+    def so_far(self, setting: Setting, count: int | None = None) -> WeightResult:
+        """The result of those answers that are there; nothing is asked. Raises what scorers raise."""
+        places = [
+            place
+            for place in range(len(self.questions))[:count]
+            if self._log.get(setting, self._keys[place]) is not None
+        ]
+        records = [self._scored(setting, place) for place in places]
+        return WeightResult(
+            label=setting.name,
+            weights=setting.weights,
+            answers=[own.output for own in records],
+            marks={scorer.name: [own.marks[scorer.name] for own in records] for scorer in self.scorers},
+            groups=[self.questions[place].group for place in places],
+            timing=self._log.timing(setting),
+            member=setting.member,
+            places=places,
         )
 
-    @property
-    def cut(self) -> Share:
-        """How many answers max_tokens ended."""
-        return share_of([answer.finish_reason == "length" for answer in self.answers])
+    def put_in_order(self, results: Sequence[WeightResult]) -> None:
+        """Write the file of answers anew, by settings and questions, if there is one."""
+        if isinstance(self._log, FolderLog):
+            self._log.put_in_order(
+                (
+                    own.setting,
+                    self._keys[place],
+                    self._told(own.setting, place, answer, {name: marks[index] for name, marks in own.marks.items()}),
+                )
+                for own in results
+                for index, (place, answer) in enumerate(zip(own.places, own.answers, strict=True))
+            )
 
-    @property
-    def acceptance_rate(self) -> float | None:
-        """Accepted / drafted tokens; None when nothing was drafted."""
-        drafted = sum(answer.metrics.num_drafted for answer in self.answers)
-        return sum(answer.metrics.num_accepted for answer in self.answers) / drafted if drafted else None
+    def _scored(self, setting: Setting, place: int) -> Recorded:
+        """With the marks that the scorers would give now."""
+        found = self._log.get(setting, self._keys[place])
+        assert found is not None, "only answers that are there are scored"
+        return found if found.scored_by == self._scored_by[place] else self._keep(setting, place, found.output)
 
-    @property
-    def tokens_per_s(self) -> float:
-        """Generated tokens by the second, all questions together."""
-        return sum(answer.usage.completion_tokens for answer in self.answers) / self.seconds if self.seconds else 0.0
+    def _keep(self, setting: Setting, place: int, output: RequestOutput) -> Recorded:
+        """Score an answer and put it into the log, there even if a scorer fails."""
+        recorded = Recorded(output, {}, None)
+        try:
+            marks = marks_of(self.scorers, self.questions[place], output)
+            recorded = Recorded(output, marks, self._scored_by[place])
+        finally:
+            told = self._told(setting, place, output, recorded.marks)
+            self._log.add(setting, self._keys[place], recorded, told)
+        return recorded
 
-    @property
-    def mean_tokens(self) -> float:
-        """Length of an answer."""
-        return sum(answer.usage.completion_tokens for answer in self.answers) / len(self.answers)
+    def _told(self, setting: Setting, place: int, output: RequestOutput, marks: Mapping[str, bool]) -> dict[str, Any]:
+        question = self.questions[place]
+        return {
+            "weights": setting.name,
+            "question": question.text(),
+            "answer": output.text,
+            "finish_reason": output.finish_reason,
+            "expected": question.answers,
+            "group": question.group,
+            **marks,
+        }
+
+    def _tell(self, setting: Setting, num_done: int, total: int) -> None:
+        if self._on_progress is not None:
+            self._on_progress(setting, num_done, total)
 
 
 def evaluate(
@@ -88,7 +160,11 @@ def evaluate(
     weights: Sequence[Weights],
     sampling: SamplingParams,
     composition: CompositionOptions | None = None,
+    members: Sequence[str | Setting] = (),
+    log: AnswerLog | None = None,
     on_result: Callable[[WeightResult], None] | None = None,
+    on_progress: OnProgress | None = None,
+    on_wait: Callable[[], None] | None = None,
 ) -> list[WeightResult]:
     """Answer all questions at every setting of the weights, and score the answers.
 
@@ -99,82 +175,43 @@ def evaluate(
         weights: a weight (a number or a schedule) for every pair or a mapping by pair name, one after the other.
         sampling: how answers are drawn; temperature 0 is repeatable.
         composition: variants of the formula, and prompt pairs.
-        on_result: called after each setting, for progress displays.
+        members: members that answer alone, as `chat.tuned`; they are asked first, since they are small, and their results are last.
+        log: keeps answers, so that an evaluation that was interrupted goes on (`answer_log.open_log`).
+        on_result: called after each setting.
+        on_progress: for progress displays.
+        on_wait: called a few times a second; what it raises ends the evaluation, and what was answered stays in the log.
 
     Raises:
         InvalidOptionError: a question lacks what a scorer needs.
         RequestError, GenerationError: as from `Engine.generate`.
     """
-    results = []
-    prompts: Any = [question.as_prompt() for question in questions]  # raw and chat prompts may be mixed
-    for setting in weights:
-        started = time.perf_counter()
-        answers: list[RequestOutput] = engine.generate(
-            prompts,
-            sampling=sampling,
-            reward_weights=setting,
-            composition=composition,
-        )
-        seconds = time.perf_counter() - started
-        marks = {
-            scorer.name: [
-                _counts(scorer, question, answer) for question, answer in zip(questions, answers, strict=True)
-            ]
-            for scorer in scorers
-        }
-        groups = [question.group for question in questions]
-        result = WeightResult(label_of(setting), setting, answers, marks, groups, seconds)
-        results.append(result)
-        if on_result is not None:
-            on_result(result)
+    evaluation = Evaluation(
+        engine,
+        questions,
+        scorers=scorers,
+        sampling=sampling,
+        composition=composition,
+        log=log,
+        on_progress=on_progress,
+        on_wait=on_wait,
+    )
+    alone = [Setting(member=own) if isinstance(own, str) else own for own in members]
+    results = evaluate_settings(evaluation, [Setting(own) for own in weights], alone, on_result=on_result)
+    evaluation.put_in_order(results)
     return results
 
 
-def _counts(scorer: Scorer, question: Question, answer: RequestOutput) -> bool:
-    if answer.finish_reason == "length" and getattr(scorer, "needs_whole", False):
-        return False
-    return scorer.score(question, answer.text)
-
-
-def label_of(weights: RewardWeights) -> str:
-    """Weights as text.
-
-    >>> label_of(0.5), label_of({"brief": 0.25, "detailed": 0.75}), label_of(None)
-    ('0.5', 'brief=0.25 detailed=0.75', 'own')
-    >>> from eft_engine.weights import FirstTokens, Gate
-    >>> label_of(Gate(by="kl", above=0.1)), label_of({"brief": FirstTokens(num_tokens=8)})
-    ('gate(by=kl, above=0.1)', 'brief=first_tokens(num_tokens=8)')
-    >>> label_of({"kind": "proportional", "factor": 2.0})
-    'proportional(to=jensen_shannon, factor=2)'
-    """
-    if weights is None:
-        return "own"
-    if is_schedule(weights):
-        schedule = checked_weight(weights, "every pair")
-        assert isinstance(schedule, SCHEDULES), "a number is no schedule"
-        said = {*schedule.model_dump(exclude_defaults=True), "to"}  # of a measure also the usual one
-        told = (f"{name}={_told(getattr(schedule, name))}" for name in type(schedule).model_fields if name in said)
-        return f"{schedule.kind}({', '.join(told)})"
-    if isinstance(weights, Mapping):
-        return " ".join(f"{name}={label_of(value)}" for name, value in weights.items())
-    assert isinstance(weights, int | float), "what is no schedule and no mapping is a number"
-    return f"{weights:g}"
-
-
-def numbers_in(weights: RewardWeights) -> list[float]:
-    """All numbers that weights can be.
-
-    >>> numbers_in(0.5), numbers_in({"brief": 0.25, "detailed": 0.75})
-    ([0.5], [0.25, 0.75])
-    """
-    if weights is None:
-        return []
-    if isinstance(weights, Mapping) and not is_schedule(weights):
-        return [number for weight in weights.values() for number in numbers_in(weight)]
-    return numbers_of(checked_weight(weights, "every pair"))
-
-
-def _told(value: object) -> str:
-    return (
-        label_of(value) if isinstance(value, (int, float, *SCHEDULES)) and not isinstance(value, bool) else str(value)
-    )
+def evaluate_settings(
+    evaluation: Evaluation,
+    settings: Sequence[Setting],
+    members: Sequence[Setting] = (),
+    *,
+    on_result: Callable[[WeightResult], None] | None = None,
+) -> list[WeightResult]:
+    """Results of settings, then those of members, which are asked first."""
+    results: dict[str, WeightResult] = {}
+    for setting in (*members, *settings):
+        results[setting.key()] = found = evaluation.result(setting)
+        if on_result is not None:
+            on_result(found)
+    return [results[setting.key()] for setting in (*settings, *members)]

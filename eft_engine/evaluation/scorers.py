@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from eft_engine.errors import InvalidOptionError
 from eft_engine.evaluation.questions import Question
+from eft_engine.outputs import RequestOutput
 
 
 class Scorer(Protocol):
-    """Decides whether an answer counts. One with a true `needs_whole` is not asked about those that max_tokens cut; they do not."""
+    """Decides whether an answer counts. One with a true `needs_whole` is not asked about those that max_tokens cut; they do not.
+
+    A method `missing(question)` may tell, before anything is asked, what a question lacks (None: nothing).
+    """
 
     @property
     def name(self) -> str:
@@ -25,18 +31,57 @@ class Scorer(Protocol):
         ...
 
 
-def normalised(text: str) -> str:
-    """Lower case, punctuation and repeated spaces gone.
+def marks_of(scorers: Sequence[Scorer], question: Question, answer: RequestOutput) -> dict[str, bool]:
+    """Which scorers count an answer."""
+    is_cut = answer.finish_reason == "length"
+    return {
+        scorer.name: not (is_cut and getattr(scorer, "needs_whole", False)) and scorer.score(question, answer.text)
+        for scorer in scorers
+    }
+
+
+def scored_by(scorers: Sequence[Scorer], question: Question) -> str:
+    """Tells whether marks are still those that scorers would give: what they are, and what they compare with."""
+    told = [[_definition(scorer) for scorer in scorers], question.answers, question.pattern]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _definition(thing: object) -> Any:
+    """Its type and whatever of it JSON can hold; of a chat model that is its name."""
+    own = {"name": getattr(thing, "name", None), **getattr(thing, "__dict__", {})}
+    told = {name: _plain(value) for name, value in own.items() if not name.startswith("_")}
+    return [type(thing).__module__, type(thing).__qualname__, told]
+
+
+def _plain(value: object) -> Any:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        kind = type(value)
+        names = [getattr(value, name, None) for name in ("model", "model_name")]
+        return [kind.__module__, kind.__qualname__, *(name for name in names if isinstance(name, str))]
+    return value
+
+
+def normalised(text: str, *, fold_accents: bool = False) -> str:
+    """Lower case, punctuation and repeated spaces gone; `fold_accents`: marks on letters too.
 
     >>> normalised(" Port-au-Prince. ")
     'port au prince'
+    >>> normalised("Bogotá"), normalised("Bogotá", fold_accents=True)
+    ('bogotá', 'bogota')
     """
-    return " ".join(re.sub(r"[^\w]+", " ", text.casefold()).split())
+    composed = unicodedata.normalize("NFC", text).casefold()  # a letter and its mark may be one character or two
+    if fold_accents:
+        parts = unicodedata.normalize("NFKD", composed)
+        composed = "".join(letter for letter in parts if not unicodedata.combining(letter))
+    return " ".join(re.sub(r"[^\w]+", " ", composed).split())
 
 
 @dataclass(frozen=True)
 class ExactMatch:
-    """One of the question's answers, up to case and punctuation; `anywhere`: as whole words inside a longer answer.
+    """One of the question's answers, up to case and punctuation; `anywhere`: as whole words inside a longer answer;
+    `fold_accents`: up to accents, too.
 
     >>> scorer, question = ExactMatch(), Question(question="Capital of France?", answers=["Paris"])
     >>> scorer.score(question, "paris."), scorer.score(question, "It is Paris.")
@@ -47,6 +92,14 @@ class ExactMatch:
 
     anywhere: bool = False
     name: str = "exact"
+    fold_accents: bool = False
+
+    def missing(self, question: Question) -> str | None:
+        """What the question lacks to be scored."""
+        if not question.answers:
+            return "has no answers to compare with; add answers"
+        empty = [answer for answer in question.answers if not self._normalised(answer)]
+        return f"answers: {empty[0]!r} has no letters or digits, which are all that is compared" if empty else None
 
     def score(self, question: Question, answer: str) -> bool:
         """Whether an expected answer was given.
@@ -56,10 +109,13 @@ class ExactMatch:
         """
         if not question.answers:
             raise InvalidOptionError(f"the question {question.text()!r} has no answers to compare with; add answers")
-        given = normalised(answer)
+        given = self._normalised(answer)
         if self.anywhere:
-            return any(f" {normalised(expected)} " in f" {given} " for expected in question.answers)
-        return any(normalised(expected) == given for expected in question.answers)
+            return any(f" {self._normalised(expected)} " in f" {given} " for expected in question.answers)
+        return any(self._normalised(expected) == given for expected in question.answers)
+
+    def _normalised(self, text: str) -> str:
+        return normalised(text, fold_accents=self.fold_accents)
 
 
 class PatternMatch:
@@ -72,10 +128,17 @@ class PatternMatch:
     True
     """
 
-    def __init__(self, pattern: str | None = None, *, name: str = "regex") -> None:
-        """Raises InvalidOptionError for a pattern that is none."""
+    def __init__(self, pattern: str | None = None, *, name: str = "regex", fold_accents: bool = False) -> None:
+        """Raises InvalidOptionError for a pattern that is none. `fold_accents`: where its answer is compared."""
         self.name = name
+        self.pattern, self.fold_accents = pattern, fold_accents
         self._pattern = None if pattern is None else _compiled(pattern)
+
+    def missing(self, question: Question) -> str | None:
+        """What the question lacks to be scored."""
+        if self._pattern is None and question.pattern is None:
+            return "has no pattern, and none was given for all"
+        return None
 
     def score(self, question: Question, answer: str) -> bool:
         """Whether the whole answer matches.
@@ -90,7 +153,9 @@ class PatternMatch:
         if match is None:
             return False
         found = match.groupdict().get("answer")
-        return found is None or not question.answers or ExactMatch().score(question, found)
+        return (
+            found is None or not question.answers or ExactMatch(fold_accents=self.fold_accents).score(question, found)
+        )
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
@@ -117,7 +182,8 @@ class SchemaMatch:
             validator.check_schema(dict(schema))
         except jsonschema.SchemaError as error:
             raise InvalidOptionError(f"not a JSON schema: {error.message}", option="schema") from None
-        self._validator = validator(dict(schema))
+        self.schema = dict(schema)
+        self._validator = validator(self.schema)
 
     def score(self, question: Question, answer: str) -> bool:
         """Whether the answer is JSON of the schema."""

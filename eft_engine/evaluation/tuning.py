@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING
 
 from eft_engine.config import CompositionOptions, SamplingParams, TokenIds
 from eft_engine.errors import InvalidOptionError
+from eft_engine.evaluation.answer_log import AnswerLog
+from eft_engine.evaluation.cut import cut_warnings, runs_on
 from eft_engine.evaluation.intervals import Share, share_of
 from eft_engine.evaluation.questions import Question
-from eft_engine.evaluation.run import WeightResult, Weights, evaluate, label_of, numbers_in
+from eft_engine.evaluation.results import WeightResult
+from eft_engine.evaluation.run import Evaluation, OnProgress
 from eft_engine.evaluation.scorers import Scorer
-from eft_engine.outputs import RequestOutput
+from eft_engine.evaluation.settings import Setting, Weights, label_of, numbers_in
 from eft_engine.weights import FirstTokens, Gate, Proportional
 
 if TYPE_CHECKING:
@@ -73,6 +76,19 @@ def plan_rounds(num_candidates: int, num_questions: int) -> list[Round]:
     return rounds
 
 
+def num_answers(num_candidates: int, num_questions: int) -> int:
+    """Answers of the base and of all candidates that tuning asks for; those of members alone come on top.
+
+    >>> num_answers(11, 100)
+    675
+    """
+    before, found = 0, num_questions
+    for each in plan_rounds(num_candidates, num_questions):
+        found += each.num_candidates * (each.num_questions - before)
+        before = each.num_questions
+    return found
+
+
 @dataclass(frozen=True)
 class Tuning:
     """What was found.
@@ -83,6 +99,7 @@ class Tuning:
         finalists: labels of those that answered all questions.
         warnings: what speaks against the best one, in sentences.
         questions: in the order in which they were asked.
+        members: results of members that answered alone.
     """
 
     best: WeightResult
@@ -90,6 +107,7 @@ class Tuning:
     finalists: tuple[str, ...]
     warnings: tuple[str, ...]
     questions: tuple[Question, ...]
+    members: tuple[WeightResult, ...] = ()
 
 
 def tune(
@@ -101,9 +119,12 @@ def tune(
     candidates: Sequence[Weights] = CANDIDATES,
     off: Weights = 0.0,
     composition: CompositionOptions | None = None,
+    members: Sequence[str | Setting] = (),
     tolerance: float = 0.02,
     seed: int = 0,
-    on_answers: Callable[[int, int, str], None] | None = None,
+    log: AnswerLog | None = None,
+    on_progress: OnProgress | None = None,
+    on_wait: Callable[[], None] | None = None,
 ) -> Tuning:
     """Find the weight or schedule at which answers score best.
 
@@ -115,97 +136,89 @@ def tune(
         candidates: settings to try.
         off: the setting of the base alone.
         composition: prompt pairs and variants of the formula.
+        members: members that answer all questions alone, to compare with.
         tolerance: share of answers that the best setting may lose in any scorer against the base alone.
         seed: of the order of the questions.
-        on_answers: told answers that are there, answers that there will be, and the setting that was asked, for progress displays.
+        log, on_progress, on_wait: as for `evaluate`.
 
     Raises:
         InvalidOptionError: there is no candidate, or two are the same.
         RequestError, GenerationError: as from `Engine.generate`.
     """
+    evaluation = Evaluation(
+        engine,
+        mixed(questions, seed),
+        scorers=scorers,
+        sampling=sampling,
+        composition=composition,
+        log=log,
+        on_progress=on_progress,
+        on_wait=on_wait,
+    )
+    alone = [Setting(member=own) if isinstance(own, str) else own for own in members]
+    found = tune_settings(evaluation, candidates, off=off, members=alone, tolerance=tolerance)
+    evaluation.put_in_order([*found.results, *found.members])
+    return found
+
+
+def mixed(questions: Sequence[Question], seed: int = 0) -> list[Question]:
+    """In the order in which they are asked, so that the first ones are like the others."""
+    order = list(questions)
+    random.Random(seed).shuffle(order)
+    return order
+
+
+def tune_settings(
+    evaluation: Evaluation,
+    candidates: Sequence[Weights],
+    *,
+    off: Weights = 0.0,
+    members: Sequence[Setting] = (),
+    tolerance: float = 0.02,
+) -> Tuning:
+    """`tune`, for questions that are mixed."""
     labels = [label_of(candidate) for candidate in candidates]
     if not labels:
         raise InvalidOptionError("there is nothing to try; name a candidate", option="candidates")
     if twice := [label for label in labels if labels.count(label) > 1]:
         raise InvalidOptionError(f"the candidate {twice[0]} is given twice", option="candidates", value=twice[0])
-    order = list(questions)
-    random.Random(seed).shuffle(order)
-    trial = _Trial(engine, order, scorers, sampling, composition, on_answers)
-    rounds = plan_rounds(len(candidates), len(order))
-    trial.plan(rounds)
-
-    alone = trial.ask(off, len(order), None)
+    alone_members = [evaluation.result(member) for member in members]
+    alone = evaluation.result(Setting(off))
     results: dict[str, WeightResult] = {}
     going = dict(zip(labels, candidates, strict=True))
-    for each in rounds:
+    for each in plan_rounds(len(candidates), len(evaluation.questions)):
         if results:  # the better ones go on
             ranked = sorted(going, key=lambda label: _rank(results[label], alone))
             going = {label: going[label] for label in ranked[: each.num_candidates]}
         for label, candidate in going.items():
-            results[label] = trial.ask(candidate, each.num_questions, results.get(label))
+            results[label] = evaluation.result(Setting(candidate), each.num_questions)
     alone = dataclasses.replace(alone, changed=share_of([False] * sum(len(own.token_ids) for own in alone.answers)))
     for label in going:
-        results[label] = dataclasses.replace(
-            results[label], changed=changed_tokens(engine, order, results[label].answers)
-        )
+        results[label] = dataclasses.replace(results[label], changed=changed_tokens(evaluation, results[label]))
     ranked = sorted(results, key=lambda label: (label not in going, _rank(results[label], alone)))
     finals = [alone, *(results[label] for label in ranked if label in going)]
-    kept = [own for own in finals if not _losses(own, alone, tolerance)]
+    compared = [*finals, *alone_members]
+    kept = [own for own in finals if not _losses(own, alone, tolerance) and runs_on(own, compared) is None]
     best = min(kept, key=lambda own: _rank(own, alone))
     shown = (alone, *(results[label] for label in ranked))
-    warnings = _warnings(best, finals, alone, tolerance)
-    return Tuning(best, shown, tuple(own.label for own in finals), tuple(warnings), tuple(order))
+    warnings = [*_warnings(best, finals, alone, tolerance), *cut_warnings([*shown, *alone_members])]
+    return Tuning(
+        best,
+        shown,
+        tuple(own.label for own in finals),
+        tuple(warnings),
+        tuple(evaluation.questions),
+        tuple(alone_members),
+    )
 
 
-class _Trial:
-    """Asks, and adds new answers to those that are there."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        questions: Sequence[Question],
-        scorers: Sequence[Scorer],
-        sampling: SamplingParams,
-        composition: CompositionOptions | None,
-        on_answers: Callable[[int, int, str], None] | None,
-    ) -> None:
-        self._engine, self._questions, self._scorers = engine, questions, scorers
-        self._sampling, self._composition, self._on_answers = sampling, composition, on_answers
-        self._num_done = self._num_planned = 0
-
-    def plan(self, rounds: Sequence[Round]) -> None:
-        """Count the answers that there will be."""
-        before = 0
-        self._num_planned = len(self._questions)
-        for each in rounds:
-            self._num_planned += each.num_candidates * (each.num_questions - before)
-            before = each.num_questions
-
-    def ask(self, setting: Weights, num_questions: int, known: WeightResult | None) -> WeightResult:
-        """The result for the first questions; those that were answered before are not asked again."""
-        start = len(known.answers) if known else 0
-        if known is not None and start == num_questions:
-            return known
-        (new,) = evaluate(
-            self._engine,
-            self._questions[start:num_questions],
-            scorers=self._scorers,
-            weights=[setting],
-            sampling=self._sampling,
-            composition=self._composition,
-        )
-        self._num_done += num_questions - start
-        if self._on_answers is not None:
-            self._on_answers(self._num_done, self._num_planned, new.label)
-        return new if known is None else known.joined(new)
-
-
-def changed_tokens(engine: Engine, questions: Sequence[Question], answers: Sequence[RequestOutput]) -> Share:
+def changed_tokens(evaluation: Evaluation, result: WeightResult) -> Share:
     """How many tokens of the first answers the base would not have written by itself, greedily, behind the same text."""
     changed: list[bool] = []
-    for question, answer in list(zip(questions, answers, strict=False))[:MOST_COMPARED]:
-        written = TokenIds(ids=answer.token_ids)
-        scores = engine.score(question.as_prompt(), written, reward_weights=0.0, every_member=False)
+    for place, answer in list(zip(result.places, result.answers, strict=True))[:MOST_COMPARED]:
+        evaluation.wait()
+        prompt, written = evaluation.questions[place].as_prompt(), TokenIds(ids=answer.token_ids)
+        scores = evaluation.engine.score(prompt, written, reward_weights=0.0, every_member=False)
         changed += [not token.is_base_greedy for token in scores.tokens]
     return share_of(changed)
 
@@ -218,8 +231,8 @@ def _rank(result: WeightResult, alone: WeightResult) -> tuple[float, float, floa
     """Smaller is better: by shares, of which a loss against the base counts double; among equals fewer steered tokens, then the
     smaller weight. Shares of the base are those of the same questions.
     """
-    count = len(result.answers)
-    base = {name: share_of(marks[:count]).value for name, marks in alone.marks.items()}
+    same = alone.first(len(result.answers))
+    base = {name: same.share(name).value for name in alone.marks}
     lost = sum(max(0.0, base[name] - result.share(name).value) for name in result.marks) / len(result.marks)
     return (
         round(lost - _mean(result), 9),

@@ -153,7 +153,7 @@ def _load_sharded(
     for planned in plan.sharded:
         progress = display.start(planned)
         with channel.agreement():
-            model = _load_model(planned, progress)
+            model = load_model(planned, progress)
         with channel.agreement():
             networks[planned.name] = ShardedLanguageModel(
                 model, name=planned.name, attention=config.attention, self_check=config.self_check
@@ -248,16 +248,16 @@ def _network(model: PreTrainedModel, name: str, config: EngineConfig, *, keep_we
 def _load_tuned_model(network: PlannedNetwork, progress: Callable[[int], None]) -> tuple[PreTrainedModel, bool]:
     """A network's model with the adapter that belongs inside, and whether layers of PEFT look at the weights of its own."""
     if network.adapter is None:
-        return _load_model(network, progress), False
+        return load_model(network, progress), False
     adapter = read_adapter(network.adapter, member=network.name)
     try:
-        tuned = with_adapter_inside(lambda: _load_model(network, progress), adapter, member=network.name)
+        tuned = with_adapter_inside(lambda: load_model(network, progress), adapter, member=network.name)
     except (RuntimeError, MemoryError) as error:
         raise loading_error(error, network) from error
     return tuned.model, not tuned.is_merged
 
 
-def _load_model(network: PlannedNetwork, progress: Callable[[int], None]) -> PreTrainedModel:
+def load_model(network: PlannedNetwork, progress: Callable[[int], None]) -> PreTrainedModel:
     own, source = network.member, network.source
     if network.gguf is not None and own.quantization_config is None:
         assert network.config is not None, "torch has a configuration"

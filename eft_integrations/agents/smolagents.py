@@ -50,6 +50,7 @@ Messages = list[ChatMessage | dict[str, object]]
 OPTIONS = (
     "call_lookahead", "call_weight", "chat_template_kwargs", "composition", "lenient_tool_calls", "min_plausibility",
     "prompt_pairs", "reasoning", "reasoning_budget", "reasoning_tags", "reasoning_weight", "strict", "tool_notation",
+    "tuned_plausibility",
 )  # fmt: skip
 """Fields of `CallOptions` that are options of the model and keywords of a call."""
 

@@ -242,8 +242,9 @@ def _steering_fields(request: ChatRequest) -> JsonObject:
     fields |= {name: weights_form(asked) for name, asked in weights.items() if asked is not None}
     if pairs := prompt_pairs_of(request):
         fields["eft_prompt_pairs"] = {name: _pair_form(pair) for name, pair in pairs.items()}
-    if request.composition is not None and request.composition.min_plausibility:
-        fields["eft_min_plausibility"] = request.composition.min_plausibility
+    if (said := request.composition) is not None:
+        shares = {"eft_min_plausibility": said.min_plausibility, "eft_tuned_plausibility": said.tuned_plausibility}
+        fields |= {field: share for field, share in shares.items() if share}
     return fields
 
 

@@ -8,7 +8,7 @@ from eft_integrations.chat.request import ChatRequest
 
 NAMES = ("prompt_options", "speculation", "keep_alive_s")
 
-SENT = frozenset({"min_plausibility", "prompt_pairs"})
+SENT = frozenset({"min_plausibility", "prompt_pairs", "tuned_plausibility"})
 """What a server may be told of the composition; the rest is its operator's."""
 
 

@@ -77,7 +77,8 @@ PLAIN_ERRORS: Mapping[str, type[errors.EFTError]] = {
 INVALID_CODES = frozenset(
     {
         "invalid_value", "unknown_pair", "invalid_weight", "weight_forbidden", "prompt_pairs_forbidden",
-        "min_plausibility_forbidden", "too_many_answers", "too_many_tokens", "too_many_prompt_pairs",
+        "min_plausibility_forbidden", "tuned_plausibility_forbidden", "too_many_answers", "too_many_tokens",
+        "too_many_prompt_pairs",
     }
 )  # fmt: skip
 

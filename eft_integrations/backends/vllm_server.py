@@ -248,7 +248,7 @@ def refuse_steering(request: ChatRequest) -> None:
     """Refuse what vLLM's engine has no place for.
 
     Raises:
-        InvalidOptionError: prompt pairs, or weights of a part of the answer.
+        InvalidOptionError: prompt pairs, weights of a part of the answer, or a bound on implausible tokens.
     """
     pairs = dict(request.prompt_pairs) or (
         None if request.composition is None else dict(request.composition.prompt_pairs)
@@ -263,6 +263,10 @@ def refuse_steering(request: ChatRequest) -> None:
         "call_lookahead": (
             request.call_lookahead,
             "a request keeps its weights there, from the first token to the last",
+        ),
+        "tuned_plausibility": (
+            (request.composition and request.composition.tuned_plausibility) or None,
+            "members are added up there, whatever each of them finds plausible",
         ),
     }
     for option, (value, reason) in reasons.items():

@@ -224,6 +224,14 @@ def serve(
             rich_help_panel=MODELS,
         ),
     ] = None,
+    tuned_plausibility: Annotated[
+        float | None,
+        typer.Option(
+            help="Beyond weight 1 lift only what a pair's tuned model gives at least this share of its best token.",
+            show_default="0: all",
+            rich_help_panel=MODELS,
+        ),
+    ] = None,
     preset: Annotated[
         str | None,
         typer.Option(help="A ready trio.", show_default="smollm2-json where no model is named", rich_help_panel=MODELS),
@@ -352,7 +360,9 @@ def serve(
         "send_timeout_s": send_timeout_s, "keep_alive_timeout_s": keep_alive_timeout_s,
     }  # fmt: skip
     named = bool(pair or term) or any(one is not None for one in (base, tuned, reference, preset))
-    belonging = {"name": name, "weight": weight, "prompt-pair": prompt_pair, "min-plausibility": min_plausibility}
+    shares = {"min_plausibility": min_plausibility, "tuned_plausibility": tuned_plausibility}
+    shown = {option.replace("_", "-"): share for option, share in shares.items()}
+    belonging = {"name": name, "weight": weight, "prompt-pair": prompt_pair, **shown}
     _check_belonging(named=named, belonging=belonging, kind=engine_kind, vllm_args=vllm_args, print_only=print_only)
     flags: dict[str, Any] = {
         "host": host,
@@ -375,7 +385,7 @@ def serve(
                 weight,
                 terms=term,
                 prompt_pairs=prompt_pair,
-                min_plausibility=min_plausibility,
+                **shares,
             )
         ]
         if named
@@ -491,6 +501,7 @@ def composition(
     terms: list[str] | None = None,
     prompt_pairs: list[str] | None = None,
     min_plausibility: float | None = None,
+    tuned_plausibility: float | None = None,
 ) -> dict[str, Any]:
     """The composition that flags describe, in the form of the TOML file.
 
@@ -509,8 +520,9 @@ def composition(
     described["weights"] = _by_name(weights, "weight", "NAME=NUMBER, or a schedule in JSON behind the name", _weight)
     if prompt_pairs:
         described["prompt_pairs"] = _by_name(prompt_pairs, "prompt-pair", "NAME=JSON", json.loads)
-    if min_plausibility is not None:
-        described["composition"] = {"min_plausibility": min_plausibility}
+    shares = {"min_plausibility": min_plausibility, "tuned_plausibility": tuned_plausibility}
+    if said := {option: share for option, share in shares.items() if share is not None}:
+        described["composition"] = said
     return described
 
 

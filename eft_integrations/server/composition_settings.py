@@ -12,6 +12,7 @@ from eft_engine.config import CompositionOptions, Pair, RewardWeights
 from eft_engine.weights import Weight, checked_weight, is_schedule
 from eft_integrations.chat.notations import notation_of
 from eft_integrations.server.callers.weight_policy import PolicySetting
+from eft_integrations.server.steering import SHARES
 
 Tag = Annotated[str, Field(min_length=1)]
 
@@ -47,11 +48,17 @@ class FormulaSettings(BaseModel):
     min_plausibility: float = Field(
         default=0.0, ge=0.0, le=1.0, description="keep what the base gives at least this share of its best token"
     )
+    tuned_plausibility: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="beyond weight 1 lift only what a pair's tuned model gives at least this share of its best token",
+    )
 
     @property
     def of_the_engine(self) -> list[str]:
         """What is set that no request says."""
-        return sorted(self.model_fields_set - {"min_plausibility"})
+        return sorted(self.model_fields_set - set(SHARES))
 
     def options(self) -> CompositionOptions:
         """In the engine's terms."""

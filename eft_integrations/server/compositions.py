@@ -22,10 +22,10 @@ from eft_integrations.backends.engine import EngineBackend
 from eft_integrations.backends.protocol import ChatBackend
 from eft_integrations.chat.request import ChatRequest, ChatResult
 from eft_integrations.server.callers.callers import ANYBODY, Caller
-from eft_integrations.server.callers.steering_policy import check_plausibility, check_prompt_pairs
+from eft_integrations.server.callers.steering_policy import check_bound, check_plausibility, check_prompt_pairs
 from eft_integrations.server.callers.weight_policy import OPERATORS_OWN, WeightPolicy, check_weights, described
 from eft_integrations.server.errors import INVALID, ApiError, Kind, shortened
-from eft_integrations.server.steering import Steering, most_side_tokens
+from eft_integrations.server.steering import SHARES, Steering, most_side_tokens
 from eft_integrations.weights import HEADER, first_given, parse_alias, parse_weights
 
 
@@ -156,6 +156,9 @@ class Composition:
         if asked.min_plausibility is not None:
             own_share = self.options.min_plausibility
             check_plausibility(asked.min_plausibility, own_share, policy, owner=self.name, models=self._of_pairs)
+        if asked.tuned_plausibility is not None:
+            own_share = self.options.tuned_plausibility
+            check_bound(asked.tuned_plausibility, own_share, policy, owner=self.name, models=self._of_pairs)
 
     def may_bring_prompt_pairs(self, policy: WeightPolicy) -> bool:
         """Whether requests may, under this policy. They can drown what a pair says, as its weight of 0 would."""
@@ -178,9 +181,7 @@ class Composition:
         for name, asked in own.items():
             if (found := self._part_weights(asked, {})) is not None:
                 told[name] = weights_as_json(found)
-        if self.options.min_plausibility:
-            told["min_plausibility"] = self.options.min_plausibility
-        return told
+        return told | {name: share for name in SHARES if (share := getattr(self.options, name))}
 
     # ---- requests ------------------------------------------------------------------------------------------------------
 
@@ -191,7 +192,10 @@ class Composition:
         thought = self.reasoning_weight if request.reasoning_weight is None else request.reasoning_weight
         options = self.options
         if request.composition is not None:
-            options = options.model_copy(update={"min_plausibility": request.composition.min_plausibility})
+            said = request.composition
+            options = options.model_copy(
+                update={name: getattr(said, name) for name in SHARES if name in said.model_fields_set}
+            )
         return dataclasses.replace(
             request,
             reward_weights=self.settle(request.reward_weights, request.prompt_pairs),

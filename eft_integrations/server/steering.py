@@ -12,6 +12,9 @@ from eft_engine import PromptPair, TokenIds
 from eft_engine.config import CompositionOptions, RewardWeights
 from eft_engine.prompt_pairs import Side, Without
 
+SHARES = ("min_plausibility", "tuned_plausibility")
+"""What a request may say of the formula."""
+
 
 class SteeringFields(TypedDict):
     """Fields of `ChatRequest`."""
@@ -31,7 +34,7 @@ class Steering:
     Attributes:
         reward_weights: for every pair of the composition, or by name of a pair or prompt pair.
         prompt_pairs: those that the request brings.
-        min_plausibility: see `CompositionOptions`.
+        min_plausibility, tuned_plausibility: see `CompositionOptions`.
         call_weight: for whether and what is called.
         reasoning_weight: for thoughts.
         call_lookahead: tokens within which a call must begin.
@@ -40,17 +43,18 @@ class Steering:
     reward_weights: RewardWeights = None
     prompt_pairs: Mapping[str, PromptPair] = field(default_factory=dict)
     min_plausibility: float | None = None
+    tuned_plausibility: float | None = None
     call_weight: RewardWeights = None
     reasoning_weight: RewardWeights = None
     call_lookahead: int | None = None
 
     def fields(self) -> SteeringFields:
         """As a request carries them, before its composition has its say."""
-        mask = self.min_plausibility
+        shares = {name: share for name in SHARES if (share := getattr(self, name)) is not None}
         return SteeringFields(
             reward_weights=self.reward_weights,
             prompt_pairs=self.prompt_pairs,
-            composition=None if mask is None else CompositionOptions(min_plausibility=mask),
+            composition=CompositionOptions(**shares) if shares else None,
             call_weight=self.call_weight,
             reasoning_weight=self.reasoning_weight,
             call_lookahead=self.call_lookahead,

@@ -66,6 +66,8 @@ def _check_settings(settings: ServerSettings) -> None:
         )
     told = {name for own in settings.compositions for name in OWN_ENGINES if getattr(own, name) not in (None, {})}
     told |= {f"composition.{name}" for own in settings.compositions for name in own.composition.of_the_engine}
+    if any(own.composition.tuned_plausibility for own in settings.compositions):
+        told.add("composition.tuned_plausibility")
     if unknown := sorted((settings.model_fields_set - HONOURED) | told):
         raise errors.InvalidOptionError(
             f"{', '.join(unknown)}: only our own engine's server knows it (--engine eft); vLLM has flags of its own for much "

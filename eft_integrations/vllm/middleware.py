@@ -28,6 +28,7 @@ NOT_HERE = {
     "eft_call_weight": "a request keeps its weights there, and no text is drawn twice",
     "eft_reasoning_weight": "a request keeps its weights there",
     "eft_call_lookahead": "a request keeps its weights there, and no text is drawn twice",
+    "eft_tuned_plausibility": "members are added up there, whatever each of them finds plausible",
 }
 """Fields of `eft serve` that vLLM cannot do, with the reason."""
 MAX_BODY_BYTES = 64 * 2**20

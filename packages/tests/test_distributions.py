@@ -15,13 +15,13 @@ from packaging.metadata import Metadata
 
 ROOT = Path(__file__).parents[2]
 TOPS = {
-    "eft_engine": {"eft_engine", "eft_integrations"},
+    "eft_engine": {"eft_engine", "eft_integrations", "eft_tuning"},
     "langchain_eft": {"langchain_eft"},
     "llama_index_llms_eft": {"llama_index"},
 }
 PARTNERS = {"langchain_eft": "langchain", "llama_index_llms_eft": "llama-index"}
 TYPED = {
-    "eft_engine": ["eft_engine/py.typed", "eft_integrations/py.typed"],
+    "eft_engine": ["eft_engine/py.typed", "eft_integrations/py.typed", "eft_tuning/py.typed"],
     "langchain_eft": ["langchain_eft/py.typed"],
     "llama_index_llms_eft": ["llama_index/llms/eft/py.typed"],
 }
@@ -90,7 +90,7 @@ def test_partner_needs_the_core_of_its_own_version_and_nothing_else(name: str) -
 def test_commands_and_plugins_are_listed_once_and_installed_by_the_wheel() -> None:
     scripts = distribution("eft-engine").entry_points.select(group="console_scripts")
     assert [(script.name, script.value) for script in scripts] == [("eft", "eft_engine.cli:main")]
-    assert [found.name for found in entry_points(group="eft.commands")] == ["lm-eval", "serve"]
+    assert [found.name for found in entry_points(group="eft.commands")] == ["bake", "lm-eval", "serve", "tune"]
     plugins = [found for found in entry_points(group="vllm.general_plugins") if found.value.startswith("eft_")]
     assert [plugin.name for plugin in plugins] == ["eft"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 
 from eft_engine.cli import main
 from eft_engine.cli.composition_file import write_composition
-from eft_engine.cli.evaluate import load_judge, make_scorer
+from eft_engine.cli.evaluate_settings import load_judge, make_scorer
 from eft_engine.cli.trio_options import choose_trio
 from eft_engine.config import CompositionOptions, PromptPair
 from eft_engine.errors import InvalidOptionError
@@ -70,13 +71,19 @@ def test_eval_scores_every_weight_and_writes_the_report(
     result = json.loads(out.splitlines()[-1])
     assert result["num_questions"] == 2
     assert {label: found["regex"]["share"] for label, found in result["weights"].items()} == {"0": 1.0, "tuned=1": 1.0}
-    assert {path.name for path in report.iterdir()} == {"report.md", "answers.jsonl", "scores.png"}
+    assert {path.name for path in report.iterdir()} == {
+        "report.md",
+        "answers.jsonl",
+        "scores.png",
+        "run.json",
+        ".lock",
+    }
 
 
 def test_eval_without_expected_answers_says_what_to_add(run: Run, trio: list[str], questions: str) -> None:
     code, _, err = run("eval", questions, "-w", "0", "--max-tokens", "2", *trio)
     assert code == 2
-    assert "the question 'two' has no answers to compare with; add answers" in err
+    assert "questions.jsonl, line 2: has no answers to compare with; add answers" in err
 
 
 def test_eval_names_the_scorers_there_are(run: Run, trio: list[str], questions: str) -> None:
@@ -125,9 +132,11 @@ def test_tuning_says_what_is_best_and_writes_what_a_server_reads(
     assert list(result["weights"]) == ["0", "first_tokens(num_tokens=1)", "tuned=1"]
     assert [own["steered"] for own in result["weights"].values()] == [0.0, pytest.approx(1 / 3, abs=1e-3), 1.0]
     assert result["best"] == "0"
-    assert result["warnings"][-1] == ("nothing that was tried is better than weight 0 without losing what the base has")
+    assert result["warnings"][0] == ("nothing that was tried is better than weight 0 without losing what the base has")
     answers = [json.loads(line) for line in (report / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [answer["weights"] for answer in answers] == [label for label in result["weights"] for _ in range(2)]
+    assert [answer["weights"] for answer in answers] == [
+        label for label in [*result["weights"], "tuned", "reference"] for _ in range(2)
+    ]
     (composition,) = load_settings(output).compositions
     assert composition.weights == {"tuned": 0.0}
     assert composition.known_pairs() == ["tuned"]
@@ -170,6 +179,7 @@ def test_a_composition_file_holds_preset_schedules_and_prompt_pairs(tmp_path: Pa
         (["--candidate", "1"], "--candidate belongs to --tune"),
         (["--output", "found.json"], "--output belongs to --tune"),
         (["--tune", "--output", "found.toml"], "--output must end in .json, .yaml or .yml, got 'found.toml'"),
+        (["--fresh"], "--fresh discards answers in the folder of --report; name it"),
     ],
 )
 def test_options_of_tuning_that_contradict_each_other_are_refused(
@@ -178,3 +188,58 @@ def test_options_of_tuning_that_contradict_each_other_are_refused(
     code, _, err = run("eval", questions, *options)
     assert code == 2
     assert message in err
+
+
+def test_the_small_models_are_rows_by_themselves(run: Run, trio: list[str], questions: str) -> None:
+    """With one pair they have short names; where the reference is the base it is weight 0."""
+    asked = ["eval", questions, "-w", "0", "--pattern", "(?s).*", "--max-tokens", "2", "--json"]
+    base, tuned, reference = trio[1::2]
+    _, out, _ = run(*asked, *trio)
+    assert list(json.loads(out)["members"]) == ["tuned", "reference"]
+    _, out, _ = run(*asked, "--base", base, "--tuned", tuned, "--reference", base)
+    assert list(json.loads(out)["members"]) == ["tuned"]
+    several = ["--pair", f"a={tuned},{reference}", "--pair", f"b={base},{reference}", "--term", f"c={tuned}"]
+    _, out, _ = run(*asked, "--base", base, *several)
+    assert list(json.loads(out)["members"]) == ["a.tuned", "a.reference", "b.tuned"]
+    _, out, _ = run(*asked, "--base", base, *several, "--member", "c.tuned")
+    assert list(json.loads(out)["members"]) == ["c.tuned"]
+    _, out, _ = run(*asked, *trio, "--no-members")
+    assert "members" not in json.loads(out)
+
+
+def test_names_are_checked_before_models_are_loaded(run: Run, questions: str) -> None:
+    nowhere = ["--base", "/nowhere", "--tuned", "/nowhere", "--reference", "/nowhere", "--pattern", "x"]
+    for wrong, told in (
+        (["--member", "small"], "there is no 'small'; members are tuned.tuned, tuned.reference"),
+        (["--member", "tuned", "--no-members"], "leave one out"),
+        (["-w", "brief=1"], "there is no pair 'brief'"),
+        (["--pattern", "("], "not a regular expression"),
+    ):
+        code, _, err = run("eval", questions, *nowhere, *wrong)
+        assert code == 2
+        assert told in err
+
+
+def test_what_is_odd_is_said_before_anything_is_asked(
+    run: Run, trio: list[str], toy_trio: ToyTrio, tmp_path: Path
+) -> None:
+    """The base has a chat template of its own, one question is asked twice, and another is too long."""
+    own = tmp_path / "base"
+    toy_trio.base.save_pretrained(own)
+    tokenizer = copy.deepcopy(toy_trio.tokenizer)
+    tokenizer.chat_template = "<|system|>Be kind.<|end|>" + str(tokenizer.chat_template)
+    tokenizer.save_pretrained(own)
+    path = tmp_path / "questions.jsonl"
+    lines = [{"question": "Où?", "answers": ["à Bogotá"]}] * 2
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    asked = ["eval", str(path), "--base", str(own), *trio[2:], "-w", "0", "--max-tokens", "250", "--no-members"]
+    code, _, err = run(*asked, "--fold-accents")
+    assert code == 0, err
+    assert "lines 1, 2 ask the same: 'Où?'" in err
+    assert err.count("the base's own chat template renders messages otherwise: 'system|>Be kind.") == 1
+    assert "2 prompts leave less than 250 tokens of the context of 256 (line 1 first)" in err
+    path.write_text(json.dumps({"question": "a" * 300, "answers": ["b"]}), encoding="utf-8")
+    code, _, err = run(*asked)
+    assert code == 2
+    assert "questions.jsonl, line 1: " in err
+    assert "context" in err

@@ -65,11 +65,12 @@ def shown(*arguments: str) -> str:
 
 
 def test_generate_and_score_say_what_the_engine_says(named: list[str], engine: Engine) -> None:
-    steered = ["--raw", "-w", f"chat={GATE}", "-w", "reward=0.25", "-w", "brief=0.5", "--min-plausibility", "0.01"]
+    steered = ["--raw", "-w", f"chat={GATE}", "-w", "reward=0.25", "-w", "brief=2", "--min-plausibility", "0.01"]
+    steered += ["--tuned-plausibility", "0.5"]
     steered += ["--prompt-pair", 'brief={"negative": "other words"}', "--positive", "once upon a time"]
     pairs = {"brief": PromptPair(negative="other words"), "system": PromptPair(positive="once upon a time")}
-    options = CompositionOptions(prompt_pairs=pairs, min_plausibility=0.01)
-    weights: dict[str, Weight] = {"chat": Gate(by="base_entropy", above=3.0), "reward": 0.25, "brief": 0.5}
+    options = CompositionOptions(prompt_pairs=pairs, min_plausibility=0.01, tuned_plausibility=0.5)
+    weights: dict[str, Weight] = {"chat": Gate(by="base_entropy", above=3.0), "reward": 0.25, "brief": 2.0}
     with engine:
         alone = engine.generate("The sky", sampling=SAMPLING, reward_weights=weights, composition=options)
         scores = engine.score("The sky", " is", reward_weights=weights, composition=options)
@@ -123,6 +124,7 @@ def test_chat_turns_numbers_schedules_and_prompt_pairs(engine: Engine, capsys: p
         (["--prompt-pair", "brief={}"], "needs a side"),
         (["--prompt-pair", 'system={"negative": "x"}', "--negative", "y"], "call the other one otherwise"),
         (["--min-plausibility", "2"], "min_plausibility"),
+        (["--tuned-plausibility", "2"], "tuned_plausibility"),
         (["--term", "reward"], "NAME=MODEL"),
         (["--term", "chat=x"], "'chat' is a pair already"),
     ],
@@ -144,6 +146,7 @@ def test_serve_makes_the_same_composition_of_flags() -> None:
     made = composition(
         "m", "large", None, None, ["chat=a,b"], None, [f"chat={GATE}", "brief=0.5"],
         terms=["reward=c"], prompt_pairs=['brief={"negative": {"system": "x"}}'], min_plausibility=0.1,
+        tuned_plausibility=0.2,
     )  # fmt: skip
     assert made == {
         "name": "m",
@@ -152,5 +155,5 @@ def test_serve_makes_the_same_composition_of_flags() -> None:
         "pairs": {"chat": {"tuned": "a", "reference": "b"}, "reward": {"model": "c"}},
         "weights": {"chat": json.loads(GATE), "brief": 0.5},
         "prompt_pairs": {"brief": {"negative": {"system": "x"}}},
-        "composition": {"min_plausibility": 0.1},
+        "composition": {"min_plausibility": 0.1, "tuned_plausibility": 0.2},
     }

@@ -17,6 +17,7 @@ from eft_engine.decoding.composition import (
     _compose_at_once,
     _compose_member_by_member,
     add_kept,
+    bound_implausible,
     compose,
     direction,
     keep_plausible,
@@ -446,3 +447,50 @@ def test_rows_of_kept_tokens_have_their_own_shares() -> None:
     own = torch.tensor([math.log(3.0), math.log(1.0)])[None, :, None].expand(3, -1, -1)  # 3/4 and 1/2 of all tokens
     add_kept(scores, own, torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]), kept)
     torch.testing.assert_close(scores.softmax(dim=-1)[:, 1], torch.tensor([0.75, 0.5, 0.625]))
+
+
+# ---- a bound on what implausible tokens are lifted ---------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.floats(-3, 4), min_size=1, max_size=4), st.floats(0.001, 1.0), st.floats(0.5, 2.0), st.integers(0, 1000)
+)
+def test_implausible_tokens_are_lifted_with_weight_one_at_most(
+    weights: list[float], share: float, amplification: float, seed: int
+) -> None:
+    """Token by token, as it is written."""
+    rows = torch.stack([random_logits(1, seed=seed + row).log_softmax(dim=-1) for row in range(len(weights))])
+    change = torch.tensor([direction(PairMembers(1, 2), 3, amplification=amplification)] * len(weights))
+    differences, tuned = compose(rows, change), rows[:, 1]
+    scores = rows[:, 0] + torch.tensor(weights)[:, None] * differences
+    bound_implausible(scores, differences, tuned, torch.tensor(weights), share)
+    for row, weight in enumerate(weights):
+        best = max(tuned[row].exp().tolist())
+        for token, own in enumerate(differences[row].tolist()):
+            ratio = math.exp(tuned[row, token]) / best
+            if ratio == pytest.approx(share, rel=1e-4):
+                continue
+            counted = min(weight, 1.0) if ratio < share and own > 0 else weight
+            expected = float(rows[row, 0, token]) + counted * own
+            assert float(scores[row, token]) == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("weight", [-2.0, 0.0, 0.3, 1.0])
+def test_up_to_weight_one_a_bound_changes_not_one_bit(weight: float) -> None:
+    base, tuned, reference = random_logits(1).log_softmax(dim=-1)
+    differences = (tuned - reference)[None]
+    differences[0, 3], differences[0, 4] = -INF, INF
+    scores = base[None] + weight * differences
+    before = scores.clone()
+    bound_implausible(scores, differences, tuned[None], torch.tensor([weight]), share=1.0)
+    assert torch.equal(scores.view(torch.int32), before.view(torch.int32))
+
+
+def test_of_a_token_that_the_reference_rules_out_nothing_is_lifted() -> None:
+    """Nothing is divided by 0: as in `compose` it counts as what the tuned model gives, which is never positive."""
+    members = torch.tensor([[[0.5, 0.5], [0.99, 0.01], [1.0, 0.0]]]).log()
+    differences = compose(members, torch.tensor([[0.0, 1.0, -1.0]]))
+    scores = compose(members, torch.tensor([[1.0, 3.0, -3.0]]))
+    before = scores.clone()
+    bound_implausible(scores, differences, members[:, 1], torch.tensor([3.0]), share=0.5)
+    assert scores.tolist() == before.tolist()

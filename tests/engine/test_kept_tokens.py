@@ -96,7 +96,12 @@ class Trio:
         )
 
     def logprobs(
-        self, prompt: str, output_ids: Sequence[int], weights: dict[str, float], top_p: float | None = None
+        self,
+        prompt: str,
+        output_ids: Sequence[int],
+        weights: dict[str, float],
+        top_p: float | None = None,
+        share: float = 0.0,
     ) -> Tensor:
         """The composition as it is defined: kept tokens have the tuned model's probability, the others share the rest."""
         shared, every = slice(0, VOCAB_SIZE), slice(0, VOCAB_SIZE + len(ADDED))
@@ -107,7 +112,9 @@ class Trio:
         for name, weight in weights.items():
             tuned, reference = (member.logits(prompt, output_ids, output) for member in self.pairs[name])
             own = tuned[shared].log_softmax(-1)
-            scores = scores + weight * (own - reference[shared].log_softmax(-1))
+            differences = own - reference[shared].log_softmax(-1)
+            is_noise = (own.exp() < share * own.exp().max()) & (differences > 0)
+            scores = scores + torch.where(is_noise, min(weight, 1.0), weight) * differences
             if weight:
                 kept += abs(weight) / total * tuned[every].softmax(-1)[VOCAB_SIZE:]
             if top_p is not None:
@@ -201,16 +208,29 @@ def test_drafts_change_no_sampled_text(trio: Trio, speculation: SpeculationOptio
     assert [output.token_ids for output in drafted] == [output.token_ids for output in plain]
 
 
-@pytest.mark.parametrize("composition", [CompositionOptions(), CompositionOptions(conservative_top_p=0.8)])
-def test_logprobs_are_those_of_the_definition(trio: Trio, composition: CompositionOptions) -> None:
+@pytest.mark.parametrize(
+    ("weight", "composition"),
+    [
+        (1.0, CompositionOptions()),
+        (1.0, CompositionOptions(conservative_top_p=0.8)),
+        (2.5, CompositionOptions(tuned_plausibility=0.3)),
+    ],
+)
+def test_logprobs_are_those_of_the_definition(trio: Trio, weight: float, composition: CompositionOptions) -> None:
     sampling = SamplingParams(temperature=1.0, seed=5, max_tokens=12, ignore_eos=True, logprobs=5)
     with trio.engine() as engine:
-        output = engine.generate("abc<|im_start|>", sampling=sampling, composition=composition)
+        output = engine.generate("abc<|im_start|>", sampling=sampling, composition=composition, reward_weights=weight)
     assert output.logprobs is not None
     tuned = trio.pairs["chat"][0]
     for position, own in enumerate(output.logprobs):
         done = output.token_ids[:position]
-        expected = trio.logprobs("abc<|im_start|>", done, {"chat": 1.0}, composition.conservative_top_p)
+        expected = trio.logprobs(
+            "abc<|im_start|>",
+            done,
+            {"chat": weight},
+            composition.conservative_top_p,
+            composition.tuned_plausibility,
+        )
         assert own.logprob == pytest.approx(float(expected[own.token_id]), abs=1e-4)
         assert [top.logprob for top in own.top] == pytest.approx(expected.topk(5).values.tolist(), abs=1e-4)
         all_logits = tuned.logits("abc<|im_start|>", done, tuned.tokenizer)[: VOCAB_SIZE + len(ADDED)]

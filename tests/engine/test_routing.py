@@ -18,6 +18,7 @@ from eft_engine.weights import Weight, is_off, numbers_of
 PLAIN = CompositionOptions()
 CONSERVATIVE = CompositionOptions(conservative_top_p=0.9)
 PLAUSIBLE = CompositionOptions(min_plausibility=0.1)
+BOUNDED = CompositionOptions(tuned_plausibility=0.1)
 KL = Gate(by="kl", above=0.1)
 SURE = Gate(by="base_confidence", below=0.9)
 Members = list[tuple[int, ...]]
@@ -155,6 +156,46 @@ def test_plausibility_runs_the_base_even_where_it_cancels_out() -> None:
     route = plan(one_base()[:3], (1.0,), PLAUSIBLE)
     assert members(route.streams) == [(0, 2), (1,)]
     assert members(route.rows([[1.0]]).active) == [(0, 2), (1,)]
+
+
+def test_a_bound_runs_both_members_of_a_pair_where_its_weight_exceeds_one() -> None:
+    for weight in (1.0, -3.0, LinearRamp(start=-2.0, end=1.0)):
+        plain, bounded = plan(five_networks()[:3], (weight,)), plan(five_networks()[:3], (weight,), BOUNDED)
+        assert (bounded.bounded, bounded.fixed, bounded.needed) == ({}, plain.fixed, plain.needed)
+    route = plan(one_base(), (2.0, 1.0), BOUNDED)
+    assert route.bounded == {0: (-1.0, 1.0, 0.0, 0.0, 0.0)}
+    assert members(route.streams) == [(0, 2, 4), (1,), (3,)]
+    cancels = [reader(BASE), reader(TUNED_A), reader(REFERENCE), reader(BASE), reader(TUNED_A)]
+    weights = (2.0, 2.0)  # base + 2 (tuned - reference) + 2 (base - tuned)
+    assert members(plan(cancels, weights).streams) == [(0, 3), (2,)]
+    route = plan(cancels, weights, BOUNDED)
+    assert members(route.rows([list(weights)]).active) == [(0, 3), (1, 4), (2,)]
+
+
+def test_a_bound_runs_them_at_no_position_where_the_weight_is_one_or_less() -> None:
+    cancels = [reader(BASE), reader(TUNED_A), reader(BASE)]
+    weight = LinearRamp(start=2.0, end=1.0)
+    route = plan(cancels, (weight,), BOUNDED)
+    assert members(route.rows([[1.0]]).active) == [(1,)], "base + tuned - base"
+    assert members(route.rows([[1.5]]).active) == [(0, 2), (1,)]
+    assert members(route.rows([[1.0], [1.5]]).active) == [(0, 2), (1,)]
+    gate = Gate(by="base_entropy", above=1.0, weight=2.0)
+    route = plan(five_networks()[:3], (gate,), BOUNDED)
+    assert members(route.rows([[gate]]).active) == [(0,), (1,), (2,)]
+
+
+def test_terms_and_pairs_of_one_model_have_no_bound() -> None:
+    readers = [reader(BASE), reader(TUNED_A), reader(REFERENCE), reader(REFERENCE)]
+    pairs = [PairMembers(1), PairMembers(2, 3)]
+    assert plan_route(readers, pairs, [{"a": 2.0, "b": 2.0}], BOUNDED).bounded == {}
+
+
+def test_a_member_alone_is_one_stream() -> None:
+    for origin, run in ((0, (0,)), (1, (1,)), (4, (4,))):
+        route = plan(five_networks(), (0.0, 0.0), origin=origin)
+        assert members(route.streams) == members(route.rows([[0.0, 0.0]]).active) == [run]
+        assert route.fixed == tuple(float(member == origin) for member in range(5))
+    assert members(plan(one_base(), (0.0, 0.0), origin=4).streams) == [(0, 2, 4)]
 
 
 def test_kept_tokens_ask_the_tuned_members_of_pairs_that_matter() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 
-from eft_engine import Engine, SamplingParams, TextToken, TokenIds, errors
+from eft_engine import CompositionOptions, Engine, SamplingParams, ScoreOutput, TextToken, TokenIds, errors
 from eft_engine.engine.sequence import SCORE_BLOCK_LEN, SCORE_STEP_LEN
 from eft_engine.models.network import Block, Network
 from tests.toy import ToyTrio, make_trio, naive_greedy
@@ -129,3 +130,62 @@ def test_no_more_logits_are_computed_than_a_step_scores(monkeypatch: pytest.Monk
         assert len(most) >= 3 * len(ids) // SCORE_BLOCK_LEN
         engine.score(TokenIds(ids=ids), TokenIds(ids=(1,)))  # a prompt is read, and not scored
     assert max(most) == SCORE_BLOCK_LEN
+
+
+# ---- lists ---------------------------------------------------------------------------------------------------------------
+
+PROMPTS: list[Any] = ["a cat", TokenIds(ids=[3, 4, 5]), [{"role": "user", "content": "hi"}]]
+COMPLETIONS: list[Any] = [" sat", TokenIds(ids=list(range(5, 5 + SCORE_BLOCK_LEN + 9))), TEXT]
+COMPOSITIONS: list[Any] = [None, CompositionOptions(member="chat.tuned"), CompositionOptions(tuned_plausibility=0.5)]
+
+
+def test_a_list_is_scored_together_and_as_one_by_one() -> None:
+    def passes(engine: Engine) -> int:
+        return sum(network.num_forwards for network in engine.stats().networks)
+
+    weights = [0.7, None, 3.0]
+    with make_trio("llama").engine(max_num_seqs=8) as engine:
+        single = [
+            engine.score(prompt, completion, reward_weights=weight, composition=composition, num_top=3)
+            for prompt, completion, weight, composition in zip(PROMPTS, COMPLETIONS, weights, COMPOSITIONS, strict=True)
+        ]
+        one_by_one = passes(engine)
+        together: list[ScoreOutput] = engine.score(
+            PROMPTS, COMPLETIONS, reward_weights=weights, composition=COMPOSITIONS, num_top=3
+        )
+        assert passes(engine) - one_by_one < one_by_one
+    for alone, beside in zip(single, together, strict=True):
+        assert [token.token_id for token in beside.tokens] == [token.token_id for token in alone.tokens]
+        assert [token.composed for token in beside.tokens] == pytest.approx(
+            [token.composed for token in alone.tokens], abs=1e-4
+        )
+        assert [[top.token_id for top in token.top] for token in beside.tokens] == [
+            [top.token_id for top in token.top] for token in alone.tokens
+        ]
+        assert beside.reward_weights == alone.reward_weights
+
+
+async def test_a_list_is_scored_in_an_event_loop_too() -> None:
+    with make_trio("llama").engine() as engine:
+        found = await engine.ascore(["a", "b"], ["c", "d"], every_member=False)
+        assert [own.composed for own in found] == pytest.approx(
+            [engine.score(*texts).composed for texts in (("a", "c"), ("b", "d"))], abs=1e-4
+        )
+        assert engine.score([], []) == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "told"),
+    [
+        (["a", "b"], ["c"], "1 completions for a list of 2 prompts"),
+        (["a", "b"], "c", "one completion for a list of 2 prompts"),
+        ("a", ["b", "c"], "2 completions for one prompt"),
+    ],
+)
+def test_lists_that_do_not_fit_are_refused(prompt: Any, completion: Any, told: str) -> None:
+    with make_trio("llama").engine() as engine:
+        with pytest.raises(errors.InvalidOptionError, match=told):
+            engine.score(prompt, completion)
+        with pytest.raises(errors.EmptyPromptError):
+            engine.score(["a", "b"], ["c", ""])
+        assert engine.stats().num_finished == engine.stats().num_running == 0, "nothing of it ran"

@@ -23,6 +23,7 @@ from eft_engine import (
     LinearRamp,
     PromptPair,
     Proportional,
+    Regex,
     SamplingParams,
     SpeculationOptions,
     TokenIds,
@@ -86,6 +87,20 @@ def between(written: Written) -> float:
 
 def plausible(scores: Tensor, base: Tensor, share: float) -> Tensor:
     return scores.masked_fill(base.exp() < share * base.exp().max(), -torch.inf)
+
+
+def bounded(
+    written: Written, weight: float, share: float, *, model: str = "tuned", prompt: str | None = None
+) -> Tensor:
+    """What a pair adds, token by token; of a prompt pair one model's own prompt against another one."""
+    tuned = written.of(model)
+    reference = written.of("reference") if prompt is None else written.of(model, prompt)
+    best = max(tuned.exp().tolist())
+    terms = [
+        (min(weight, 1.0) if math.exp(own) < share * best and own > other else weight) * (own - other)
+        for own, other in zip(tuned.tolist(), reference.tolist(), strict=True)
+    ]
+    return torch.tensor(terms)
 
 
 @dataclass(frozen=True)
@@ -167,6 +182,33 @@ CASES = {
         lambda own: plausible(own.of("base") + 2.0 * pair_of(own), own.of("base"), 0.1),
         weights=2.0,
         composition=CompositionOptions(min_plausibility=0.1),
+    ),
+    "no implausible token lifted with more than weight 1": Case(
+        lambda own: own.of("base") + bounded(own, 3.0, 0.2), 3.0, CompositionOptions(tuned_plausibility=0.2)
+    ),
+    "the same below 0 and at 1": Case(
+        lambda own: own.of("base") + (-3.0 if own.position < 4 else 1.0) * pair_of(own),
+        FirstTokens(num_tokens=4, weight=-3.0, then=1.0),
+        CompositionOptions(tuned_plausibility=0.2),
+    ),
+    "the same where weights follow the token": Case(
+        lambda own: own.of("base") + bounded(own, max(0.5, 3.0 - own.position / 4), 0.3),
+        LinearRamp(start=3.0, end=0.5, num_tokens=10),
+        CompositionOptions(tuned_plausibility=0.3),
+    ),
+    "the same where weights are measured": Case(
+        lambda own: own.of("base") + bounded(own, 2.5 if kl(own) > 2.75 else 0.5, 0.3),
+        Gate(by="kl", above=2.75, weight=2.5, otherwise=0.5),
+        CompositionOptions(tuned_plausibility=0.3),
+    ),
+    "the same in proportion, of each pair for itself": Case(
+        lambda own: (
+            own.of("base")
+            + bounded(own, min(3.0 * jensen_shannon(own), 2.5), 0.1)
+            + bounded(own, 2.0, 0.1, model="base", prompt=OTHER)
+        ),
+        {"chat": Proportional(factor=3.0, most=2.5)},
+        CompositionOptions(tuned_plausibility=0.1, prompt_pairs={"style": PromptPair(negative=OTHER, weight=2.0)}),
     ),
     "amplified, for the first tokens": Case(
         lambda own: (
@@ -359,6 +401,46 @@ def test_under_a_grammar_something_plausible_is_always_left(engine: Engine) -> N
         composition=CompositionOptions(min_plausibility=1.0),
     )
     assert json.loads(found.text)["a"] in "xy"
+
+
+@pytest.mark.only_torch  # llama.cpp's last bits depend on where in its cache a text lies
+@pytest.mark.parametrize(
+    "weights",
+    [1.0, 0.3, -2.0, FirstTokens(num_tokens=4, then=0.5), Gate(by="kl", above=2.75)],
+    ids=["1", "0.3", "-2", "first tokens", "gate"],
+)
+def test_up_to_weight_one_a_bound_changes_not_one_bit_and_runs_nothing_more(weights: Any, engine: Engine) -> None:
+    sampling = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True, logprobs=5)
+    options = [CompositionOptions(), CompositionOptions(), CompositionOptions(tuned_plausibility=1.0)]
+    _, plain, bounded = (  # the first one leaves the prompt read for both
+        engine.generate(
+            PROMPT,
+            sampling=sampling,
+            reward_weights=weights,
+            composition=composition,
+            speculation=SpeculationOptions(drafter="none"),
+        )
+        for composition in options
+    )
+    assert bounded.logprobs == plain.logprobs
+    assert bounded.metrics.num_forwards == plain.metrics.num_forwards
+
+
+def test_a_bound_holds_under_a_grammar_with_any_drafts(engine: Engine) -> None:
+    grammar = Regex(pattern="[a-zA-Z ]{20,24}")
+    found: dict[float, set[tuple[int, ...]]] = {}
+    for share in (0.0, 0.5):
+        for speculation in (SpeculationOptions(drafter="none"), DRAFTED, SpeculationOptions()):
+            output = engine.generate(
+                PROMPT,
+                sampling=SamplingParams(seed=3, max_tokens=24, grammar=grammar),
+                reward_weights=3.0,
+                composition=CompositionOptions(tuned_plausibility=share),
+                speculation=speculation,
+            )
+            found.setdefault(share, set()).add(output.token_ids)
+    assert [len(texts) for texts in found.values()] == [1, 1]
+    assert found[0.0] != found[0.5]
 
 
 def test_equal_prompts_are_one_stream(engine: Engine) -> None:

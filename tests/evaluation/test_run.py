@@ -56,7 +56,7 @@ def test_summary_names_every_weight(results: list[WeightResult]) -> None:
     assert found["weights"]["0"]["regex"]["share"] == 1.0
     assert found["weights"]["chat=1"]["mean_tokens"] <= 4
     for result, own in zip(results, found["weights"].values(), strict=True):
-        assert own["cut"] == sum(answer.finish_reason == "length" for answer in result.answers) / 2
+        assert own["cut"]["share"] == sum(answer.finish_reason == "length" for answer in result.answers) / 2
 
 
 def test_value_that_was_cut_is_no_json_of_a_schema(toy_trio: ToyTrio) -> None:

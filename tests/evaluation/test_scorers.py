@@ -9,7 +9,7 @@ from langchain_core.language_models.fake_chat_models import FakeListChatModel
 
 from eft_engine.errors import InvalidOptionError
 from eft_engine.evaluation.questions import Question
-from eft_engine.evaluation.scorers import ExactMatch, Judge, PatternMatch, SchemaMatch
+from eft_engine.evaluation.scorers import ExactMatch, Judge, PatternMatch, SchemaMatch, Scorer, scored_by
 
 PARIS = Question(question="What is the capital of France?", answers=["Paris", "City of Light"])
 
@@ -90,3 +90,37 @@ def test_the_judge_reads_question_expected_answers_and_criterion() -> None:
 def test_a_judge_that_does_not_decide_is_an_error() -> None:
     with pytest.raises(InvalidOptionError, match="must reply yes or no"):
         Judge(FakeListChatModel(responses=["Perhaps"])).score(PARIS, "Paris")
+
+
+def test_accents_are_folded_on_request_and_one_letter_is_one_however_it_is_written() -> None:
+    bogota = Question(question="What is the capital of Colombia?", answers=["Bogotá"])
+    for anywhere in (False, True):
+        scorer, folding = ExactMatch(anywhere=anywhere), ExactMatch(anywhere=anywhere, fold_accents=True)
+        assert not scorer.score(bogota, "Bogota")
+        assert folding.score(bogota, "Bogota")
+        assert scorer.score(bogota, "Bogota\u0301")
+        assert folding.score(bogota, "BOGOTA\u0301.")
+        assert not folding.score(bogota, "Bogot")
+    form = r"It is (?P<answer>\w+)\."
+    assert PatternMatch(form, fold_accents=True).score(bogota, "It is Bogota.")
+    assert not PatternMatch(form).score(bogota, "It is Bogota.")
+
+
+def test_marks_are_known_by_what_gave_them() -> None:
+    def told(*scorers: Scorer, question: Question = PARIS) -> str:
+        return scored_by(scorers, question)
+
+    assert told(ExactMatch()) == told(ExactMatch())
+    others = [
+        told(ExactMatch(fold_accents=True)),
+        told(ExactMatch(name="right")),
+        told(PatternMatch("a")),
+        told(PatternMatch("b")),
+        told(SchemaMatch({"type": "object"})),
+        told(SchemaMatch({"type": "array"})),
+        told(Judge(FakeListChatModel(responses=["yes"]))),
+        told(Judge(FakeListChatModel(responses=["yes"]), criterion="Is it polite?")),
+        told(ExactMatch(), question=PARIS.model_copy(update={"answers": ["Lyon"]})),
+    ]
+    assert len({told(ExactMatch()), *others}) == len(others) + 1
+    assert told(Judge(FakeListChatModel(responses=["yes"]))) == others[6]

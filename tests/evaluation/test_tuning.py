@@ -7,13 +7,13 @@ from typing import Any, cast
 
 import pytest
 
-from eft_engine.config import SamplingParams, TokenIds
+from eft_engine.config import CompositionOptions, EngineConfig, SamplingParams, TokenIds
 from eft_engine.engine.engine import Engine
 from eft_engine.errors import InvalidOptionError
 from eft_engine.evaluation.questions import Question
 from eft_engine.evaluation.run import Weights, evaluate, label_of
 from eft_engine.evaluation.scorers import ExactMatch, PatternMatch
-from eft_engine.evaluation.tuning import Round, Tuning, plan_rounds, tune
+from eft_engine.evaluation.tuning import Round, Tuning, num_answers, plan_rounds, tune
 from eft_engine.outputs import RequestMetrics, RequestOutput, ScoreOutput, TokenScore, Usage
 from eft_engine.weights import FirstTokens, Gate
 from tests.toy import ToyTrio
@@ -35,10 +35,14 @@ class TableEngine:
     asked: dict[str, int] = field(default_factory=dict)
     last: str = ""
 
-    def generate(self, prompts: list[Any], *, reward_weights: Any, **_: Any) -> list[RequestOutput]:
-        label = label_of(reward_weights)
-        self.asked[label] = self.asked.get(label, 0) + len(prompts)
-        return [self._answer(label, int(prompt)) for prompt in prompts]
+    config: EngineConfig = field(default_factory=EngineConfig)
+
+    async def agenerate(
+        self, prompt: Any, *, reward_weights: Any, composition: CompositionOptions | None, **_: Any
+    ) -> RequestOutput:
+        label = (composition and composition.member) or label_of(reward_weights)
+        self.asked[label] = self.asked.get(label, 0) + 1
+        return self._answer(label, int(prompt))
 
     def _answer(self, label: str, number: int) -> RequestOutput:
         formed, right, steered, changed = self.table[label]
@@ -103,15 +107,17 @@ def test_of_equals_the_one_that_steers_fewer_tokens_is_taken_then_the_smaller_we
 def test_half_of_the_candidates_go_on_and_nobody_is_asked_a_question_twice() -> None:
     weights = [float(number) for number in range(1, 9)]
     table = {label_of(own): (int(10 * own), 90, 10, 1) for own in [0.0, *weights]}
-    progress: list[tuple[int, int]] = []
-    tuning, engine = found(table, weights, on_answers=lambda done, planned, _: progress.append((done, planned)))
+    progress: dict[str, list[int]] = {}
+    tuning, engine = found(
+        table, weights, on_progress=lambda own, done, _: progress.setdefault(own.name, []).append(done)
+    )
     assert plan_rounds(8, 100) == [Round(8, 25), Round(4, 50), Round(2, 100)]
     assert engine.asked == {"0": 100, "8": 100, "7": 100, "6": 50, "5": 50, "4": 25, "3": 25, "2": 25, "1": 25}
     assert tuning.finalists == ("0", "8", "7")
     assert [len(own.answers) for own in tuning.results] == [100, 100, 100, 50, 50, 25, 25, 25, 25]
     assert sorted(int(str(own.prompt)) for own in tuning.questions) == list(range(100))
-    assert progress[-1] == (500, 500)
-    assert progress == sorted(progress)
+    assert sum(max(done) for done in progress.values()) == num_answers(8, 100) == 500
+    assert all(done == sorted(done) for done in progress.values())
 
 
 @pytest.mark.parametrize(("changed", "is_warned"), [(2, False), (3, True)])

@@ -99,6 +99,9 @@ def test_a_prompt_pair_is_a_field_and_a_keyword_and_a_part_of_the_composition(th
     assert through(engine, {"prompt_pairs": {"p": pair}}, {"reward_weights": {"p": 0.0}}) == judged(engine, HI)
     masked = through(engine, {}, {"min_plausibility": 1.0})
     assert masked == judged(engine, HI, min_plausibility=1.0) != judged(engine, HI)
+    stronger = {"prompt_pairs": {"p": pair}, "tuned_plausibility": 1.0}
+    bounded = judged(engine, HI, PromptPair(negative=[LOUD, *HI], weight=3.0), tuned_plausibility=1.0)
+    assert through(engine, stronger, {}) == through(engine, {}, stronger) == bounded != expected
 
 
 def test_sides_may_be_conversations_of_the_frameworks(engine: Engine) -> None:
@@ -319,12 +322,12 @@ def asked_of(aware: ContextAware | None, mode: str, **keywords: Any) -> tuple[An
 
 @pytest.mark.parametrize("mode", ["compact", "refine", "tree_summarize", "simple_summarize", "accumulate"])
 def test_every_answer_from_nodes_has_the_same_prompt_without_them(mode: str) -> None:
-    engine, _, backend = asked_of(ContextAware(weight=ADACAD, min_plausibility=0.1), mode)
+    engine, _, backend = asked_of(ContextAware(weight=ADACAD, min_plausibility=0.1, tuned_plausibility=0.2), mode)
     engine.query("Is it?")
     assert backend.requests
     for request in backend.requests:
         assert request.composition is not None
-        assert request.composition.min_plausibility == 0.1
+        assert (request.composition.min_plausibility, request.composition.tuned_plausibility) == (0.1, 0.2)
         pair = request.composition.prompt_pairs["context"]
         assert pair.weight == ADACAD
         shown = request.messages[-1].content

@@ -56,7 +56,7 @@ TOWERS = ("vision", "visual", "audio", "projector", "connector")
 def load(folder: str, **member: Any) -> PreTrainedModel:
     """The model that an engine would hold, before it is an engine's."""
     planned = plan_trio(MemberConfig(source=folder, **member), {}, CPU).networks["base"]
-    return loading._load_model(planned, lambda _: None)
+    return loading.load_model(planned, lambda _: None)
 
 
 @pytest.fixture(scope="module")

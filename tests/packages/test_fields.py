@@ -125,7 +125,7 @@ WITHOUT_EXTRA = {"crewai", "flash_attn", "langchain", "langgraph", "pytest", "vl
 def third_party_modules() -> set[str]:
     """Top names of everything that the packages import and that is neither theirs nor Python's."""
     names: set[str] = set()
-    for package in ("eft_engine", "eft_integrations"):
+    for package in ("eft_engine", "eft_integrations", "eft_tuning"):
         for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Import):

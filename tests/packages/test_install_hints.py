@@ -18,7 +18,7 @@ BARE = re.compile(r"pip install [^`\n]*?(?<![\w./-])eft(?![\w.\[-])")
 
 def texts() -> dict[str, str]:
     """Every file that may tell people what to install."""
-    folders = ("eft_engine", "eft_integrations", "cookbook", "recipes", "benchmarks", "packages")
+    folders = ("eft_engine", "eft_integrations", "eft_tuning", "cookbook", "recipes", "benchmarks", "packages")
     paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     paths += [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "packages").glob("*/README.md")]
     return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in paths}
@@ -43,7 +43,18 @@ def test_every_hint_names_our_distribution_and_an_extra_that_it_has() -> None:
 def test_extras_that_messages_name_are_found() -> None:
     """Otherwise the pattern may have stopped matching."""
     told = {extra for text in texts().values() for name, extras in hints(text) for extra in extras if name != "."}
-    assert told == {"langchain", "llama-index", "server", "gguf", "llama-cpp", "plot", "eval", "lm-eval", "otel"}
+    assert told == {
+        "langchain",
+        "llama-index",
+        "server",
+        "gguf",
+        "llama-cpp",
+        "plot",
+        "eval",
+        "lm-eval",
+        "otel",
+        "tune",
+    }
 
 
 @pytest.mark.parametrize(

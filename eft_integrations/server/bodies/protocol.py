@@ -105,6 +105,12 @@ class WeightedBody(Body):
     eft_min_plausibility: float | None = Field(
         default=None, ge=0.0, le=1.0, description="keep what the base gives at least this share of its best token"
     )
+    eft_tuned_plausibility: float | None = Field(
+        default=None,
+        ge=0.0,
+        le=1.0,
+        description="beyond weight 1 lift only what a pair's tuned model gives at least this share of its best token",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -117,6 +123,7 @@ class WeightedBody(Body):
             reward_weights=self.eft_reward_weights,
             prompt_pairs=self.eft_prompt_pairs or {},
             min_plausibility=self.eft_min_plausibility,
+            tuned_plausibility=self.eft_tuned_plausibility,
         )
 
 

@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 
 OWN = (
     "eft_reward_weights", "reward_weights", "eft_reasoning_budget", "eft_reasoning_tags", "eft_lenient_tool_calls", "eft_strict",
-    "close_within_budget", "eft_prompt_pairs", "eft_min_plausibility", "eft_call_weight", "eft_reasoning_weight",
-    "eft_call_lookahead",
+    "close_within_budget", "eft_prompt_pairs", "eft_min_plausibility", "eft_tuned_plausibility", "eft_call_weight",
+    "eft_reasoning_weight", "eft_call_lookahead",
 )  # fmt: skip
 """Our own names; those of a body are among its fields."""
 

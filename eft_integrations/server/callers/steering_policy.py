@@ -9,7 +9,7 @@ from eft_engine.weights import checked_weight
 from eft_integrations.server.callers.weight_policy import WeightForbiddenError, WeightPolicy
 from eft_integrations.server.errors import PERMISSION, ApiError, Kind, shortened
 
-PAIRS, MASK = "eft_prompt_pairs", "eft_min_plausibility"
+PAIRS, MASK, BOUND = "eft_prompt_pairs", "eft_min_plausibility", "eft_tuned_plausibility"
 """Fields of bodies."""
 
 
@@ -84,6 +84,26 @@ def check_plausibility(asked: float, own: float, policy: WeightPolicy, *, owner:
             f"{MASK} keeps what the base finds plausible, at the cost of pairs that the policy of {owner!r} does not allow to "
             "leave out; leave it out",
             Kind(403, PERMISSION, "min_plausibility_forbidden", MASK),
+        )
+
+
+def check_bound(asked: float, own: float, policy: WeightPolicy, *, owner: str, models: Collection[str]) -> None:
+    """Check what a request says instead of the composition's own `tuned_plausibility`.
+
+    Raises:
+        ApiError: it is lower, which undoes the operator's bound, or it could take a weight down to 1 where the policy does not
+            allow that weight (403).
+    """
+    if asked == own:
+        return
+    kind = Kind(403, PERMISSION, "tuned_plausibility_forbidden", BOUND)
+    if asked < own:
+        raise ApiError(f"{BOUND} is at least {own:g} in {owner!r}, got {asked:g}; leave it out, or give more", kind)
+    if not policy.allows_of(models, 1.0):
+        raise ApiError(
+            f"{BOUND} lets weights above 1 count as 1, and the policy of {owner!r} does not allow that weight for all of its "
+            "pairs; leave it out",
+            kind,
         )
 
 

@@ -100,7 +100,11 @@ class WeightPolicy:
         >>> WeightPolicy.of({"chat": [0.5, 1.0]}, DEFAULT).allows_nothing_of(["chat"])
         False
         """
-        return all(_holds(self.rule(pair) or DEFAULT, 0.0) for pair in pairs)
+        return self.allows_of(pairs, 0.0)
+
+    def allows_of(self, pairs: Collection[str], number: float) -> bool:
+        """Whether every one of these pairs may have this weight, whatever the operator's own is."""
+        return all(_holds(self.rule(pair) or DEFAULT, number) for pair in pairs)
 
 
 NOTHING_SAID = WeightPolicy({})

@@ -49,7 +49,7 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
     "composition": (CompositionOptions(amplification=2.0), CompositionOptions(amplification=3.0)),
     "speculation": (SpeculationOptions(max_draft_tokens=1), SpeculationOptions(max_draft_tokens=2)),
     "call_weight": (0.0, {"scripted": 0.5}), "call_lookahead": (8, 16), "reasoning_weight": (0.0, 0.5),
-    "min_plausibility": (0.1, 0.2),
+    "min_plausibility": (0.1, 0.2), "tuned_plausibility": (0.1, 0.2),
     "prompt_pairs": (
         {"own": PromptPair(negative={"system": "a"})}, {"own": PromptPair(negative={"system": "a"}, weight=0.5)},
     ),

@@ -78,6 +78,10 @@ async def code_of(served: Composition, settings: ServerSettings | None = None, *
             },
         ),
         ({"eft_min_plausibility": 0.5}, {"composition": CompositionOptions(min_plausibility=0.5)}),
+        (
+            {"eft_reward_weights": 2, "eft_tuned_plausibility": 0.5},
+            {"composition": CompositionOptions(tuned_plausibility=0.5), "reward_weights": 2.0},
+        ),
     ],
 )
 async def test_answers_are_those_of_the_engine(engine: Engine, fields: dict[str, Any], asked: dict[str, Any]) -> None:
@@ -275,6 +279,36 @@ async def test_plausibility_is_no_way_around_weights(policy: Any, own: float, as
     assert status != 403 or found[1:] == ("min_plausibility_forbidden", "eft_min_plausibility")
 
 
+@pytest.mark.parametrize(
+    ("policy", "own", "asked", "status"),
+    [(None, 0.0, 0.5, 200), (None, 0.1, 0.05, 403), (None, 0.1, 0.1, 200), ("fixed", 0.1, 0.1, 200), ("fixed", 0.1, 0.5, 403),
+     ({"chat": [0.5, 1]}, 0.0, 1.0, 200), ({"chat": [1.5, 2]}, 0.0, 1.0, 403), (None, 0.0, 1.5, 400)],
+)  # fmt: skip
+async def test_a_bound_on_lifted_tokens_is_no_way_around_weights(
+    policy: Any, own: float, asked: float, status: int
+) -> None:
+    served = composition(policy, options=CompositionOptions(tuned_plausibility=own))
+    found = await code_of(served, eft_tuned_plausibility=asked)
+    assert found[0] == status
+    assert status != 403 or found[1:] == ("tuned_plausibility_forbidden", "eft_tuned_plausibility")
+
+
+async def test_one_share_of_a_request_leaves_the_others_of_the_composition(engine: Engine) -> None:
+    served = Composition(
+        "m",
+        backend_of(engine),
+        {"chat": 2.0},
+        options=CompositionOptions(min_plausibility=0.01, tuned_plausibility=0.2),
+    )
+    async with in_process([served]) as client:
+        listed = (await client.get("/v1/models")).json()["data"][0]["eft"]
+        reply = (await client.post("/v1/completions", json={**RAW, "eft_min_plausibility": 0.1})).json()
+    options = CompositionOptions(min_plausibility=0.1, tuned_plausibility=0.2)
+    alone = engine.generate("abc", sampling=SAMPLING, composition=options, reward_weights=2.0)
+    assert reply["choices"][0]["text"] == alone.text
+    assert (listed["min_plausibility"], listed["tuned_plausibility"]) == (0.01, 0.2)
+
+
 def test_tokens_of_prompt_pairs_count_where_limits_are_by_tokens() -> None:
     served = composition()
     request = ChatRequest(messages=(Message("user", "one two"),), sampling={"max_tokens": 4})
@@ -319,7 +353,7 @@ def test_client_sends_all_of_it_on(engine: Engine) -> None:
         sampling={"max_tokens": 8, "temperature": 0.0, "ignore_eos": True},
         reward_weights={"chat": Gate(by="base_entropy", above=3.0), "brief": 0.5},
         prompt_pairs={"brief": PromptPair(**SIDE["brief"])},
-        composition=CompositionOptions(min_plausibility=0.01),
+        composition=CompositionOptions(min_plausibility=0.01, tuned_plausibility=0.2),
     )
     local = backend_of(engine)
     with running({"m": local}) as url:
@@ -370,14 +404,14 @@ def test_settings_of_a_composition() -> None:
             "pairs": {"chat": {"tuned": "t", "reference": "r"}, "reward": {"model": "m", "weight": 0.5}},
             "weights": {"chat": GATE, "faithful": 0.75},
             "prompt_pairs": {"faithful": {"negative": {"system": "answer from memory"}}},
-            "composition": {"min_plausibility": 0.1},
+            "composition": {"min_plausibility": 0.1, "tuned_plausibility": 0.2},
             "call_weight": 0,
             "reasoning_weight": {"chat": 0.5},
         }
     )
     assert isinstance(read.tuned_pairs()["reward"], Term)
     assert read.known_pairs() == ["chat", "reward", "faithful"]
-    assert read.composition.options() == CompositionOptions(min_plausibility=0.1)
+    assert read.composition.options() == CompositionOptions(min_plausibility=0.1, tuned_plausibility=0.2)
 
 
 @pytest.mark.parametrize(

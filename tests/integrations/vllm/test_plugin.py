@@ -260,6 +260,7 @@ def test_command_with_a_term_and_a_share(tmp_path: Path, folders: dict[str, Path
         ({"prompt_pairs": {"p": {"negative": "x"}}}, "prompt_pairs"),
         ({"call_weight": 0}, "call_weight"),
         ({"composition": {"amplification": 2}}, "composition.amplification"),
+        ({"composition": {"tuned_plausibility": 0.1}}, "composition.tuned_plausibility"),
     ],
 )
 def test_what_vllm_cannot_do_is_refused_before_it_is_started(
@@ -422,7 +423,10 @@ def test_share_of_a_request_or_of_its_name_becomes_an_extra_argument() -> None:
         assert "eft_min_plausibility" not in asked
 
 
-@pytest.mark.parametrize("field", ["eft_prompt_pairs", "eft_call_weight", "eft_reasoning_weight", "eft_call_lookahead"])
+@pytest.mark.parametrize(
+    "field",
+    ["eft_prompt_pairs", "eft_call_weight", "eft_reasoning_weight", "eft_call_lookahead", "eft_tuned_plausibility"],
+)
 def test_fields_that_vllm_cannot_do_are_refused(field: str) -> None:
     with pytest.raises(ValueError, match=f"{field}: vLLM cannot do it"):
         SERVED.translate({"model": "both", field: 0}, None)
@@ -436,6 +440,7 @@ def test_fields_that_vllm_cannot_do_are_refused(field: str) -> None:
         {"call_weight": 0.0},
         {"reasoning_weight": 0.0},
         {"call_lookahead": 8},
+        {"composition": CompositionOptions(tuned_plausibility=0.1)},
     ],
 )
 def test_client_says_what_vllm_cannot_do(fields: dict[str, Any]) -> None:

@@ -1,0 +1,68 @@
+"""What is minimised: cross-entropy at answers, and where content is held, the divergence from the model before tuning.
+
+Logits are computed where an answer is and nowhere else: with the vocabularies of today the head is a large part of a small model.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+IGNORED = -100
+"""Label of a token that is not learned, as everywhere in transformers."""
+
+
+def answer_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Where the next token is to be learned.
+
+    Args:
+        labels: [batch, width], `IGNORED` where nothing is learned.
+
+    Returns:
+        `columns` [num_columns], positions at which some row learns its next token; `chosen` [batch, num_columns], which rows do;
+        and their next tokens [num_chosen], row by row.
+
+    >>> columns, chosen, targets = answer_positions(torch.tensor([[-100, -100, 7, 8], [-100, 5, 6, -100]]))
+    >>> columns.tolist(), chosen.tolist(), targets.tolist()
+    ([0, 1, 2], [[False, True, True], [True, True, False]], [7, 8, 5, 6])
+    """
+    following = labels[:, 1:]
+    wanted = following != IGNORED
+    columns = wanted.any(dim=0).nonzero()[:, 0]
+    chosen = wanted[:, columns]
+    return columns, chosen, following[:, columns][chosen]
+
+
+def logits_at(model: Any, inputs: dict[str, Any], columns: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Logits [num_chosen, vocab] in float32 at the chosen positions (`answer_positions`) of a causal language model."""
+    arguments = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "use_cache": False}
+    if takes_positions(model):
+        logits: torch.Tensor = model(**arguments, logits_to_keep=columns).logits
+    else:
+        logits = model(**arguments).logits[:, columns]
+    return logits[chosen].float()
+
+
+def takes_positions(model: Any) -> bool:
+    """Whether the model's class computes logits at given positions alone."""
+    network = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "logits_to_keep" in inspect.signature(type(network).forward).parameters
+
+
+def negative_log_likelihood(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """[num_tokens] of logits [num_tokens, vocab] and the tokens [num_tokens] that follow."""
+    return functional.cross_entropy(logits, targets, reduction="none")
+
+
+def divergence(reference: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:
+    """KL(reference || tuned) in nats, [num_tokens], of logits [num_tokens, vocab] each.
+
+    >>> same = torch.tensor([[1.0, 2.0, 3.0]])
+    >>> divergence(same, same + 5).abs().max().item() < 1e-6
+    True
+    """
+    before, after = functional.log_softmax(reference, dim=-1), functional.log_softmax(tuned, dim=-1)
+    return functional.kl_div(after, before, log_target=True, reduction="none").sum(dim=-1)
