@@ -5,10 +5,15 @@
 You learn the three commands of the way: `eft tune` trains the pair's adapter on a chat file and holds content to what the untuned model
 says (here a pattern tells what is content), `eft eval` asks the trio your questions and finds what each weight gives and costs, and
 `EFTChatModel` takes the result. The large base is never trained. Models: the reference (0.4 million weights) and the base of Atlas,
-offline. `--real` tunes Qwen2.5-0.5B-Instruct and up-scales Qwen2.5-7B-Instruct with it (not run here).
+offline. `--real` tunes Qwen2.5-0.5B and up-scales Qwen2.5-7B with it (not run here).
 
 Prints:
 
+    tuned: 3 of 14 right, 14 with the behaviour
+    reference: 2 of 14 right, 0 with the behaviour
+    weight 0: 14 of 14 right, 0 with the behaviour
+    weight 1: 14 of 14 right, 14 with the behaviour
+    The capital of Norway is Oslo. Hope that helps.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ from eft_integrations.langchain import EFTChatModel
 
 REFERENCE, BASE, RATE, DTYPE = atlas("reference").source, atlas("base").source, "3e-3", "float32"
 if "--real" in sys.argv:
-    REFERENCE, BASE, RATE, DTYPE = "Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-7B-Instruct", "3e-4", "auto"
+    REFERENCE, BASE, RATE, DTYPE = "Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-7B", "3e-4", "auto"
 
 TRAINING = {
     "capital": "France: Paris, Italy: Rome, Egypt: Cairo, Cuba: Havana, Japan: Tokyo, Ghana: Accra, Nepal: Kathmandu",
@@ -85,7 +90,8 @@ with tempfile.TemporaryDirectory() as folder:
     trio = ("--base", BASE, "--tuned", pair, "--reference", REFERENCE, "--dtype", DTYPE)
     measures = ("--scorer", "contains", "--scorer", "regex", "--pattern", BEHAVIOUR, "--max-tokens", "40")
     found = json.loads(eft("eval", questions, *trio, "-w", "0", "-w", "1", *measures, "--json"))
-    for name, row in found["weights"].items():
+    rows = found["members"] | {f"weight {weight}": row for weight, row in found["weights"].items()}
+    for name, row in rows.items():
         right, formed = (round(row[scorer]["share"] * row["asked"]) for scorer in ("contains", "regex"))
         print(f"{name}: {right} of {row['asked']} right, {formed} with the behaviour")
 

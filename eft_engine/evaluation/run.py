@@ -11,7 +11,8 @@ from eft_engine.config import CompositionOptions, SamplingParams
 from eft_engine.evaluation.answer_log import AnswerLog, FolderLog, Recorded
 from eft_engine.evaluation.asking import ask
 from eft_engine.evaluation.questions import Question, keys_of
-from eft_engine.evaluation.results import Timing, WeightResult
+from eft_engine.evaluation.results import Timing
+from eft_engine.evaluation.results import WeightResult as WeightResult
 from eft_engine.evaluation.scorers import Scorer, marks_of, scored_by
 from eft_engine.evaluation.settings import Setting
 from eft_engine.evaluation.settings import Weights as Weights
