@@ -114,6 +114,9 @@ def decisions(
     threads: Threads = 2,
     weight: Annotated[float, typer.Option(help="Weight of the pair.")] = 1.0,
     call_weight: Annotated[float, typer.Option(help="Weight that decides, and under which a call is written.")] = 0.0,
+    pattern: Annotated[
+        str | None, typer.Option(help="What words in the pair's form match as a whole; one line of JSON without it.")
+    ] = None,
     tasks: Annotated[int, typer.Option(help="The first so many tasks, kinds mixed; 0: all.")] = 0,
     task: Named = None,
     max_tokens: MaxTokens = 128,
@@ -135,7 +138,7 @@ def decisions(
             answers = deciding.ask(listener, picked, setting, max_tokens=max_tokens)
             answered[setting.name] = list(record(answers, len(picked), setting.name))
     alone = answered[settings[0].name]
-    summaries = {name: deciding.summary(own, alone) for name, own in answered.items()}
+    summaries = {name: deciding.summary(own, alone, pattern) for name, own in answered.items()}
     deciding.show(console, summaries)
     pair = "a prompt of the small model" if adapter is None else adapter.name
     finish(

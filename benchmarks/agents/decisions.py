@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,7 +81,12 @@ def ask(engine: Any, tasks: Iterable[Task], setting: Setting, *, max_tokens: int
         yield Decided(task, setting, str(message.text), calls, message.response_metadata.get("eft", {}))
 
 
-def summary(answers: Sequence[Decided], base: Sequence[Decided]) -> dict[str, Any]:
+def in_form(text: str, pattern: str | None) -> bool:
+    """Whether words match a pattern as a whole; without one, whether they are one line of JSON, as `FORM` asks."""
+    return (parse_json_answer(text) if pattern is None else re.fullmatch(pattern, text.strip())) is not None
+
+
+def summary(answers: Sequence[Decided], base: Sequence[Decided], pattern: str | None = None) -> dict[str, Any]:
     """Figures of one setting beside the base's answers to the same tasks."""
     pairs = list(zip(answers, base, strict=True))
     words = [own for own in answers if not own.calls]
@@ -89,7 +95,7 @@ def summary(answers: Sequence[Decided], base: Sequence[Decided]) -> dict[str, An
         "as_the_base": share_of([own.calls == other.calls for own, other in pairs]),
         "called_as_the_base": share_of([own.calls == other.calls for own, other in pairs if other.calls]),
         "words_as_the_base": share_of([not own.calls for own, other in pairs if not other.calls]),
-        "words_in_form": share_of([parse_json_answer(own.text) is not None for own in words]),
+        "words_in_form": share_of([in_form(own.text, pattern) for own in words]),
         "facts_in_words": share_of(
             [has_facts(own.text, own.task.last.facts) for own in words if not own.task.next_calls]
         ),
