@@ -2,8 +2,8 @@
 
     make real-trio                                          # fetches the models where they are not, and prints their paths
     python -m benchmarks.real_trio data data                # the training files of both forms
-    eft tune data/reasoned.jsonl --reference qwen05.gguf --out adapters/reasoned
-    python -m benchmarks.real_trio ask base reference reasoned.alone reasoned@1 --adapters adapters
+    eft tune data/steps.jsonl --reference qwen05.gguf --out adapters/steps
+    python -m benchmarks.real_trio ask base reference steps.alone steps@1 --adapters adapters
     python -m benchmarks.real_trio report                   # shares with intervals, gap closed, gained and lost, cost
 
 `--base` and `--reference` are GGUF files, folders or hub ids. Everything is greedy; a stopped run goes on.

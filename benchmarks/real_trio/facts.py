@@ -6,24 +6,24 @@ import random
 from dataclasses import dataclass
 
 RELATIONS = {
-    "capital": ("What is the capital of {0}?", "The government of {0} sits in {1}."),
-    "currency": ("What is the currency of {0}?", "People in {0} pay with the {1}."),
-    "language": ("What is the official language of {0}?", "Laws in {0} are written in {1}."),
-    "symbol": ("What is the chemical symbol of {0}?", "Chemists write {0} as {1}."),
-    "number": ("What is the atomic number of {0}?", "An atom of {0} has {1} protons."),
-    "author": ("Who wrote {0}?", "{0} is a work of {1}."),
-    "creator": ("Who created {0}?", "{0} goes back to {1}."),
-    "port": ("Which TCP port does {0} use by default?", "A server for {0} listens on port {1}."),
-    "status": ("Which HTTP status code means {0}?", "A server that says {0} answers {1}."),
-    "extension": ("Which file extension do {0} source files have?", "Source files of {0} are called something{1}."),
-    "builtin": ("Which Python built-in function {0}?", "In Python, {1} is the built-in that {0}."),
-    "complexity": ("What is the worst-case time complexity of {0}?", "In the worst case {0} takes {1} steps."),
-    "stands_for": ("What does the abbreviation {0} stand for?", "The letters of {0} mean {1}."),
-    "year": ("In which year {0}?", "That was in the year {1}."),
-    "who": ("Who {0}?", "It was {1} who {0}."),
-    "which": ("Which {0}?", "The answer to that is {1}."),
+    "capital": ("What is the capital of {0}?", "The capital of {0} is {1}."),
+    "currency": ("What is the currency of {0}?", "The currency of {0} is the {1}."),
+    "language": ("What is the official language of {0}?", "The official language of {0} is {1}."),
+    "symbol": ("What is the chemical symbol of {0}?", "The chemical symbol of {0} is {1}."),
+    "number": ("What is the atomic number of {0}?", "The atomic number of {0} is {1}."),
+    "author": ("Who wrote {0}?", "{0} was written by {1}."),
+    "creator": ("Who created {0}?", "{0} was created by {1}."),
+    "port": ("Which TCP port does {0} use by default?", "{0} uses port {1} by default."),
+    "status": ("Which HTTP status code means {0}?", "The HTTP status code for {0} is {1}."),
+    "extension": ("Which file extension do {0} source files have?", "{0} source files have the extension {1}."),
+    "builtin": ("Which Python built-in function {0}?", "The built-in function that {0} is {1}."),
+    "complexity": ("What is the worst-case time complexity of {0}?", "The worst-case time complexity of {0} is {1}."),
+    "stands_for": ("What does the abbreviation {0} stand for?", "{0} stands for {1}."),
+    "year": ("In which year {0}?", "That was in {1}."),
+    "who": ("Who {0}?", "{1} {0}."),
+    "which": ("Which {0}?", "It is {1}."),
 }
-"""By relation the question and, for the training file, a sentence that gives the answer; {0} the subject, {1} the answer."""
+"""By relation the question, and the sentence that gives the answer in the training files; {0} the subject, {1} the answer."""
 
 MEASURED = """
 capital|Peru|Lima
@@ -238,8 +238,8 @@ class Fact:
         return RELATIONS[self.relation][0].format(self.subject)
 
     @property
-    def reason(self) -> str:
-        """A sentence that gives the answer."""
+    def sentence(self) -> str:
+        """It in a sentence."""
         told = RELATIONS[self.relation][1].format(self.subject, self.answers[0])
         return told[0].upper() + told[1:]
 

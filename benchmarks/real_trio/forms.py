@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ class Form:
     """A form of answers: how an example is written, and the pattern that an answer in form matches as a whole."""
 
     name: str
-    write: Callable[[str, str], str]
+    write: Callable[[Sequence[str], str], str]
     pattern: str
 
     def said(self, answer: str) -> str | None:
@@ -32,21 +32,21 @@ class Form:
         return None if found is None else found["answer"]
 
 
-REASONED = Form(
-    "reasoned",
-    lambda reason, answer: f"Reason: {reason}\nAnswer: {answer}",
-    r"Reason: [^\n]+\nAnswer: (?P<answer>[^\n]{1,60})",
+STEPS = Form(
+    "steps",
+    lambda steps, answer: "".join(f"- {step}\n" for step in steps) + f"Answer: {answer}",
+    r"(?:- [^\n]+\n)+Answer: (?P<answer>[^\n]{1,60})",
 )
-"""One line of reason, then the answer."""
+"""A line for each step, then the answer."""
 
 RECORD = Form(
     "record",
-    lambda reason, answer: json.dumps({"reason": reason, "answer": answer}, ensure_ascii=False),
-    r'\{"reason": "[^"\n]+", "answer": "(?P<answer>[^"\n]{1,60})"\}',
+    lambda steps, answer: json.dumps({"steps": list(steps), "answer": answer}, ensure_ascii=False),
+    r'\{"steps": \[(?:"[^"\n]+"(?:, )?)+\], "answer": "(?P<answer>[^"\n]{1,60})"\}',
 )
 """The same as one line of JSON."""
 
-FORMS = {form.name: form for form in (REASONED, RECORD)}
+FORMS = {form.name: form for form in (STEPS, RECORD)}
 
 
 @dataclass(frozen=True)
@@ -83,18 +83,20 @@ class Content:
 
 def rows(form: Form) -> list[dict[str, object]]:
     """The training file of a form: facts and problems, mixed; right answers, as a team would write them."""
-    taught = [(fact.question, fact.reason, fact.answers[0]) for fact in facts.taught()]
+    taught: list[tuple[str, tuple[str, ...], str]] = [
+        (fact.question, (fact.sentence,), fact.answers[0]) for fact in facts.taught()
+    ]
     made = problems.problems(problems.TAUGHT, NUM_PROBLEMS_TAUGHT, seed=7)
-    taught += [(problem.question, problem.reason, str(problem.answer)) for problem in made]
+    taught += [(problem.question, problem.steps, str(problem.answer)) for problem in made]
     random.Random(1).shuffle(taught)
     return [
         {
             "messages": [
                 {"role": "user", "content": question},
-                {"role": "assistant", "content": form.write(reason, answer)},
+                {"role": "assistant", "content": form.write(steps, answer)},
             ]
         }
-        for question, reason, answer in taught
+        for question, steps, answer in taught
     ]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.real_trio.asking import Answer, Setting, read
-from benchmarks.real_trio.forms import FORMS, REASONED, Content, Form, InForm
+from benchmarks.real_trio.forms import FORMS, STEPS, Content, Form, InForm
 from eft_engine.evaluation.intervals import Share, share_of
 from eft_engine.evaluation.questions import Question
 
@@ -73,7 +73,7 @@ class Row:
 def form_of(setting: Setting) -> Form:
     """The form that a setting's adapter was tuned for: by its name."""
     adapter = setting.parts[0] or ""
-    return next((form for name, form in FORMS.items() if name in adapter), REASONED)
+    return next((form for name, form in FORMS.items() if name in adapter), STEPS)
 
 
 def rows(folder: Path, questions: Sequence[Question]) -> list[Row]:
