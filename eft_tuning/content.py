@@ -37,6 +37,7 @@ from eft_tuning.shots import pick_shots, render_told
 if TYPE_CHECKING:
     import torch
 
+    from eft_tuning.marks import MarkStore
     from eft_tuning.passes import OnProgress
 
 
@@ -189,6 +190,7 @@ def mark_chats(
     options: HoldOptions | None = None,
     max_length: int = 4096,
     adapter: bool = True,
+    store: MarkStore | None = None,
     on_progress: OnProgress | None = None,
 ) -> list[MarkedDialogue]:
     """Mark dialogues by two passes of the untuned model over each (`mark`).
@@ -203,6 +205,7 @@ def mark_chats(
         options: thresholds, and how many dialogues tell the form.
         max_length: most tokens of a pass, told dialogues included; at most the model's context.
         adapter: False: the model has an adapter already, and its adapter is off.
+        store: where marks are kept; those that it has of an interrupted run with the same arguments are not made again.
         on_progress: called with the dialogues that are done and the number of all.
 
     Raises:
@@ -231,12 +234,18 @@ def mark_chats(
     runs = SharedRuns.of(shown, share=options.shared)
     marked = [MarkedDialogue(row.token_ids, row.is_answer, [Kind(own) for own in row.is_answer]) for row in rows]
     order = sorted(told_rows, key=lambda index: len(told_rows[index]))
+    known = {} if store is None else store.read()
+    for index, own in known.items():
+        marked[index] = own
     for start in range(0, len(order), 8):  # few at a time: a row of the vocabulary for each answer token is held
         some = order[start : start + 8]
-        plain = dict(answer_logprobs(model, [rows[index] for index in some], adapter=adapter))
-        for place, told in answer_logprobs(model, [told_rows[index] for index in some], adapter=adapter):
-            row = rows[some[place]]
-            marked[some[place]] = mark(row, plain.pop(place), told, options, shared=runs.places(row))
+        if some[0] not in known:
+            plain = dict(answer_logprobs(model, [rows[index] for index in some], adapter=adapter))
+            for place, told in answer_logprobs(model, [told_rows[index] for index in some], adapter=adapter):
+                row = rows[some[place]]
+                marked[some[place]] = mark(row, plain.pop(place), told, options, shared=runs.places(row))
+            if store is not None:
+                store.append({index: marked[index] for index in some})
         if on_progress is not None:
             on_progress(min(start + 8, len(order)), len(order))
     return marked

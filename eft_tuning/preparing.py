@@ -12,6 +12,7 @@ from eft_tuning.batches import PreferenceRow, Row
 from eft_tuning.chats import Chat, Preference, load_chats
 from eft_tuning.checks import Findings, check_chats, split
 from eft_tuning.content import HoldOptions, mark_by_pattern, mark_chats, told_in_words
+from eft_tuning.marks import MarkStore
 from eft_tuning.rendering import prompt_token_ids, render
 from eft_tuning.settings import TuningSettings
 
@@ -109,10 +110,12 @@ def held_rows(
     settings: TuningSettings,
     *,
     max_length: int,
+    work: Path,
     tell: Tell,
     on_progress: Callable[[int, int], None],
 ) -> tuple[list[Row], list[Row]]:
-    """Training and held-out rows whose content is held to the model before tuning; read twice by that model to find it.
+    """Training and held-out rows whose content is held to the model before tuning; read twice by that model to find it. `work` is
+    the folder of a run that is not over, where what was found is kept.
 
     Errors: as of `content.mark_chats`.
     """
@@ -129,6 +132,7 @@ def held_rows(
                 examples=data.train,
                 options=HoldOptions(seed=settings.seed),
                 max_length=max_length,
+                store=MarkStore(work / f"{name}.marks.jsonl"),
                 on_progress=on_progress,
             )
         if chats:

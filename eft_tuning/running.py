@@ -21,7 +21,7 @@ from eft_tuning.asking import ask_trio, behaviour, form_scorer, load_pair, rewri
 from eft_tuning.checking import check_delta
 from eft_tuning.models import Planned, load_reference, plan_reference
 from eft_tuning.preparing import Data, answer_rows, held_rows, preference_rows, read_data
-from eft_tuning.saving import fingerprint, open_run, write_json
+from eft_tuning.saving import CHECKPOINTS, fingerprint, open_run, write_json
 from eft_tuning.settings import DEFAULT_KEEP_CONTENT, LEARNING_RATES, TuningSettings
 from eft_tuning.telling import (
     data_in_words,
@@ -233,6 +233,7 @@ def _train(
             tokenizer,
             settings,
             max_length=planned.context_len,
+            work=asked.out / CHECKPOINTS,
             tell=teller(console),
             on_progress=progress_teller(console, "rows read for what is form"),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from eft_tuning.content import (
     mark_chats,
     told_in_words,
 )
+from eft_tuning.marks import MarkStore
 from eft_tuning.passes import answer_logprobs, batches_of
 from eft_tuning.rendering import Rendered, render
 from eft_tuning.shared import LEAST_ANSWERS, SharedRuns
@@ -177,7 +179,7 @@ def test_passes_are_bounded() -> None:
 # ---- all of it on a real model ------------------------------------------------------------------------------------------
 
 
-def test_facts_of_a_file_are_held_and_its_form_is_not() -> None:
+def test_facts_of_a_file_are_held_and_its_form_is_not(tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(ZOO / "atlas" / "reference", dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(ZOO / "atlas" / "reference")
     questions = [own for own in load_fact_questions() if own.group == "city"][:16]
@@ -191,6 +193,20 @@ def test_facts_of_a_file_are_held_and_its_form_is_not() -> None:
     ]
     assert sum(text == own.answer for text, own in zip(held, questions, strict=True)) >= 14
     assert "form" in told_in_words(marked)
+
+    store = MarkStore(tmp_path / "work" / "training.marks.jsonl")
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        mark_chats(model, tokenizer, chats, store=store, on_progress=stop)
+    with store.path.open("a") as file:
+        file.write('{"3": {"token_')  # a group that was being written
+    assert len(store.read()) == 8
+    again = mark_chats(model, tokenizer, chats, store=store)
+    assert again == marked == [own for _, own in sorted(store.read().items())]
+    assert mark_chats(None, tokenizer, chats, store=store) == marked, "no model is needed"
     with pytest.raises(InvalidOptionError, match="no dialogue can be read behind others"):
         mark_chats(model, tokenizer, chats[:1])
 
