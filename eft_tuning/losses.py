@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from eft_tuning.errors import NonFiniteLossError
+
 IGNORED = -100
 """Label of a token that is not learned, as everywhere in transformers."""
 
@@ -66,3 +68,17 @@ def divergence(reference: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:
     """
     before, after = functional.log_softmax(reference, dim=-1), functional.log_softmax(tuned, dim=-1)
     return functional.kl_div(after, before, log_target=True, reduction="none").sum(dim=-1)
+
+
+def check_finite(loss: torch.Tensor, *, step: int, advice: str) -> None:
+    """Stop a training whose loss is no number; `advice` says what to try.
+
+    Raises:
+        NonFiniteLossError: it is infinite or NaN.
+    """
+    if not torch.isfinite(loss):
+        raise NonFiniteLossError(
+            f"the loss of step {step} is {loss.item()}: training has left what numbers can hold. Nothing was saved since the last "
+            f"checkpoint; try {advice}",
+            step=step,
+        )

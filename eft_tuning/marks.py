@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eft_engine.evaluation.growing import whole_lines
 from eft_tuning.content import Kind, MarkedDialogue, TopLogprobs
 
 
@@ -23,13 +24,7 @@ class MarkStore:
 
     def read(self) -> dict[int, MarkedDialogue]:
         """Marks so far by dialogue; a group that was being written when the run ended is not among them."""
-        if not self.path.exists():
-            return {}
-        text = self.path.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]
-        if len(whole) < len(text):
-            self.path.write_text(whole, encoding="utf-8")
-        groups = [json.loads(line) for line in whole.splitlines()]
+        groups = [json.loads(line) for line in whole_lines(self.path)]
         return {int(index): _dialogue(own) for group in groups for index, own in group.items()}
 
     def append(self, group: Mapping[int, MarkedDialogue]) -> None:

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from eft_engine.config import SamplingParams
 from eft_engine.errors import ContextOverflowError, InvalidOptionError
+from eft_engine.evaluation.growing import whole_lines
 from eft_engine.evaluation.questions import Question
 from eft_engine.evaluation.scorers import Scorer
 from eft_engine.options import Options
@@ -185,16 +186,8 @@ def _answer(output: RequestOutput) -> dict[str, Any]:
 
 def _read(cache: Path) -> dict[str, dict[str, Any]]:
     """Answers so far; a last line that a stopped run has not finished is cut off."""
-    if not cache.exists():
-        return {}
-    content = cache.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        partial = cache.with_name(f".{cache.name}.partial")
-        partial.write_bytes(whole)
-        partial.replace(cache)
     try:
-        lines = [json.loads(line) for line in whole.decode("utf-8").split("\n") if line]
+        lines = [json.loads(line) for line in whole_lines(cache) if line]
         return {line["key"]: {name: line[name] for name in ("text", "is_whole", "num_tokens")} for line in lines}
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidOptionError(

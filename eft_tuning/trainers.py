@@ -14,8 +14,7 @@ from eft_tuning.bake.divergence import divergence as bucket_divergence
 from eft_tuning.bake.divergence import student_buckets, teacher_buckets
 from eft_tuning.batches import GroupedByLength
 from eft_tuning.content import Kind
-from eft_tuning.errors import NonFiniteLossError
-from eft_tuning.losses import answer_positions, divergence, logits_at, negative_log_likelihood
+from eft_tuning.losses import answer_positions, check_finite, divergence, logits_at, negative_log_likelihood
 
 
 class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
@@ -51,12 +50,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
             sums[Kind.TOLD] = bucket_divergence(teacher, student).sum()
         total = torch.stack([self.weights[kind] * part for kind, part in sums.items()]).sum()
         self._report(sums, {kind: int(own.sum()) for kind, own in is_kind.items()})
-        if not torch.isfinite(total):
-            raise NonFiniteLossError(
-                f"the loss of step {self.state.global_step + 1} is {total.item()}: training has left what numbers can hold. "
-                "Nothing was saved since the last checkpoint; try a lower --lr, or --dtype float32",
-                step=self.state.global_step + 1,
-            )
+        check_finite(total, step=self.state.global_step + 1, advice="a lower --lr, or --dtype float32")
         count = len(targets) if num_items_in_batch is None else num_items_in_batch
         return total / torch.as_tensor(count, device=total.device).clamp(min=1)
 
@@ -81,12 +75,7 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         """TRL's, which must be a number."""
         found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         loss = found[0] if return_outputs else found
-        if not torch.isfinite(loss):
-            raise NonFiniteLossError(
-                f"the loss of step {self.state.global_step + 1} is {loss.item()}; nothing was saved since the last checkpoint; "
-                "try a lower --lr, or a lower --beta",
-                step=self.state.global_step + 1,
-            )
+        check_finite(loss, step=self.state.global_step + 1, advice="a lower --lr, or a lower --beta")
         return found
 
     def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from eft_engine.errors import InvalidOptionError
+from eft_engine.evaluation.growing import whole_lines
 from eft_engine.evaluation.results import Timing
 from eft_engine.evaluation.settings import Setting
 from eft_engine.outputs import RequestOutput
@@ -186,16 +187,11 @@ class FolderLog(AnswerLog):
             )
         self._timings = timings
         for path in (self.folder / EARLIER, answers):
-            if path.exists():
-                self._read_answers(path)
+            self._read_answers(path)
 
     def _read_answers(self, path: Path) -> None:
         """Take up what is there; a torn last line is cut off the file."""
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            os.truncate(path, whole)
-        for number, line in enumerate(content[:whole].split(b"\n")[:-1], start=1):
+        for number, line in enumerate(whole_lines(path), start=1):
             try:
                 known = json.loads(line.decode("utf-8", "surrogatepass"))
                 kept = known["kept"]

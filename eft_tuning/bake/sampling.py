@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from eft_engine.config import ChatTemplate, PromptOptions, SamplingParams
 from eft_engine.errors import InvalidOptionError
+from eft_engine.evaluation.growing import whole_lines
 from eft_engine.evaluation.teacher import Completed, TeacherRow, read_rows, score_rows
 from eft_tuning.bake.progress import Reporter
 from eft_tuning.bake.prompts import Ask
@@ -100,12 +101,7 @@ def score_all(engine: Engine, texts: Sequence[Completed], settings: BakeSettings
 
 def kept_rows(path: Path) -> dict[int, TeacherRow]:
     """The rows of a file by index; a last line that an interruption cut is taken off."""
-    if not path.exists():
-        return {}
-    whole, _, cut = path.read_bytes().rpartition(b"\n")
-    if cut:
-        path.write_bytes(whole + b"\n" if whole else b"")
-    return {row.index: row for row in read_rows(path)}
+    return {row.index: row for row in read_rows(path)} if whole_lines(path) else {}
 
 
 def append(path: Path, rows: Sequence[TeacherRow]) -> None:

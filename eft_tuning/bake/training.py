@@ -31,8 +31,8 @@ from eft_tuning.bake.rows import TaughtRows, collate
 from eft_tuning.bake.settings import BakeSettings
 from eft_tuning.bake.student import Student, without_notes
 from eft_tuning.batches import GroupedByLength
-from eft_tuning.errors import NonFiniteLossError, TuningOutOfMemoryError
-from eft_tuning.losses import answer_positions, logits_at
+from eft_tuning.errors import TuningOutOfMemoryError
+from eft_tuning.losses import answer_positions, check_finite, logits_at
 from eft_tuning.progress import Interrupts
 
 WARMUP = 0.1
@@ -55,12 +55,7 @@ class BakeTrainer(Trainer):  # type: ignore[misc]
         assert not return_outputs, "nobody asks for logits"
         teacher, student, _ = buckets(model, inputs)
         loss = divergence(teacher, student, self.kind).mean()
-        if not torch.isfinite(loss):
-            raise NonFiniteLossError(
-                f"the loss of step {self.state.global_step + 1} is {loss.item()}: training has left what numbers can hold; try a "
-                "lower --lr, or --train-dtype float32",
-                step=self.state.global_step + 1,
-            )
+        check_finite(loss, step=self.state.global_step + 1, advice="a lower --lr, or --train-dtype float32")
         return loss
 
     def prediction_step(self, model: Any, inputs: Any, *unused: Any, **further: Any) -> tuple[Tensor, None, None]:
