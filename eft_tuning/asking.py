@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from eft_engine.evaluation.scorers import PatternMatch, SchemaMatch, Scorer
 from eft_tuning.behaviour import BehaviourReport, measure_behaviour
 from eft_tuning.chats import Chat
 from eft_tuning.rewriting import RewriteOptions, Rewritten, rewrite
+from eft_tuning.stages import OnProgress
 
 PAIR = "tuned"
 """Name of the pair in the engines of this file."""
@@ -25,8 +26,6 @@ QUESTIONS = 3
 """Of the trio: the question file of `eft eval` is where it is measured."""
 
 LONGEST_ANSWER = 256
-
-OnProgress = Callable[[int, int], None]
 
 
 def form_scorer(*, pattern: str | None, schema: Path | None) -> Scorer | None:

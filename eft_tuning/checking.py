@@ -15,7 +15,7 @@ from eft_engine.models.sources import is_adapter, resolve_adapter
 from eft_tuning.chats import Chat
 from eft_tuning.facts import FactsReport, check_facts
 from eft_tuning.models import Planned, load_reference, plan_reference
-from eft_tuning.passes import OnProgress
+from eft_tuning.stages import OnProgress
 
 
 def check_delta(

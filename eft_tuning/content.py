@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import torch
 
     from eft_tuning.marks import MarkStore
-    from eft_tuning.passes import OnProgress
+    from eft_tuning.stages import OnProgress
 
 
 CERTAIN = math.log(0.9)

@@ -28,10 +28,11 @@ from eft_engine.options import Options
 from eft_engine.text.tokenizer import Tokenizer
 from eft_tuning.chats import Chat
 from eft_tuning.content import HoldOptions, Kind, mark
-from eft_tuning.passes import OnProgress, answer_ids, answer_logprobs
+from eft_tuning.passes import answer_ids, answer_logprobs
 from eft_tuning.rendering import Rendered, render
 from eft_tuning.shared import SharedRuns
 from eft_tuning.shots import pick_shots, render_told
+from eft_tuning.stages import OnProgress
 
 Verdict = Literal["carries facts", "no sign of facts", "too little to say"]
 EXAMPLES = 8

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,9 +17,6 @@ MOST_TOKENS = 2048
 
 MOST_LOGITS = 256
 """Answer tokens of one pass: each has a row of the whole vocabulary."""
-
-OnProgress = Callable[[int, int], None]
-"""Called with the dialogues that are done and the number of all."""
 
 
 def batches_of(rows: Sequence[Rendered]) -> list[list[int]]:

@@ -21,12 +21,12 @@ from rich.progress import (
 )
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-LINE_SECONDS = 10.0
-"""Without a terminal, at most one line in so many seconds; held-out losses are always told."""
+from eft_engine.cli.times import duration
+from eft_tuning.stages import SECONDS_BETWEEN_LINES
 
 
 class Told(TrainerCallback):  # type: ignore[misc]
-    """Tells steps, losses and how long it will take, on stderr, and writes losses down.
+    """Tells steps, losses and how long it will take, on stderr, and writes losses down. Held-out losses are always told.
 
     A run that goes on appends to the file of losses what comes behind the step that it goes on from.
     """
@@ -75,12 +75,12 @@ class Told(TrainerCallback):  # type: ignore[misc]
         self._held_out = found.get("eval_loss", self._held_out)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, description=f"training, {self._words()}")
-        elif "eval_loss" in found or time.monotonic() - self._told >= LINE_SECONDS or state.global_step == 1:
+        elif "eval_loss" in found or time.monotonic() - self._told >= SECONDS_BETWEEN_LINES or state.global_step == 1:
             self._told = time.monotonic()
             done = state.global_step - self._first
             left = (self._told - self._started) / done * (state.max_steps - state.global_step) if done else 0.0
             self._console.print(
-                f"step {state.global_step} of {state.max_steps}, {self._words()}, about {_duration(left)} left",
+                f"step {state.global_step} of {state.max_steps}, {self._words()}, about {duration(left)} left",
                 soft_wrap=True,
                 highlight=False,
             )
@@ -145,14 +145,3 @@ def read_losses(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return found
-
-
-def _duration(seconds: float) -> str:
-    """Seconds in words.
-
-    >>> _duration(42), _duration(160), _duration(7300)
-    ('42 s', '3 min', '2.0 h')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,11 +26,10 @@ from eft_engine.outputs import RequestOutput
 from eft_tuning.chats import Chat
 from eft_tuning.checks import at_lines
 from eft_tuning.shots import pick_shots, with_shots
+from eft_tuning.stages import OnProgress
 
 if TYPE_CHECKING:
     from eft_engine.engine.engine import Engine
-
-OnProgress = Callable[[int, int], None]
 
 LONGER_THAN_LONGEST = 1.25
 """Tokens asked for, in terms of the longest answer of the file: what is cut even so is too long."""

@@ -23,11 +23,11 @@ from eft_tuning.models import Planned, load_reference, plan_reference
 from eft_tuning.preparing import Data, answer_rows, held_rows, preference_rows, read_data
 from eft_tuning.saving import CHECKPOINTS, fingerprint, open_run, write_json
 from eft_tuning.settings import DEFAULT_KEEP_CONTENT, LEARNING_RATES, TuningSettings
+from eft_tuning.stages import Reporter
 from eft_tuning.telling import (
     data_in_words,
     how_to_ask,
     outcome_in_words,
-    progress_teller,
     teller,
     versions,
 )
@@ -209,14 +209,15 @@ def _train(
     }
     resume = open_run(asked.out, described, restart=asked.restart)
     if settings.keep_content == "rewrite":
-        found = rewritten(
-            data.train,
-            teacher=teacher,
-            cache=asked.out / ANSWERS_FILE,
-            form=form,
-            seed=settings.seed,
-            on_progress=progress_teller(console, "answers rewritten"),
-        )
+        with Reporter(console).counting("answers rewritten") as on_progress:
+            found = rewritten(
+                data.train,
+                teacher=teacher,
+                cache=asked.out / ANSWERS_FILE,
+                form=form,
+                seed=settings.seed,
+                on_progress=on_progress,
+            )
         for line in found.in_words():
             teller(console)(line)
         data = Data(found.chats, data.held_out, data.findings)
@@ -227,16 +228,17 @@ def _train(
     if data.is_preferences:
         rows, held_out = (preference_rows(side, tokenizer) for side in (data.train, data.held_out))
     elif settings.keep_content == "hold":
-        rows, held_out = held_rows(
-            data,
-            model,
-            tokenizer,
-            settings,
-            max_length=planned.context_len,
-            work=asked.out / CHECKPOINTS,
-            tell=teller(console),
-            on_progress=progress_teller(console, "rows read for what is form"),
-        )
+        with Reporter(console).counting("rows read for what is form") as on_progress:
+            rows, held_out = held_rows(
+                data,
+                model,
+                tokenizer,
+                settings,
+                max_length=planned.context_len,
+                work=asked.out / CHECKPOINTS,
+                tell=teller(console),
+                on_progress=on_progress,
+            )
     else:
         rows, held_out = (answer_rows(side, tokenizer) for side in (data.train, data.held_out))
     return data, train(model, planned, rows, held_out, out=asked.out, settings=settings, resume=resume, console=console)
@@ -247,7 +249,8 @@ def _check(tuned: str, planned: Planned, data: Data) -> int:
     if data.is_preferences:
         raise InvalidOptionError("--check reads dialogues, and the file holds preferences", option="check", value=tuned)
     console = Console(stderr=True)
-    report = check_delta(tuned, planned, data.train, data.held_out, on_progress=progress_teller(console, "rows read"))
+    with Reporter(console).counting("rows read") as on_progress:
+        report = check_delta(tuned, planned, data.train, data.held_out, on_progress=on_progress)
     answer = teller(Console())
     for line in report.in_words():
         answer(line)
@@ -262,13 +265,8 @@ def _measure(
         [row.as_chats()[0] if data.is_preferences else row for row in side] for side in (data.train, data.held_out)
     )
     with load_pair(asked.out, asked.reference, base=asked.base) as engine:
-        report = behaviour(
-            engine,
-            held_out,
-            train_chats,
-            form=form,
-            on_progress=progress_teller(console, "held-out questions answered"),
-        )
+        with Reporter(console).counting("held-out questions answered") as on_progress:
+            report = behaviour(engine, held_out, train_chats, form=form, on_progress=on_progress)
         for line in report.in_words():
             answer(line)
         for trio in ask_trio(engine, held_out) if asked.base else ():

@@ -20,6 +20,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from eft_engine.errors import InvalidOptionError
+from eft_engine.evaluation.growing import replace_text
 
 CHECKPOINTS = "checkpoints"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
@@ -29,9 +30,7 @@ COMPLETE = "complete"
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON file in one piece: it is there whole, or as it was before."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    replace_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 class Completed(TrainerCallback):  # type: ignore[misc]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import time
 from collections.abc import Callable
 
 from rich.console import Console
@@ -12,24 +11,10 @@ import eft_engine
 from eft_tuning.preparing import Data
 from eft_tuning.training import Outcome
 
-EVERY_SECONDS = 10.0
-
 
 def teller(console: Console) -> Callable[[str], None]:
     """A function that prints one line, as it is."""
     return lambda line: console.print(line, soft_wrap=True, highlight=False, markup=False)
-
-
-def progress_teller(console: Console, what: str) -> Callable[[int, int], None]:
-    """A function that is called with what is done and all, and tells it every few seconds, and at the end."""
-    told = [time.monotonic()]
-
-    def tell(done: int, total: int) -> None:
-        if done == total or time.monotonic() - told[0] >= EVERY_SECONDS:
-            told[0] = time.monotonic()
-            teller(console)(f"{what}: {done} of {total}")
-
-    return tell
 
 
 def data_in_words(data: Data) -> str:

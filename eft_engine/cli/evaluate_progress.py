@@ -12,6 +12,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from eft_engine.cli.times import duration
 from eft_engine.evaluation.settings import Setting
 
 FIRST_LINES_S = 10.0
@@ -112,20 +113,6 @@ class EvaluationProgress:
                     return []
                 seconds += (planned - done) * self._seconds[kind] / self._new[kind]
         return [f"about {duration(seconds)} left"] if seconds else []
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words.
-
-    >>> duration(8.2), duration(75), duration(7260)
-    ('8 s', '1 min 15 s', '2 h 1 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 class StoppedBySignal(BaseException):

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from eft_engine.errors import InvalidOptionError
-from eft_engine.evaluation.growing import whole_lines
+from eft_engine.evaluation.growing import replace_text, whole_lines
 from eft_engine.evaluation.results import Timing
 from eft_engine.evaluation.settings import Setting
 from eft_engine.outputs import RequestOutput
@@ -137,8 +136,8 @@ class FolderLog(AnswerLog):
         self._file.close()
         earlier = self.folder / EARLIER
         if others:
-            _replace(earlier, "".join(others))
-        _replace(self.folder / ANSWERS, "".join(ordered))
+            replace_text(earlier, "".join(others))
+        replace_text(self.folder / ANSWERS, "".join(ordered))
         if not others:
             earlier.unlink(missing_ok=True)
         self._file = (self.folder / ANSWERS).open("ab")
@@ -207,7 +206,7 @@ class FolderLog(AnswerLog):
     def _save_run(self) -> None:
         timings = {key: dataclasses.asdict(own) for key, own in self._timings.items()}
         run = {"format": FORMAT, "facts": self._facts, "timings": timings}
-        _replace(self.folder / RUN, json.dumps(run, indent=2, ensure_ascii=False) + "\n")
+        replace_text(self.folder / RUN, json.dumps(run, indent=2, ensure_ascii=False) + "\n")
 
 
 def open_log(folder: Path, facts: Mapping[str, Any], *, fresh: bool = False) -> FolderLog:
@@ -233,16 +232,6 @@ def _line(setting: str, question: str, recorded: Recorded, told: Mapping[str, An
         "output": _outputs().dump_python(recorded.output, mode="json"),
     }
     return json.dumps({**told, "kept": kept}, ensure_ascii=False) + "\n"
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file so that it is there as it was or as it is now, whatever happens."""
-    new = path.with_name(f".{path.name}.new")
-    with new.open("wb") as file:
-        file.write(text.encode("utf-8", "surrogatepass"))
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Files of lines that grow while work goes on: what a process that was killed left half written is cut off."""
+"""Files that survive the end of their process: lines that grow while work goes on, and files that are replaced in one piece."""
 
 from __future__ import annotations
 
@@ -15,3 +15,13 @@ def whole_lines(path: Path) -> list[bytes]:
     if whole < len(content):
         os.truncate(path, whole)
     return content[:whole].split(b"\n")[:-1]
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that it is there as it was or as it is now, whatever happens."""
+    new = path.with_name(f".{path.name}.new")
+    with new.open("wb") as file:
+        file.write(text.encode("utf-8", "surrogatepass"))
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)

@@ -106,10 +106,10 @@ def bake(
     as_json: options.Json = False,
 ) -> None:
     """Bake a composition into one LoRA adapter of its base, and measure what it keeps; interrupted, the same command goes on."""
-    from eft_tuning.bake.progress import Reporter
     from eft_tuning.bake.prompts import load_asks, split_asks, without
     from eft_tuning.bake.run import bake as run
     from eft_tuning.bake.settings import BakeSettings
+    from eft_tuning.stages import Reporter
 
     formula = options.formula(
         prompt_pair,

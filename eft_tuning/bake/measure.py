@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from eft_engine.config import CompositionOptions, RewardWeights, SamplingParams
 from eft_engine.evaluation.intervals import Share, share_of
 from eft_engine.evaluation.scorers import Scorer, marks_of
-from eft_tuning.bake.progress import Reporter
 from eft_tuning.bake.prompts import Ask
 from eft_tuning.bake.settings import BakeSettings
+from eft_tuning.stages import Reporter
 
 if TYPE_CHECKING:
     from eft_engine.engine.engine import Engine

@@ -12,11 +12,11 @@ import torch
 
 from eft_engine.config import EngineConfig, MemberConfig, Pair
 from eft_engine.evaluation.teacher import Completed, TeacherRow
-from eft_tuning.bake.progress import Reporter
 from eft_tuning.bake.prompts import Ask
 from eft_tuning.bake.sampling import append, kept_rows, read_options, score_all
 from eft_tuning.bake.settings import BakeSettings
 from eft_tuning.bake.student import Student
+from eft_tuning.stages import Reporter
 
 AT_ONCE = 16
 """Answers that the student writes together."""

@@ -16,13 +16,13 @@ from eft_engine.errors import LoadOutOfMemoryError
 from eft_engine.evaluation.scorers import Scorer
 from eft_tuning.bake.checks import check_prompts, check_room, check_scorers, described, ends_of, open_work, plain
 from eft_tuning.bake.measure import Contestant, answered, speeds
-from eft_tuning.bake.progress import Reporter
 from eft_tuning.bake.prompts import Ask
 from eft_tuning.bake.report import BakeReport, write_report
 from eft_tuning.bake.rows import TaughtRows
 from eft_tuning.bake.sampling import collect
 from eft_tuning.bake.settings import BakeSettings
 from eft_tuning.bake.student import check_base, load_student, restore, save_adapter
+from eft_tuning.stages import Reporter
 
 DONE = "trained.json"
 HELD_OUT_SEED = 500_000_000

@@ -11,9 +11,9 @@ from eft_engine.config import ChatTemplate, PromptOptions, SamplingParams
 from eft_engine.errors import InvalidOptionError
 from eft_engine.evaluation.growing import whole_lines
 from eft_engine.evaluation.teacher import Completed, TeacherRow, read_rows, score_rows
-from eft_tuning.bake.progress import Reporter
 from eft_tuning.bake.prompts import Ask
 from eft_tuning.bake.settings import BakeSettings
+from eft_tuning.stages import Reporter
 
 if TYPE_CHECKING:
     from eft_engine.engine.engine import Engine

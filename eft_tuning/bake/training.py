@@ -26,7 +26,6 @@ from eft_engine.evaluation.intervals import Share
 from eft_engine.evaluation.teacher import TeacherRow
 from eft_engine.models.memory import is_out_of_memory
 from eft_tuning.bake.divergence import Divergence, divergence, student_buckets, teacher_buckets
-from eft_tuning.bake.progress import Advance, Reporter
 from eft_tuning.bake.rows import TaughtRows, collate
 from eft_tuning.bake.settings import BakeSettings
 from eft_tuning.bake.student import Student, without_notes
@@ -34,6 +33,7 @@ from eft_tuning.batches import GroupedByLength
 from eft_tuning.errors import TuningOutOfMemoryError
 from eft_tuning.losses import answer_positions, check_finite, logits_at
 from eft_tuning.progress import Interrupts
+from eft_tuning.stages import Advance, Reporter
 
 WARMUP = 0.1
 """Share of the steps in which the learning rate rises."""

@@ -19,10 +19,10 @@ from eft_engine.evaluation.scorers import ExactMatch, PatternMatch
 from eft_engine.zoo.atlas import ASSISTANT_FORM, QUESTION_FILES
 from eft_engine.zoo.presets import find_preset
 from eft_tuning.bake import run as run_module
-from eft_tuning.bake.progress import Reporter
 from eft_tuning.bake.prompts import Ask
 from eft_tuning.bake.run import bake
 from eft_tuning.bake.settings import BakeSettings
+from eft_tuning.stages import Reporter
 from tests.toy import VOCAB_SIZE, make_model, make_tokenizer, shape_of
 
 TRAIN = [Ask(Question(question=text)) for text in ("one", "two", "three", "four", "five", "six")]

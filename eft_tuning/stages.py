@@ -1,18 +1,22 @@
-"""How far a bake is: a display on a terminal, a line now and then elsewhere."""
+"""How far each stage of a run is: a display on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-SECONDS_BETWEEN_LINES = 15.0
+SECONDS_BETWEEN_LINES = 10.0
+"""Without a terminal, at most one line of a stage in so many seconds, but for its last."""
 
 Advance = Callable[[int, str], None]
 """Told how much of a stage is done, and what to say of it."""
+
+OnProgress = Callable[[int, int], None]
+"""Called with what is done of a stage, and all of it."""
 
 
 class Reporter:
@@ -25,7 +29,7 @@ class Reporter:
     def say(self, text: str) -> None:
         """One line."""
         if not self._quiet:
-            self._console.print(text, markup=False)
+            self._console.print(text, markup=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, title: str, total: int) -> Generator[Advance]:
@@ -43,6 +47,21 @@ class Reporter:
         with Progress(*columns, console=self._console) as progress:
             task = progress.add_task(title, total=total, told="")
             yield lambda done, told: progress.update(task, completed=done, told=told)
+
+    @contextmanager
+    def counting(self, title: str) -> Generator[OnProgress]:
+        """A stage whose size is known once something of it is done; what is yielded is told of both."""
+        with ExitStack() as open_stage:
+            advance: dict[int, Advance] = {}
+
+            def tell(done: int, total: int) -> None:
+                if total not in advance:
+                    open_stage.close()
+                    advance.clear()
+                    advance[total] = open_stage.enter_context(self.stage(title, total))
+                advance[total](done, "")
+
+            yield tell
 
 
 class _Lines:
