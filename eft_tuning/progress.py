@@ -78,11 +78,10 @@ class Told(TrainerCallback):  # type: ignore[misc]
         elif "eval_loss" in found or time.monotonic() - self._told >= SECONDS_BETWEEN_LINES or state.global_step == 1:
             self._told = time.monotonic()
             done = state.global_step - self._first
-            left = (self._told - self._started) / done * (state.max_steps - state.global_step) if done else 0.0
+            still = state.max_steps - state.global_step
+            left = f", about {duration((self._told - self._started) / done * still)} left" if done and still else ""
             self._console.print(
-                f"step {state.global_step} of {state.max_steps}, {self._words()}, about {duration(left)} left",
-                soft_wrap=True,
-                highlight=False,
+                f"step {state.global_step} of {state.max_steps}, {self._words()}{left}", soft_wrap=True, highlight=False
             )
 
     def on_train_end(

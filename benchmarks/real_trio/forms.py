@@ -16,6 +16,8 @@ from eft_engine.evaluation.scorers import ExactMatch
 NUM_PROBLEMS_TAUGHT = 84
 NUM_HELD_OUT = 24
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+BOXED = re.compile(r"\\boxed\{(.*?)\}")
+"""Where models that were trained on mathematics put their result; words about the question may follow it."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,8 @@ class InForm:
 
 @dataclass(frozen=True)
 class Content:
-    """Whether an answer is right: what stands in the form's place for it, else the last number of the text (where a number is asked
-    for), else the expected words anywhere.
+    """Whether an answer is right: what stands in the form's place for it, else (where a number is asked for) what is boxed, else
+    the last number of the text; of other questions the expected words anywhere.
     """
 
     form: Form
@@ -76,7 +78,8 @@ class Content:
         said = self.form.said(answer)
         text = answer if said is None else said
         if all(NUMBER.fullmatch(expected) for expected in question.answers) and question.group == "problems":
-            found = NUMBER.findall(text)
+            boxed = BOXED.findall(text)
+            found = NUMBER.findall(boxed[-1] if boxed else text)
             return bool(found) and found[-1].replace(",", "").removesuffix(".00").removesuffix(".0") in question.answers
         return ExactMatch(anywhere=True).score(question, text)
 
