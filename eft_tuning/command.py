@@ -68,6 +68,13 @@ def tune(
             rich_help_panel=DATA,
         ),
     ] = None,
+    content_at: Annotated[
+        float | None,
+        typer.Option(
+            help=f"With hold: the weight up to which content has to stay what it was; {DEFAULTS['content_at']:g} by default.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     told_weight: Annotated[
         float | None,
         typer.Option(
@@ -164,6 +171,7 @@ def tune(
                 "keep_content": keep_content,
                 "form_weight": form_weight,
                 "content_weight": content_weight,
+                "content_at": content_at,
                 "told_weight": told_weight,
                 "content_pattern": content_pattern,
                 "beta": beta,

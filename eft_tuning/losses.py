@@ -59,15 +59,28 @@ def negative_log_likelihood(logits: torch.Tensor, targets: torch.Tensor) -> torc
     return functional.cross_entropy(logits, targets, reduction="none")
 
 
-def divergence(reference: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:
-    """KL(reference || tuned) in nats, [num_tokens], of logits [num_tokens, vocab] each.
+def divergence(reference: torch.Tensor, tuned: torch.Tensor, *, at: float = 1.0) -> torch.Tensor:
+    """KL(reference || composition of the reference with its own pair at a weight) / weight, in nats, [num_tokens].
+
+    A large model adds tuned - reference to scores of its own. A token that the tuned model lifts from a probability of 1e-6 to 0.05
+    changes KL(reference || tuned) by next to nothing, and the composition by 11 nats. At a weight above 1 it is seen: there the
+    lift is multiplied, as the dial does.
+
+    Args:
+        reference: logits [num_tokens, vocab].
+        tuned: the same.
+        at: the weight; 1 is KL(reference || tuned).
 
     >>> same = torch.tensor([[1.0, 2.0, 3.0]])
-    >>> divergence(same, same + 5).abs().max().item() < 1e-6
+    >>> divergence(same, same + 5, at=4.0).abs().max().item() < 1e-6
     True
+    >>> sure, lifted = torch.tensor([[0.9999, 0.0001]]).log(), torch.tensor([[0.95, 0.05]]).log()
+    >>> [round(divergence(sure, lifted, at=weight).item(), 2) for weight in (1.0, 2.0)]
+    [0.05, 1.68]
     """
     before, after = functional.log_softmax(reference, dim=-1), functional.log_softmax(tuned, dim=-1)
-    return functional.kl_div(after, before, log_target=True, reduction="none").sum(dim=-1)
+    composed = functional.log_softmax(before + at * (after - before), dim=-1)
+    return functional.kl_div(composed, before, log_target=True, reduction="none").sum(dim=-1) / at
 
 
 def check_finite(loss: torch.Tensor, *, step: int, advice: str) -> None:

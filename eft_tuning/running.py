@@ -44,6 +44,7 @@ ONLY_FOR = {
     "content_pattern": "hold",
     "form_weight": "hold",
     "content_weight": "hold",
+    "content_at": "hold",
     "told_weight": "hold",
 }
 """Options that mean something in one way of training alone."""

@@ -20,9 +20,12 @@ from eft_tuning.losses import answer_positions, check_finite, divergence, logits
 class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
     """TRL's SFTTrainer on rows that are tokens already, whose answer tokens are learned in one of three ways (`content.Kind`).
 
-    Form: cross-entropy. Content: the divergence from the model with its adapter off, so that the delta stays near 0 there. Told:
-    the divergence from what a model expects that was told the form. All in nats a token; each kind is reported by itself.
+    Form: cross-entropy. Content: the divergence from the model with its adapter off, at a weight (`losses.divergence`), so that the
+    delta stays near 0 there. Told: the divergence from what a model expects that was told the form. All in nats a token; each
+    kind is reported by itself.
     """
+
+    content_at: float = 1.0
 
     weights: Mapping[Kind, float] = MappingProxyType({Kind.FORM: 1.0, Kind.CONTENT: 1.0, Kind.TOLD: 1.0})
 
@@ -42,7 +45,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         if is_kind[Kind.CONTENT].any():
             with torch.no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
                 reference = logits_at(model, inputs, columns, chosen)[is_kind[Kind.CONTENT]]
-            sums[Kind.CONTENT] = divergence(reference, logits[is_kind[Kind.CONTENT]]).sum()
+            sums[Kind.CONTENT] = divergence(reference, logits[is_kind[Kind.CONTENT]], at=self.content_at).sum()
         if is_kind[Kind.TOLD].any():
             told = inputs["teacher_logprobs"] > -math.inf
             teacher = teacher_buckets(inputs["teacher_logprobs"], told)

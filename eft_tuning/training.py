@@ -100,6 +100,7 @@ def train(
             Kind.CONTENT: settings.content_weight,
             Kind.TOLD: settings.told_weight,
         }
+        trainer.content_at = settings.content_at
     return _run(trainer, out, resume, console)
 
 

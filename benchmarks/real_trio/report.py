@@ -14,7 +14,7 @@ from eft_engine.evaluation.questions import Question
 
 HEADINGS = (
     "setting", "asked", "content", "facts", "problems", "form", "gained / lost", "cut", "tokens an answer",
-    "CPU s a token, base = 1", "drafts accepted",
+    "CPU s a token; an answer (base = 1)", "drafts accepted",
 )  # fmt: skip
 
 
@@ -118,13 +118,20 @@ def table(found: Sequence[Row]) -> list[list[str]]:
             small = by_label.get(f"{Setting(row.label).parts[0]}.alone")
             closed = gap_closed(row, base, small) if small is not None and small is not row else None
             against = f"{gained} / {lost}" + ("" if closed is None else f", {closed:.0%} of the gap")
-        relative = "-" if base is None else f"{row.cpu_s_per_token / base.cpu_s_per_token:.2f}"
+        relative = "-" if base is None else _relative(row, base)
         accepted = "-" if row.acceptance is None else f"{row.acceptance:.0%}"
         cells.append([
             row.label, str(len(row.answers)), str(row.content()), str(row.content("facts")), str(row.content("problems")),
             str(row.form), against, f"{row.cut.value:.0%}", f"{row.tokens / len(row.answers):.0f}", relative, accepted,
         ])  # fmt: skip
     return cells
+
+
+def _relative(own: Row, base: Row) -> str:
+    """Processor time of a token and of an answer, in terms of the base's; answers to the questions that both were asked."""
+    asked = own.by_question.keys() & base.by_question.keys()
+    own_s, base_s = (sum(each.cpu_s for each in row.answers if each.question in asked) for row in (own, base))
+    return f"{own.cpu_s_per_token / base.cpu_s_per_token:.2f}; {own_s / base_s:.2f}" if asked else "-"
 
 
 def markdown(found: Sequence[Row]) -> str:
