@@ -15,7 +15,7 @@ from eft_engine.errors import InvalidOptionError
 from eft_tuning.batches import GroupedByLength, Row, collate
 from eft_tuning.chats import load_chats
 from eft_tuning.content import Kind, TopLogprobs
-from eft_tuning.losses import answer_positions, logits_at
+from eft_tuning.losses import answer_positions, divergence, logits_at
 from eft_tuning.models import load_reference, plan_reference
 from eft_tuning.preparing import answer_rows
 
@@ -65,6 +65,25 @@ def test_weight_on_content_holds_the_model_there(tune: Tune, tmp_path: Path) -> 
     assert last["held"]["eval_form_loss"] < 3.0
 
 
+def test_content_is_held_at_a_weight(tune: Tune, tmp_path: Path) -> None:
+    """What is minimised is the composition of the reference with its own pair, not the tuned model alone."""
+    generator = torch.Generator().manual_seed(0)
+    reference, tuned = torch.randn(2, 5, 7, generator=generator).unbind()
+    for weight in (1.0, 2.5):
+        before, after = reference.softmax(dim=-1), tuned.softmax(dim=-1)
+        composed = before * (after / before) ** weight
+        composed /= composed.sum(dim=-1, keepdim=True)
+        expected = (before * (before / composed).log()).sum(dim=-1) / weight
+        assert torch.allclose(divergence(reference, tuned, at=weight), expected, atol=1e-5)
+    losses = {}
+    for weight in (1.0, 4.0):
+        name = f"at-{weight}"
+        assert tune(name, keep_content="hold", content_pattern="ok", content_at=weight, epochs=1.0) == 0
+        losses[weight] = [entry["content_loss"] for entry in entries(tmp_path / name) if "content_loss" in entry]
+    assert losses[1.0][0] == losses[4.0][0] == pytest.approx(0.0, abs=1e-6)  # the adapter begins at nothing
+    assert losses[1.0][-1] != losses[4.0][-1]
+
+
 def test_held_rows_are_found_by_the_model_itself(tune: Tune, tmp_path: Path) -> None:
     assert tune(keep_content="hold", epochs=1.0) == 0
     kinds = {name for entry in entries(tmp_path / "out") for name in entry if name.endswith("_loss")}
@@ -73,13 +92,14 @@ def test_held_rows_are_found_by_the_model_itself(tune: Tune, tmp_path: Path) -> 
 
 def test_told_tokens_are_learned_from_what_is_told(reference: str) -> None:
     """A teacher that gives one token everything is cross-entropy with that token."""
-    from eft_tuning.bake.divergence import divergence, student_buckets, teacher_buckets
+    from eft_tuning.bake.divergence import divergence as bucket_divergence
+    from eft_tuning.bake.divergence import student_buckets, teacher_buckets
 
     row = Row([5, 6, 7], [False, False, True], [Kind.READ, Kind.READ, Kind.TOLD], {2: TopLogprobs((9,), (0.0,))})
     inputs = collate([row.columns()])
     logits = torch.randn(1, 20)
     told = inputs["teacher_logprobs"] > -math.inf
-    loss = divergence(
+    loss = bucket_divergence(
         teacher_buckets(inputs["teacher_logprobs"], told), student_buckets(logits, inputs["teacher_ids"], told)
     )
     assert loss.item() == pytest.approx(-logits.log_softmax(dim=-1)[0, 9].item(), rel=1e-5)
@@ -108,6 +128,7 @@ def test_preferences_cannot_hold_content(tune: Tune, preferences: Path) -> None:
         ({"teacher": "a"}, "--teacher is for --keep-content rewrite"),
         ({"keep_content": "rewrite", "content_pattern": "a"}, "--content-pattern is for --keep-content hold"),
         ({"told_weight": 0.0}, "--told-weight is for --keep-content hold"),
+        ({"content_at": 2.0}, "--content-at is for --keep-content hold"),
     ],
 )
 def test_option_that_would_do_nothing_is_refused(tune: Tune, given: dict[str, Any], named: str) -> None:
