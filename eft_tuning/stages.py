@@ -29,7 +29,7 @@ class Reporter:
     def say(self, text: str) -> None:
         """One line."""
         if not self._quiet:
-            self._console.print(text, markup=False, soft_wrap=True)
+            self._console.print(text, markup=False, soft_wrap=True, highlight=False)
 
     @contextmanager
     def stage(self, title: str, total: int) -> Generator[Advance]:
@@ -52,14 +52,15 @@ class Reporter:
     def counting(self, title: str) -> Generator[OnProgress]:
         """A stage whose size is known once something of it is done; what is yielded is told of both."""
         with ExitStack() as open_stage:
-            advance: dict[int, Advance] = {}
+            size: int | None = None
+            advance: Advance
 
             def tell(done: int, total: int) -> None:
-                if total not in advance:
+                nonlocal size, advance
+                if total != size:
                     open_stage.close()
-                    advance.clear()
-                    advance[total] = open_stage.enter_context(self.stage(title, total))
-                advance[total](done, "")
+                    size, advance = total, open_stage.enter_context(self.stage(title, total))
+                advance(done, "")
 
             yield tell
 

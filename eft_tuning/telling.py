@@ -9,12 +9,13 @@ from rich.console import Console
 
 import eft_engine
 from eft_tuning.preparing import Data
+from eft_tuning.stages import Reporter
 from eft_tuning.training import Outcome
 
 
 def teller(console: Console) -> Callable[[str], None]:
     """A function that prints one line, as it is."""
-    return lambda line: console.print(line, soft_wrap=True, highlight=False, markup=False)
+    return Reporter(console).say
 
 
 def data_in_words(data: Data) -> str:
