@@ -45,12 +45,18 @@ class TuningSettings(Options):
         default="auto", description="of the weights; auto: bfloat16 where the device computes in it"
     )
     keep_content: KeepContent = Field(default=DEFAULT_KEEP_CONTENT, description="how facts stay out of the delta")
-    form_weight: FiniteFloat = Field(default=1.0, ge=0, description="factor on the cross-entropy at tokens of the form")
-    content_weight: FiniteFloat = Field(default=1.0, ge=0, description="factor on the divergence at tokens of content")
-    content_at: FiniteFloat = Field(
-        default=4.0, ge=1, description="weight of the pair at which content has to stay what the reference says"
+    form_weight: FiniteFloat = Field(
+        default=3.0, ge=0, description="with hold: factor on the cross-entropy at tokens of the form"
     )
-    told_weight: FiniteFloat = Field(default=1.0, ge=0, description="factor on the divergence at tokens that are told")
+    content_weight: FiniteFloat = Field(
+        default=1.0, ge=0, description="with hold: factor on the divergence at tokens of content"
+    )
+    content_at: FiniteFloat = Field(
+        default=4.0, ge=1, description="with hold: weight of the pair at which content stays what the reference says"
+    )
+    told_weight: FiniteFloat = Field(
+        default=1.0, ge=0, description="with hold: factor on the divergence at tokens that are told"
+    )
     content_pattern: str | None = Field(
         default=None, description="with hold: a regular expression of what is content in an answer; None: found out"
     )

@@ -95,12 +95,13 @@ def train(
     else:
         given = SFTConfig(**arguments, max_length=None, dataset_kwargs={"skip_prepare_dataset": True})
         trainer = AnswerTrainer(args=given, data_collator=collate, **common)
-        trainer.weights = {
-            Kind.FORM: settings.form_weight,
-            Kind.CONTENT: settings.content_weight,
-            Kind.TOLD: settings.told_weight,
-        }
-        trainer.content_at = settings.content_at
+        if settings.keep_content == "hold":
+            trainer.weights = {
+                Kind.FORM: settings.form_weight,
+                Kind.CONTENT: settings.content_weight,
+                Kind.TOLD: settings.told_weight,
+            }
+            trainer.content_at = settings.content_at
     return _run(trainer, out, resume, console)
 
 

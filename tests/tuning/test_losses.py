@@ -84,6 +84,19 @@ def test_content_is_held_at_a_weight(tune: Tune, tmp_path: Path) -> None:
     assert losses[1.0][-1] != losses[4.0][-1]
 
 
+def test_form_counts_by_its_weight_where_content_is_held(tune: Tune, tmp_path: Path) -> None:
+    """The adapter begins at nothing, so the first loss is that of the form alone."""
+    first = {}
+    for weight in (1.0, 3.0, None):
+        given = {} if weight is None else {"form_weight": weight}
+        assert (
+            tune(f"form-{weight}", keep_content="hold", content_pattern="ok", batch_size=20, epochs=1.0, **given) == 0
+        )
+        first[weight] = entries(tmp_path / f"form-{weight}")[0]["loss"]
+    assert first[3.0] == pytest.approx(3 * first[1.0], rel=1e-4)
+    assert first[None] == first[3.0]
+
+
 def test_held_rows_are_found_by_the_model_itself(tune: Tune, tmp_path: Path) -> None:
     assert tune(keep_content="hold", epochs=1.0) == 0
     kinds = {name for entry in entries(tmp_path / "out") for name in entry if name.endswith("_loss")}
