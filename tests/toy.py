@@ -249,6 +249,19 @@ def save_adapter(model: PreTrainedModel, folder: Path, *, seed: int) -> Path:
     return folder
 
 
+def save_trio(folder: Path) -> dict[str, str]:
+    """Save a toy Llama trio whose base is the wider one; the folders of base, tuned and reference."""
+    models = {
+        "base": make_model("llama", hidden_size=64, seed=1),
+        "tuned": make_model("llama", seed=2),
+        "reference": make_model("llama", seed=3),
+    }
+    for name, model in models.items():
+        model.save_pretrained(folder / name)
+        make_tokenizer().save_pretrained(folder / name)
+    return {name: str(folder / name) for name in models}
+
+
 def wait_until_idle(engine: Engine) -> None:
     """The engine's thread lets go of a request after its caller has the answer."""
     deadline = time.monotonic() + 60

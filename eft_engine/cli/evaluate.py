@@ -100,10 +100,8 @@ def evaluate(
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer; longer ones are cut, and counted.")] = 64,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy and repeatable.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Seed of every answer.")] = None,
-    amplification: Annotated[float, typer.Option(help="Factor on the direction base - reference.")] = 1.0,
-    conservative_top_p: Annotated[
-        float | None, typer.Option(help="Keep the tuned model outside of its nucleus.")
-    ] = None,
+    amplification: options.Amplification = 1.0,
+    conservative_top_p: options.ConservativeTopP = None,
     prompt_pair: options.PromptPairs = None,
     positive: options.Positive = None,
     negative: options.Negative = None,

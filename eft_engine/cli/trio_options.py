@@ -105,6 +105,10 @@ Negative = Annotated[
         help=f"A system message to get away from: the prompt pair {SYSTEM_PAIR!r} (with --raw: a whole prompt).",
     ),
 ]
+Amplification = Annotated[float, typer.Option("--amplification", help="Factor on the direction base - reference.")]
+ConservativeTopP = Annotated[
+    float | None, typer.Option("--conservative-top-p", help="Keep the tuned model outside of its nucleus.")
+]
 MinPlausibility = Annotated[
     float,
     typer.Option("--min-plausibility", help="Keep what the base gives at least this share of its best token; 0: all."),

@@ -26,10 +26,8 @@ def bake(
     choice: options.TrioChoice,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the adapter.")],
     weight: options.Weight = None,
-    amplification: Annotated[float, typer.Option(help="Factor on the direction base - reference.")] = 1.0,
-    conservative_top_p: Annotated[
-        float | None, typer.Option(help="Keep the tuned model outside of its nucleus.")
-    ] = None,
+    amplification: options.Amplification = 1.0,
+    conservative_top_p: options.ConservativeTopP = None,
     prompt_pair: options.PromptPairs = None,
     positive: options.Positive = None,
     negative: options.Negative = None,

@@ -16,7 +16,7 @@ from eft_engine.cli import main
 from eft_engine.cli.chat import ChatSession
 from eft_engine.config import SamplingParams
 from eft_engine.errors import InvalidOptionError, InvalidWeightError, UnknownPairError
-from tests.toy import END_ID, VOCAB_SIZE, ToyTrio, make_model, make_tokenizer, naive_greedy
+from tests.toy import END_ID, VOCAB_SIZE, ToyTrio, make_model, make_tokenizer, naive_greedy, save_trio
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The toy Llama trio on disk."""
-    root = tmp_path_factory.mktemp("trio")
-    models = {
-        "base": make_model("llama", hidden_size=64, seed=1),
-        "tuned": make_model("llama", seed=2),
-        "reference": make_model("llama", seed=3),
-    }
-    for name, model in models.items():
-        model.save_pretrained(root / name)
-        make_tokenizer().save_pretrained(root / name)
-    return {name: str(root / name) for name in models}
+    return save_trio(tmp_path_factory.mktemp("trio"))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from eft_engine.evaluation.teacher import read_rows
 from eft_tuning.bake.divergence import divergence, student_buckets, teacher_buckets
 from eft_tuning.bake.rows import TaughtRows, collate
 from eft_tuning.teacher import LiveTeacher, StoredTeacher, distillation_trainer
-from tests.toy import make_model, make_tokenizer
+from tests.toy import make_model, make_tokenizer, save_trio
 
 TOP_K = 8
 
@@ -28,16 +28,7 @@ TOP_K = 8
 @pytest.fixture(scope="module")
 def trio(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A toy trio on disk."""
-    root = tmp_path_factory.mktemp("trio")
-    models = {
-        "base": make_model("llama", hidden_size=64, seed=1),
-        "tuned": make_model("llama", seed=2),
-        "reference": make_model("llama", seed=3),
-    }
-    for name, model in models.items():
-        model.save_pretrained(root / name)
-        make_tokenizer().save_pretrained(root / name)
-    return {name: str(root / name) for name in models}
+    return save_trio(tmp_path_factory.mktemp("trio"))
 
 
 @pytest.fixture

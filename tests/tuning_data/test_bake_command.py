@@ -19,7 +19,7 @@ from eft_engine.evaluation.teacher import read_rows
 from eft_engine.evaluation.texts import read_texts
 from eft_tuning.bake.command import bake
 from eft_tuning.bake.prompts import load_asks, split_asks, without
-from tests.toy import END_ID, make_model, make_tokenizer
+from tests.toy import END_ID, make_tokenizer, save_trio
 
 USER = [{"role": "user", "content": "Hello"}]
 
@@ -33,16 +33,8 @@ def written(path: Path, *lines: dict[str, Any]) -> Path:
 @pytest.fixture(scope="module")
 def trio(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The options that name a toy trio on disk."""
-    root = tmp_path_factory.mktemp("trio")
-    models = {
-        "base": make_model("llama", hidden_size=64, seed=1),
-        "tuned": make_model("llama", seed=2),
-        "reference": make_model("llama", seed=3),
-    }
-    for name, model in models.items():
-        model.save_pretrained(root / name)
-        make_tokenizer().save_pretrained(root / name)
-    return [part for name in models for part in (f"--{name}", str(root / name))]
+    folders = save_trio(tmp_path_factory.mktemp("trio"))
+    return [part for name, folder in folders.items() for part in (f"--{name}", folder)]
 
 
 # ---- prompts -----------------------------------------------------------------------------------------------------------
