@@ -121,10 +121,14 @@ def table(found: Sequence[Row]) -> list[list[str]]:
         relative = "-" if base is None else _relative(row, base)
         accepted = "-" if row.acceptance is None else f"{row.acceptance:.0%}"
         cells.append([
-            row.label, str(len(row.answers)), str(row.content()), str(row.content("facts")), str(row.content("problems")),
+            row.label, str(len(row.answers)), str(row.content()), _of_group(row, "facts"), _of_group(row, "problems"),
             str(row.form), against, f"{row.cut.value:.0%}", f"{row.tokens / len(row.answers):.0f}", relative, accepted,
         ])  # fmt: skip
     return cells
+
+
+def _of_group(row: Row, group: str) -> str:
+    return str(row.content(group)) if group in row.groups else "-"
 
 
 def _relative(own: Row, base: Row) -> str:
