@@ -209,7 +209,7 @@ test-oldest: $(OLDEST)/.installed  ## the adapters' tests with the oldest LangCh
 
 lint: venv  ## ruff (format and rules) and strict typing
 	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/mypy
 
 clean:  ## remove the environment and everything built

@@ -25,10 +25,10 @@ from eft_engine.evaluation.questions import load_questions
 from eft_engine.evaluation.scorers import ExactMatch, PatternMatch
 from eft_engine.zoo.atlas import ASSISTANT_FORM, QUESTION_FILES
 from eft_engine.zoo.presets import find_preset
-from eft_tuning.bake.progress import Reporter
 from eft_tuning.bake.prompts import Ask
 from eft_tuning.bake.run import bake
 from eft_tuning.bake.settings import BakeSettings
+from eft_tuning.stages import Reporter
 
 QUESTION = [{"role": "user", "content": "What is the capital of Peru?"}]
 preset = find_preset("atlas")
