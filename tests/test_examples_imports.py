@@ -5,12 +5,12 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
-import re
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.documents import python_blocks
 
 ROOT = Path(__file__).parents[1]
 OURS = ("eft_engine", "eft_integrations", "eft_tuning", "benchmarks", "cookbook", "recipes")
@@ -22,10 +22,7 @@ SOURCES = sorted(
 
 
 def blocks(path: Path) -> list[str]:
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".py":
-        return [text]
-    return [textwrap.dedent(block) for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)]
+    return [path.read_text(encoding="utf-8")] if path.suffix == ".py" else python_blocks(path)
 
 
 def missing(source: str) -> Iterator[str]:

@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 
 from eft_engine import Engine, EngineConfig, SamplingParams, TunedPair
+from tests.documents import python_blocks
 from tests.toy import make_trio
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+PAGE = Path(__file__).parents[1] / "README.md"
+README = PAGE.read_text(encoding="utf-8")
+BLOCKS = python_blocks(PAGE)
 PYTHON = [block for block in BLOCKS if "eft_integrations" not in block]
 """Blocks of adapters are pieces of the cookbook: tests/test_cookbook.py compares them."""
 FIRST_OUTPUT = re.findall(r"```text\n(.*?)```", README, flags=re.DOTALL)[0]

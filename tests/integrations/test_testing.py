@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -25,12 +24,12 @@ from eft_integrations.backends.remote import RemoteBackend
 from eft_integrations.langchain import EFTChatModel
 from eft_integrations.llama_index import EFTLLM
 from eft_integrations.testing import ScriptedBackend, allow_engines, forbid_engines, scripted, tool_call
+from tests.documents import python_blocks
 from tests.toy import make_trio
 
 pytest_plugins = ["pytester"]
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+BLOCKS = python_blocks(ROOT / "docs" / "testing.md")
 NAMES: dict[str, Any] = {"base": "org/large", "tuned": "org/tuned", "reference": "org/small"}
 
 

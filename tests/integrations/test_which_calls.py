@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,6 +55,7 @@ from eft_integrations.langchain import EFTChatModel
 from eft_integrations.langchain.middleware import WeightMiddleware
 from eft_integrations.llama_index import EFTLLM
 from eft_integrations.testing import forbid_engines, scripted, tool_call
+from tests.documents import python_blocks
 
 AT_0, AT_1 = {"scripted": 0.0}, {"scripted": 1.0}
 NODES: list[Any] = [TextNode(text="Paris is sunny."), TextNode(text="Oslo is grey.")]
@@ -334,8 +334,7 @@ def test_a_bound_weight_holds_against_blocks_and_configs_and_a_copys_does_not() 
     assert weights_seen(backend) == [0.0, 1.0]
 
 
-PAGE = (Path(__file__).parents[2] / "docs" / "which_calls.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+BLOCKS = python_blocks(Path(__file__).parents[2] / "docs" / "which_calls.md")
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=["agents", "llama_index", "langchain"])
