@@ -480,6 +480,11 @@ class EngineConfig(Options):
     cuda_graphs: bool = Field(
         default=True, description="on a GPU: record forward passes of few tokens as CUDA graphs and replay them"
     )
+    cpu_kernels: bool = Field(
+        default=True,
+        description="on a CPU: compute families that they know by kernels of our own, compiled for this processor when they are first "
+        "needed; off: by torch",
+    )
     attention: Literal["sdpa", "flash"] = Field(
         default="sdpa",
         description="who computes attention: torch, or the flash-attn package (GPU, half precision)",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from transformers import PreTrainedModel
 
@@ -11,10 +12,19 @@ from eft_engine.models.attention_backends import HeldAttention
 from eft_engine.models.causal_tables import CausalTables
 from eft_engine.models.griffin import GriffinBlocks
 from eft_engine.models.layout import current_scans
-from eft_engine.models.linear import pack_linear, restore_linear
 from eft_engine.models.long_rope import LongRope
 from eft_engine.models.scans import redirect_scans
 from eft_engine.models.temperature import Temperatures
+
+
+class HeldWeights(Protocol):
+    """What becomes of a model's weights while it is held."""
+
+    def take(self) -> None:
+        """From now on they are as the engine wants them."""
+
+    def give_back(self) -> None:
+        """They are as they came."""
 
 
 class HeldModel:
@@ -24,16 +34,16 @@ class HeldModel:
         model: changed in place; where that fails it is given back as it came.
         name: of the network, for errors.
         attention: which of `ATTENTION_BACKENDS` computes its attention.
-        keep_weights: see `linear.pack_linear`.
+        weights: what becomes of its weights.
 
     Raises:
         UnsupportedModelError: the attention backend cannot run it.
     """
 
-    def __init__(self, model: PreTrainedModel, *, name: str, attention: str, keep_weights: bool) -> None:
+    def __init__(self, model: PreTrainedModel, *, name: str, attention: str, weights: HeldWeights) -> None:
         self._model = model
         self._was_training = model.training
-        self._keep_weights = keep_weights
+        self._weights = weights
         self.long_rope = LongRope(model)
         self._parts = (
             HeldAttention(attention, model, name=name),
@@ -45,7 +55,7 @@ class HeldModel:
         redirect_scans(model, current_scans)
         model.eval()
         self._take()
-        pack_linear(model, keep_weights=keep_weights)
+        weights.take()
 
     def _take(self) -> None:
         for part in self._parts:
@@ -53,7 +63,7 @@ class HeldModel:
 
     def give_back(self) -> None:
         """The model as it came."""
-        restore_linear(self._model)
+        self._weights.give_back()
         self._release_parts()
         self._model.train(self._was_training)
 
@@ -63,7 +73,7 @@ class HeldModel:
 
     @contextmanager
     def own_forward(self) -> Iterator[None]:
-        """Inside the block the model computes as its class says; its linear layers stay packed."""
+        """Inside the block the model computes as its class says; its weights stay as they are held."""
         self._release_parts()
         try:
             yield
@@ -73,8 +83,8 @@ class HeldModel:
     @contextmanager
     def own_layers(self) -> Iterator[None]:
         """Inside the block the model has the linear layers that it came with, and may get others."""
-        restore_linear(self._model)
+        self._weights.give_back()
         try:
             yield
         finally:
-            pack_linear(self._model, keep_weights=self._keep_weights)
+            self._weights.take()

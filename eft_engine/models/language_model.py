@@ -14,10 +14,11 @@ from transformers import PreTrainedModel
 
 from eft_engine.errors import UnsupportedModelError
 from eft_engine.models.adapters import AdapterRows, AdapterSwitch
-from eft_engine.models.held_model import HeldModel
+from eft_engine.models.held_model import HeldModel, HeldWeights
 from eft_engine.models.kv_cache import SlotKVCache
 from eft_engine.models.layers import CACHE_ARGUMENTS, cache_argument
 from eft_engine.models.layout import BatchLayout
+from eft_engine.models.linear import PackedLayers
 from eft_engine.models.network import Block, KVSlot, Network
 from eft_engine.models.recording import RecordedPasses, Recorder
 from eft_engine.models.self_check import WHAT_TO_DO, before_adapter, check_adapter_rows, check_network
@@ -41,6 +42,7 @@ class LanguageModel(Network):
         self_check: compare what it says in the engine's hands with what it says by itself (see `self_check`).
         recorder: record and replay passes of few tokens (see `recording`); None: do not.
         keep_weights: see `linear.pack_linear`; False for a model that nobody else holds.
+        held_weights: what becomes of its weights instead of that.
 
     Raises:
         UnsupportedModelError: the model has no output layer, the attention backend cannot run it, or the engine's way of running
@@ -59,6 +61,7 @@ class LanguageModel(Network):
         self_check: bool = True,
         recorder: Recorder | None = None,
         keep_weights: bool = True,
+        held_weights: HeldWeights | None = None,
     ) -> None:
         reason = why_refused(model)
         if reason is not None:
@@ -77,10 +80,15 @@ class LanguageModel(Network):
         accepted = inspect.signature(model.forward).parameters
         passes_on = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in accepted.values())
         self._takes_positions = passes_on or "position_ids" in accepted
-        self._held = HeldModel(model, name=name, attention=attention, keep_weights=keep_weights)
+        self._held = HeldModel(
+            model,
+            name=name,
+            attention=attention,
+            weights=held_weights or PackedLayers(model, keep_weights=keep_weights),
+        )
         self._long_rope = self._held.long_rope
         self._hook = output_layer.register_forward_pre_hook(self._keep_wanted)
-        self.kv_cache = self.kv_cache_type()
+        self.kv_cache = self._new_cache()
         self.recorded: RecordedPasses | None = None
         if recorder is not None and not self._long_rope:
             self.recorded = RecordedPasses(self.kv_cache, self._run, recorder=recorder, name=name, device=self.device)
@@ -91,6 +99,9 @@ class LanguageModel(Network):
             except BaseException:
                 self.release()
                 raise
+
+    def _new_cache(self) -> SlotKVCache:
+        return self.kv_cache_type()
 
     @property
     def num_parameters(self) -> int:
@@ -119,9 +130,16 @@ class LanguageModel(Network):
             self.recorded.forget()
         with self._held.own_layers():  # PEFT looks at the weights of the layers that it wraps
             adapter = self.adapters.add(folder, member=member)
+        self._adapter_added(adapter)
         if before is not None:
             check_adapter_rows(self, adapter, before=before, member=member, source=str(folder))
         return adapter
+
+    def _adapter_added(self, adapter: str) -> None:
+        """PEFT has put it into the model."""
+
+    def spans_changed(self) -> None:
+        """Windows and the like of the model's configurations and modules have other lengths now."""
 
     @property
     def turns_long_texts(self) -> bool:
@@ -235,7 +253,7 @@ class LanguageModel(Network):
         self._adapter_names.clear()
         self._held.give_back()
         self.recorded = None
-        self.kv_cache = self.kv_cache_type()
+        self.kv_cache = self._new_cache()
 
 
 def _num_embeddings(model: PreTrainedModel) -> int:

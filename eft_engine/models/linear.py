@@ -49,6 +49,21 @@ class PackedLinear(nn.Linear):
         return packed_linear(input, self.packed, self.bias)
 
 
+class PackedLayers:
+    """A model's linear layers, packed while it is held; see `pack_linear`."""
+
+    def __init__(self, model: nn.Module, *, keep_weights: bool) -> None:
+        self._model, self._keep_weights = model, keep_weights
+
+    def take(self) -> None:
+        """Pack them."""
+        pack_linear(self._model, keep_weights=self._keep_weights)
+
+    def give_back(self) -> None:
+        """Undo that."""
+        restore_linear(self._model)
+
+
 def pack_linear(model: nn.Module, *, keep_weights: bool) -> None:
     """Pack the weights of `model`'s linear layers that are on a CPU, where that makes them faster.
 

@@ -26,6 +26,7 @@ from eft_engine.models.llama_cpp.weights import LlamaCppWeights
 from eft_engine.models.load_errors import check_loaded, loading_error
 from eft_engine.models.memory_check import check_memory, gib
 from eft_engine.models.merged import with_adapter_inside
+from eft_engine.models.native.network import native_network
 from eft_engine.models.network import Network
 from eft_engine.models.peft_models import unwrap
 from eft_engine.models.planned_network import PlannedNetwork
@@ -235,6 +236,10 @@ def _load_network(
 
 
 def _network(model: PreTrainedModel, name: str, config: EngineConfig, *, keep_weights: bool) -> LanguageModel:
+    if config.cpu_kernels and config.attention == "sdpa":
+        native = native_network(model, name=name, self_check=config.self_check, keep_weights=keep_weights)
+        if native is not None:
+            return native
     return LanguageModel(
         model,
         name=name,

@@ -89,10 +89,10 @@ def check_network(network: LanguageModel) -> None:
         )
     for row, own in zip(said, (beginning[-1], beside[4], beside[9], whole[-1], beside[-1]), strict=True):
         difference = _difference(row, own)
-        if not difference <= _tolerance(row):
+        if not difference <= _tolerance(own):
             raise UnsupportedModelError(
                 f"{network.name}: the logits of {type(network.model).__name__} change by {difference:.2g} of their size (allowed "
-                f"{_tolerance(row):.2g}) when it is run over the engine's slots, so it cannot be composed exactly; {WHAT_TO_DO}",
+                f"{_tolerance(own):.2g}) when it is run over the engine's slots, so it cannot be composed exactly; {WHAT_TO_DO}",
                 member=network.name,
             )
 
@@ -146,10 +146,12 @@ def _short_spans(network: LanguageModel) -> Iterator[None]:
                     if isinstance(held.get(name), (int, float)) and held[name] > length:
                         changed.append((held, name, held[name]))
                         held[name] = length
+        network.spans_changed()
         yield
     finally:
         for held, name, value in reversed(changed):
             held[name] = value
+        network.spans_changed()
 
 
 def _rope_parameters(holder: Any) -> list[dict[str, Any]]:

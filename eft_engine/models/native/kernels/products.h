@@ -1,0 +1,317 @@
+/* Rows times packed matrices.
+ *
+ * A matrix lies in panels of 16 columns; inside a panel come the inputs in their order. How many rows are multiplied at once, and
+ * by which thread, changes no bit of any row.
+ */
+#ifndef EFT_PRODUCTS_H
+#define EFT_PRODUCTS_H
+
+#include "vectors.h"
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
+enum { F32, BF16, INT8, INT4 };
+
+#define GROUP 32 /* inputs that share a scale, in weights that are codes and in the rows multiplied with them */
+#define MOST_ROWS 6
+#define MOST_PANELS 4
+
+typedef struct {
+    const void *numbers;  /* panel after panel */
+    const float *bias;    /* [panels * 16], or NULL */
+    int64_t inputs;       /* a multiple of GROUP, padded with zeros */
+    int64_t panels;
+    int64_t panel_bytes;
+    int32_t kind;
+    int32_t unused;
+} Matrix;
+
+INLINE int is_coded(const Matrix *matrix) { return matrix->kind == INT8 || matrix->kind == INT4; }
+
+/* ---- numbers ------------------------------------------------------------------------------------------------------ */
+
+INLINE void tile_f32(const int rows, const int panels, const void *const *from, const Matrix *matrix, int64_t first, float *to) {
+    floats sums[MOST_ROWS][MOST_PANELS * PARTS];
+    const float *weights[MOST_PANELS];
+    for (int panel = 0; panel < panels; panel++)
+        weights[panel] = (const float *)((const char *)matrix->numbers + (first + panel) * matrix->panel_bytes);
+#pragma GCC unroll 8
+    for (int row = 0; row < rows; row++)
+#pragma GCC unroll 8
+        for (int part = 0; part < panels * PARTS; part++) sums[row][part] = (floats){};
+    for (int64_t k = 0; k < matrix->inputs; k++) {
+#pragma GCC unroll 8
+        for (int part = 0; part < panels * PARTS; part++) {
+            floats weight = load(weights[part / PARTS] + k * PANEL + part % PARTS * WIDTH);
+#pragma GCC unroll 8
+            for (int row = 0; row < rows; row++) sums[row][part] += ((const float *)from[row])[k] * weight;
+        }
+    }
+#pragma GCC unroll 8
+    for (int row = 0; row < rows; row++)
+#pragma GCC unroll 8
+        for (int part = 0; part < panels * PARTS; part++) store(to + (row * MOST_PANELS * PARTS + part) * WIDTH, sums[row][part]);
+}
+
+/* A word holds two inputs of a column: the even one below, the odd one above. */
+INLINE void tile_bf16(const int rows, const int panels, const void *const *from, const Matrix *matrix, int64_t first, float *to) {
+    floats sums[MOST_ROWS][MOST_PANELS * PARTS];
+    const uint32_t *weights[MOST_PANELS];
+    for (int panel = 0; panel < panels; panel++)
+        weights[panel] = (const uint32_t *)((const char *)matrix->numbers + (first + panel) * matrix->panel_bytes);
+#pragma GCC unroll 8
+    for (int row = 0; row < rows; row++)
+#pragma GCC unroll 8
+        for (int part = 0; part < panels * PARTS; part++) sums[row][part] = (floats){};
+    for (int64_t k = 0; k < matrix->inputs; k += 2) {
+#pragma GCC unroll 8
+        for (int part = 0; part < panels * PARTS; part++) {
+            const uint32_t *at = weights[part / PARTS] + k / 2 * PANEL + part % PARTS * WIDTH;
+            if (rows == 1) __builtin_prefetch((const char *)at + 2048);
+            words both = *(const words_at *)at;
+            floats even = (floats)(both << 16), odd = (floats)(both & 0xffff0000u);
+#pragma GCC unroll 8
+            for (int row = 0; row < rows; row++) sums[row][part] += ((const float *)from[row])[k] * even;
+#pragma GCC unroll 8
+            for (int row = 0; row < rows; row++) sums[row][part] += ((const float *)from[row])[k + 1] * odd;
+        }
+    }
+#pragma GCC unroll 8
+    for (int row = 0; row < rows; row++)
+#pragma GCC unroll 8
+        for (int part = 0; part < panels * PARTS; part++) store(to + (row * MOST_PANELS * PARTS + part) * WIDTH, sums[row][part]);
+}
+
+/* ---- codes --------------------------------------------------------------------------------------------------------
+ *
+ * A weight is scale * code, and with four bits scale * code + offset. A row is rounded to 15 bits, by the largest number of each
+ * group. Sums of a group are whole numbers, and exact.
+ *
+ * In a panel comes for each group: 16 scales (and 16 offsets) in bfloat16, then the codes, two inputs of a column beside each
+ * other: of eight bits [16 pairs][16 columns][2]; of four bits [8][16 columns][2] bytes, the pair of inputs 4i, 4i + 1 in their lower
+ * halves and 4i + 2, 4i + 3 in their upper ones.
+ */
+#define ROUNDED_MOST 16256 /* 127 * 128 */
+#define INT8_GROUP_BYTES (32 + 512)
+#define INT4_GROUP_BYTES (64 + 256)
+
+/* A rounded row: for each group its scale, its sum, and 16 pairs of inputs, each of four bytes: two numbers of 16 bits, or their two
+ * upper parts and their two lower parts of 7 bits. */
+typedef struct {
+    float scale, sum;
+    uint32_t pairs[GROUP / 2];
+} RoundedGroup;
+
+static void round_row(const float *row, int64_t inputs, int kind, RoundedGroup *groups) {
+    for (int64_t group = 0; group < inputs / GROUP; group++, row += GROUP, groups++) {
+        float most = 0.0f;
+        for (int k = 0; k < GROUP; k++) most = fabsf(row[k]) > most ? fabsf(row[k]) : most;
+        float inverse = most > 0.0f ? ROUNDED_MOST / most : 0.0f;
+        int32_t sum = 0;
+        for (int pair = 0; pair < GROUP / 2; pair++) {
+            int32_t one = (int32_t)lrintf(row[2 * pair] * inverse), two = (int32_t)lrintf(row[2 * pair + 1] * inverse);
+            sum += one + two;
+            groups->pairs[pair] =
+                kind == INT8 ? (uint32_t)(one & 0xffff) | (uint32_t)two << 16
+                             : (uint32_t)((one >> 7) & 0xff) | (uint32_t)((two >> 7) & 0xff) << 8 |
+                                   (uint32_t)(one & 127) << 16 | (uint32_t)(two & 127) << 24;
+        }
+        groups->scale = most / ROUNDED_MOST;
+        groups->sum = (float)sum * groups->scale;
+        if (!(most < INFINITY)) groups->scale = groups->sum = NAN;
+    }
+}
+
+#ifdef __AVX2__
+typedef __m256 sums8;
+
+INLINE sums8 load8_bf16(const char *group, int first) {
+    __m128i numbers = _mm_loadu_si128((const __m128i *)(group + 2 * first));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(numbers), 16));
+}
+
+INLINE void group_int8(const int rows, const RoundedGroup *const *from, const char *group, sums8 (*sums)[2]) {
+    const int8_t *codes = (const int8_t *)(group + 32);
+    __m256i whole[MOST_ROWS][2];
+#pragma GCC unroll 8
+    for (int row = 0; row < rows; row++) whole[row][0] = whole[row][1] = _mm256_setzero_si256();
+#pragma GCC unroll 4
+    for (int pair = 0; pair < GROUP / 2; pair++) {
+        __m256i low = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(codes + pair * 32)));
+        __m256i high = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(codes + pair * 32 + 16)));
+#pragma GCC unroll 8
+        for (int row = 0; row < rows; row++) {
+            __m256i both = _mm256_set1_epi32((int)from[row]->pairs[pair]);
+            whole[row][0] = _mm256_add_epi32(whole[row][0], _mm256_madd_epi16(low, both));
+            whole[row][1] = _mm256_add_epi32(whole[row][1], _mm256_madd_epi16(high, both));
+        }
+    }
+#pragma GCC unroll 8
+    for (int row = 0; row < rows; row++)
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; half++) {
+            __m256 scale = _mm256_mul_ps(load8_bf16(group, half * 8), _mm256_set1_ps(from[row]->scale));
+            sums[row][half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole[row][half]), scale, sums[row][half]);
+        }
+}
+
+/* Columns come out as 0-3, 8-11 and 4-7, 12-15; scales and offsets lie in that order too. */
+INLINE void group_int4(const int rows, const RoundedGroup *const *from, const char *group, sums8 (*sums)[2]) {
+    const __m256i four_bits = _mm256_set1_epi8(15), parts = _mm256_set1_epi32(1 << 16 | 128);
+    const char *codes = group + 64;
+    __m256i whole[MOST_ROWS][2];
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) {
+        __m256i upper[MOST_ROWS], lower[MOST_ROWS];
+#pragma GCC unroll 4
+        for (int step = 0; step < 4; step++) { /* 8 products of at most 2 * 15 * 127 stay below 2^15 */
+            __m256i both = _mm256_loadu_si256((const __m256i *)(codes + (half * 4 + step) * 32));
+            __m256i one = _mm256_and_si256(both, four_bits);
+            __m256i two = _mm256_and_si256(_mm256_srli_epi16(both, 4), four_bits);
+#pragma GCC unroll 8
+            for (int row = 0; row < rows; row++) {
+                const uint16_t *pairs = (const uint16_t *)(from[row]->pairs + (half * 4 + step) * 2);
+                __m256i up = _mm256_add_epi16(_mm256_maddubs_epi16(one, _mm256_set1_epi16((short)pairs[0])),
+                                              _mm256_maddubs_epi16(two, _mm256_set1_epi16((short)pairs[2])));
+                __m256i down = _mm256_add_epi16(_mm256_maddubs_epi16(one, _mm256_set1_epi16((short)pairs[1])),
+                                                _mm256_maddubs_epi16(two, _mm256_set1_epi16((short)pairs[3])));
+                upper[row] = step ? _mm256_add_epi16(upper[row], up) : up;
+                lower[row] = step ? _mm256_add_epi16(lower[row], down) : down;
+            }
+        }
+#pragma GCC unroll 8
+        for (int row = 0; row < rows; row++) {
+            __m256i low = _mm256_madd_epi16(_mm256_unpacklo_epi16(upper[row], lower[row]), parts);
+            __m256i high = _mm256_madd_epi16(_mm256_unpackhi_epi16(upper[row], lower[row]), parts);
+            whole[row][0] = half ? _mm256_add_epi32(whole[row][0], low) : low;
+            whole[row][1] = half ? _mm256_add_epi32(whole[row][1], high) : high;
+        }
+    }
+#pragma GCC unroll 8
+    for (int row = 0; row < rows; row++)
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; half++) {
+            __m256 scale = _mm256_mul_ps(load8_bf16(group, half * 8), _mm256_set1_ps(from[row]->scale));
+            __m256 sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole[row][half]), scale, sums[row][half]);
+            __m256 offset = load8_bf16(group, 16 + half * 8);
+            sums[row][half] = _mm256_fmadd_ps(offset, _mm256_set1_ps(from[row]->sum), sum);
+        }
+}
+
+INLINE void store_panel(int kind, sums8 first, sums8 second, float *to) {
+    _mm256_storeu_ps(to, kind == INT4 ? _mm256_permute2f128_ps(first, second, 0x20) : first);
+    _mm256_storeu_ps(to + 8, kind == INT4 ? _mm256_permute2f128_ps(first, second, 0x31) : second);
+}
+
+INLINE void tile_codes(const int rows, const int panels, const int kind, const void *const *from, const Matrix *matrix, int64_t first, float *to) {
+    const int64_t group_bytes = kind == INT8 ? INT8_GROUP_BYTES : INT4_GROUP_BYTES;
+    for (int panel = 0; panel < panels; panel++) {
+        const char *group = (const char *)matrix->numbers + (first + panel) * matrix->panel_bytes;
+        sums8 sums[MOST_ROWS][2];
+        const RoundedGroup *rounded[MOST_ROWS];
+#pragma GCC unroll 8
+        for (int row = 0; row < rows; row++) {
+            sums[row][0] = sums[row][1] = _mm256_setzero_ps();
+            rounded[row] = from[row];
+        }
+        for (int64_t k = 0; k < matrix->inputs; k += GROUP, group += group_bytes) {
+            if (rows == 1)
+                for (int line = 0; line < group_bytes; line += 64) __builtin_prefetch(group + 3 * group_bytes + line);
+            if (kind == INT8) group_int8(rows, rounded, group, sums);
+            else group_int4(rows, rounded, group, sums);
+#pragma GCC unroll 8
+            for (int row = 0; row < rows; row++) rounded[row]++;
+        }
+#pragma GCC unroll 8
+        for (int row = 0; row < rows; row++) store_panel(kind, sums[row][0], sums[row][1], to + (row * MOST_PANELS + panel) * PANEL);
+    }
+}
+#else
+INLINE void tile_codes(const int rows, const int panels, const int kind, const void *const *from, const Matrix *matrix, int64_t first, float *to) {
+    static const int order[PANEL] = {0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15};
+    const int64_t group_bytes = kind == INT8 ? INT8_GROUP_BYTES : INT4_GROUP_BYTES;
+    for (int row = 0; row < rows; row++)
+        for (int panel = 0; panel < panels; panel++) {
+            const char *group = (const char *)matrix->numbers + (first + panel) * matrix->panel_bytes;
+            const RoundedGroup *rounded = from[row];
+            float sums[PANEL] = {0};
+            for (int64_t k = 0; k < matrix->inputs; k += GROUP, group += group_bytes, rounded++) {
+                int32_t whole[PANEL] = {0};
+                for (int pair = 0; pair < GROUP / 2; pair++) {
+                    uint32_t both = rounded->pairs[pair];
+                    int32_t one, two;
+                    if (kind == INT8) one = (int16_t)both, two = (int16_t)(both >> 16);
+                    else one = (int8_t)both * 128 + (int8_t)(both >> 16), two = (int8_t)(both >> 8) * 128 + (int8_t)(both >> 24);
+                    for (int column = 0; column < PANEL; column++) {
+                        if (kind == INT8) {
+                            const int8_t *codes = (const int8_t *)(group + 32) + pair * 32 + column * 2;
+                            whole[column] += codes[0] * one + codes[1] * two;
+                        } else {
+                            const uint8_t *codes = (const uint8_t *)(group + 64) + pair / 2 * 32 + column * 2;
+                            int shift = pair % 2 * 4;
+                            whole[column] += (codes[0] >> shift & 15) * one + (codes[1] >> shift & 15) * two;
+                        }
+                    }
+                }
+                const uint16_t *scales = (const uint16_t *)group;
+                for (int place = 0; place < PANEL; place++) {
+                    int column = kind == INT4 ? order[place] : place;
+                    sums[column] = fmaf((float)whole[column], from_bf16(scales[place]) * rounded->scale, sums[column]);
+                    if (kind == INT4) sums[column] = fmaf(from_bf16(scales[16 + place]), rounded->sum, sums[column]);
+                }
+            }
+            memcpy(to + (row * MOST_PANELS + panel) * PANEL, sums, sizeof sums);
+        }
+}
+#endif
+
+/* ---- tiles of every kind ------------------------------------------------------------------------------------------ */
+
+/* Results of `rows` rows in `panels` panels from `first` on: [rows][MOST_PANELS * PANEL]. */
+INLINE void tile_of(const int rows, const int panels, const void *const *from, const Matrix *matrix, int64_t first, float *to) {
+    switch (matrix->kind) {
+    case F32: tile_f32(rows, panels, from, matrix, first, to); break;
+    case BF16: tile_bf16(rows, panels, from, matrix, first, to); break;
+    case INT8: tile_codes(rows, panels, INT8, from, matrix, first, to); break;
+    default: tile_codes(rows, panels, INT4, from, matrix, first, to);
+    }
+}
+
+/* How many panels are best done at once with so many rows: results that fit the registers, enough of them to hide latencies. */
+INLINE int panels_at_once(int rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
+
+static void tile(int rows, int panels, const void *const *from, const Matrix *matrix, int64_t first, float *to) {
+    switch (rows * 8 + panels) {
+    case 8 + 4: tile_of(1, 4, from, matrix, first, to); break;
+    case 8 + 3: tile_of(1, 3, from, matrix, first, to); break;
+    case 8 + 2: tile_of(1, 2, from, matrix, first, to); break;
+    case 8 + 1: tile_of(1, 1, from, matrix, first, to); break;
+    case 16 + 2: tile_of(2, 2, from, matrix, first, to); break;
+    case 16 + 1: tile_of(2, 1, from, matrix, first, to); break;
+    case 24 + 2: tile_of(3, 2, from, matrix, first, to); break;
+    case 24 + 1: tile_of(3, 1, from, matrix, first, to); break;
+    case 32 + 1: tile_of(4, 1, from, matrix, first, to); break;
+    case 40 + 1: tile_of(5, 1, from, matrix, first, to); break;
+    default: tile_of(6, 1, from, matrix, first, to);
+    }
+}
+
+/* ---- one number of a matrix, as it was packed ---------------------------------------------------------------------- */
+
+INLINE float weight_at(const Matrix *matrix, int64_t column, int64_t k) {
+    const char *panel = (const char *)matrix->numbers + column / PANEL * matrix->panel_bytes;
+    int64_t lane = column % PANEL;
+    if (matrix->kind == F32) return ((const float *)panel)[k * PANEL + lane];
+    if (matrix->kind == BF16) return from_bf16(((const uint16_t *)panel)[(k / 2 * PANEL + lane) * 2 + k % 2]);
+    if (matrix->kind == INT8) {
+        const char *group = panel + k / GROUP * INT8_GROUP_BYTES;
+        return from_bf16(((const uint16_t *)group)[lane]) * (float)((const int8_t *)(group + 32))[k % GROUP / 2 * 32 + lane * 2 + k % 2];
+    }
+    const char *group = panel + k / GROUP * INT4_GROUP_BYTES;
+    int64_t place = lane / 4 == 1 ? lane + 4 : lane / 4 == 2 ? lane - 4 : lane; /* see group_int4 */
+    int code = ((const uint8_t *)(group + 64))[k % GROUP / 4 * 32 + lane * 2 + k % 2] >> (k / 2 % 2 * 4) & 15;
+    return fmaf(from_bf16(((const uint16_t *)group)[place]), (float)code, from_bf16(((const uint16_t *)group)[16 + place]));
+}
+
+#endif
