@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from transformers import PreTrainedModel
@@ -22,6 +22,9 @@ class HeldWeights(Protocol):
 
     def take(self) -> None:
         """From now on they are as the engine wants them."""
+
+    def own_layers(self) -> AbstractContextManager[None]:
+        """Inside the block layers may be put around the model's own."""
 
     def give_back(self) -> None:
         """They are as they came."""
@@ -80,11 +83,6 @@ class HeldModel:
         finally:
             self._take()
 
-    @contextmanager
-    def own_layers(self) -> Iterator[None]:
-        """Inside the block the model has the linear layers that it came with, and may get others."""
-        self._weights.give_back()
-        try:
-            yield
-        finally:
-            self._weights.take()
+    def own_layers(self) -> AbstractContextManager[None]:
+        """Inside the block the model has linear layers that others may be put around."""
+        return self._weights.own_layers()

@@ -13,7 +13,8 @@ import inspect
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -58,6 +59,15 @@ class PackedLayers:
     def take(self) -> None:
         """Pack them."""
         pack_linear(self._model, keep_weights=self._keep_weights)
+
+    @contextmanager
+    def own_layers(self) -> Iterator[None]:
+        """Inside the block the model has the layers that it came with, and may get others."""
+        self.give_back()
+        try:
+            yield
+        finally:
+            self.take()
 
     def give_back(self) -> None:
         """Undo that."""

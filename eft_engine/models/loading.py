@@ -236,7 +236,8 @@ def _load_network(
 
 
 def _network(model: PreTrainedModel, name: str, config: EngineConfig, *, keep_weights: bool) -> LanguageModel:
-    if config.cpu_kernels and config.attention == "sdpa":
+    recorder = recorder_for(model) if config.cuda_graphs else None
+    if config.cpu_kernels and recorder is None and config.attention == "sdpa":
         native = native_network(model, name=name, self_check=config.self_check, keep_weights=keep_weights)
         if native is not None:
             return native
@@ -245,7 +246,7 @@ def _network(model: PreTrainedModel, name: str, config: EngineConfig, *, keep_we
         name=name,
         attention=config.attention,
         self_check=config.self_check,
-        recorder=recorder_for(model) if config.cuda_graphs else None,
+        recorder=recorder,
         keep_weights=keep_weights,
     )
 

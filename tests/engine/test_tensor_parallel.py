@@ -89,7 +89,7 @@ def test_two_processes_write_the_text_of_one(architecture: str, folder: Path, sa
     """Greedy, mixed weights, drafts, joins while another request runs, copied beginnings, follow-up turns."""
     with Engine.load(**arguments(folder, architecture, tensor_parallel=False, max_num_seqs=4)) as engine:
         expected = workload(engine, rounds=ROUNDS[architecture])
-        num_heads = engine._trio.networks[0].kv_cache.layers[0].keys.shape[1]
+        num_heads = engine._trio.networks[0].model.config.num_key_value_heads
     assert same_text["rank0"][architecture] == expected
     assert same_text["rank0"][f"{architecture} heads"] == num_heads // 2
 

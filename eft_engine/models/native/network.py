@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from eft_engine.errors import UnsupportedModelError
 from eft_engine.models.language_model import LanguageModel
 from eft_engine.models.native.decoder import NUM_BUFFERS, Adapted, AdapterParts, PackedDecoder, structs
 from eft_engine.models.native.families import NotForKernelsError
@@ -58,7 +59,13 @@ def native_network(
     except NotForKernelsError as reason:
         logger.info("%s is computed by torch, not by kernels: %s", name, reason)
         return None
-    return NativeLanguageModel(model, weights, name=name, self_check=self_check)
+    try:
+        return NativeLanguageModel(model, weights, name=name, self_check=self_check)
+    except UnsupportedModelError as error:
+        if codes is not None:
+            raise
+        logger.warning("%s is computed by torch, since kernels of our own say something else: %s", name, error)
+        return None
 
 
 class NativeLanguageModel(LanguageModel):
@@ -137,7 +144,7 @@ class NativeLanguageModel(LanguageModel):
             block.slot.length += len(block.token_ids)
 
     def release(self) -> None:
-        """As of `LanguageModel`; weights that were let go stay away."""
+        """As of `LanguageModel`."""
         super().release()
         self._adapter_parts.clear()
         self._programs.clear()

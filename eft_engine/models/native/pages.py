@@ -76,6 +76,7 @@ class PagedKVCache:
         self._slots.add(slot)
         return slot
 
+    @torch.inference_mode()  # pages are made inside passes
     def release(self, slot: KVSlot, *, erase: bool = False) -> None:
         """Give the slot back. `erase`: its numbers, which may be NaN, are overwritten."""
         own = _paged(slot)
@@ -111,6 +112,7 @@ class PagedKVCache:
             page.uses += 1
         own.length = length
 
+    @torch.inference_mode()
     def make_room(self, slot: KVSlot, num_tokens: int) -> list[Page]:
         """The slot's pages once they have room for so many more tokens; those that will be written to are its own."""
         own = _paged(slot)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ class KernelWeights:
 
     def __init__(self, model: PreTrainedModel, *, codes: Kind | None, keep_weights: bool) -> None:
         self._unpacks = codes is not None or not keep_weights
+        self._let_go = not keep_weights
         self._hooks: list[Any] = []
         self.decoder = PackedDecoder(model, codes=codes, drop=None if keep_weights else _let_go)
 
@@ -37,11 +40,22 @@ class KernelWeights:
                 self._hooks.append(module.register_forward_pre_hook(unpacking.begin))
                 self._hooks.append(module.register_forward_hook(unpacking.end, always_call=True))
 
+    @contextmanager
+    def own_layers(self) -> Iterator[None]:
+        """Nothing to do: shapes and dtypes are those of the model's own layers, and a plain LoRA looks at no more."""
+        yield
+
     def give_back(self) -> None:
-        """The model computes with its own weights again; those that were let go are NaN."""
+        """The model has its own weights again: those that were let go are unpacked, to the bit where they are no codes."""
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
+        if self._let_go:
+            for module, packed in self.decoder.weights.items():
+                weight: Any = module.weight
+                if weight.data.stride() == (0, 0):  # a tied one comes twice
+                    weight.data = packed.unpack(weight.dtype)
+            self._let_go = False
 
 
 class _Unpacking:

@@ -1,0 +1,113 @@
+"""The base alone on a CPU, from safetensors in the engine and from GGUF files of the same weights in llama.cpp.
+
+    python -m benchmarks.single_request files                        SmolLM2-135M in bfloat16, BF16 and Q4_0, into --folder
+    python -m benchmarks.single_request speed --threads 1            tokens per second at batch 1, 8 and 16
+
+Needs llama-cpp-python (`make test-llama-cpp` makes an environment with it). A time is that of 65 tokens less that of one, so that
+prompts do not count; rounds take turns, and ratios are medians of each round's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import llama_cpp
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoTokenizer
+
+from benchmarks.peers.llama_cpp_parallel import LlamaCppParallel
+from benchmarks.report import finish
+from benchmarks.rounds import clock
+from benchmarks.smollm2 import NO_DRAFTS, QUESTIONS, separate_trio
+from eft_engine import Engine, EngineConfig, SamplingParams
+from eft_engine.zoo.presets import smollm2
+
+NUM_TOKENS = 64
+PEERS = {"bfloat16": "BF16", "int8": "Q8_0", "int4": "Q4_0"}
+"""What of llama.cpp's stands beside which of our weights."""
+
+app = typer.Typer(add_completion=False, help=__doc__)
+Folder = Annotated[Path, typer.Option(help="Where the files are.")]
+
+
+@app.command()
+def files(folder: Folder = Path("build/single_request")) -> None:
+    """Write the same weights as safetensors (bfloat16) and as GGUF files (BF16, Q8_0, Q4_0), with llama.cpp's own quantiser."""
+    folder.mkdir(parents=True, exist_ok=True)
+    trio = separate_trio("bfloat16")
+    trio.base.save_pretrained(folder / "bfloat16")
+    trio.tokenizer.save_pretrained(folder / "bfloat16")
+    source = smollm2()
+    wheel_file = Path(source.source) / str(source.gguf_file)
+    kinds = {"BF16": llama_cpp.LLAMA_FTYPE_MOSTLY_BF16, "Q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0, "Q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0}
+    for name, kind in kinds.items():
+        params = llama_cpp.llama_model_quantize_default_params()
+        params.ftype, params.allow_requantize = kind, True
+        begin = wheel_file if name == "BF16" else folder / "BF16.gguf"
+        if llama_cpp.llama_model_quantize(str(begin).encode(), str(folder / f"{name}.gguf").encode(), params):
+            raise RuntimeError(f"llama.cpp could not write {name}.gguf")
+
+
+@app.command()
+def speed(
+    folder: Folder = Path("build/single_request"),
+    threads: Annotated[int, typer.Option(help="Threads of both.")] = 1,
+    rounds: Annotated[int, typer.Option(help="Repetitions; medians are reported.")] = 5,
+    weights: Annotated[list[str], typer.Option(help="bfloat16, int8 or int4; several times.")] = ["bfloat16", "int4"],  # noqa: B006
+    batches: Annotated[list[int], typer.Option(help="Requests at once; several times.")] = [1, 8, 16],  # noqa: B006
+) -> None:
+    """Tokens per second of the engine and of llama.cpp."""
+    torch.set_num_threads(threads)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "bfloat16")
+    table = Table(title=f"SmolLM2-135M alone, {threads} thread(s)")
+    for heading in ("weights", "batch", "engine, tokens/s", "llama.cpp, tokens/s", "engine / llama.cpp"):
+        table.add_column(heading, justify="right")
+    result: dict[str, Any] = {}
+    for kind in weights:
+        config = EngineConfig(**dict(NO_DRAFTS)) if kind == "bfloat16" else EngineConfig(**{**dict(NO_DRAFTS), "weights": kind})
+        with Engine.load(str(folder / "bfloat16"), config=config) as engine:
+            for batch in batches:
+                texts = [QUESTIONS[index % len(QUESTIONS)] * 6 for index in range(batch)]
+                prompts = [tokenizer(text)["input_ids"] for text in texts]
+                peer = LlamaCppParallel(folder / f"{PEERS[kind]}.gguf", threads=threads, num_texts=batch)
+                ours, theirs = [], []
+                for turn in range(rounds + 1):  # the first warms up
+                    own, other = _engine_speed(engine, texts), _peer_speed(peer, prompts)
+                    if turn:
+                        ours.append(own)
+                        theirs.append(other)
+                ratio = _median([own / other for own, other in zip(ours, theirs, strict=True)])
+                table.add_row(kind, str(batch), f"{_median(ours):.1f}", f"{_median(theirs):.1f}", f"{ratio:.2f}")
+                result[f"{kind} batch {batch}"] = {"engine": _median(ours), "llama_cpp": _median(theirs), "ratio": ratio}
+    Console().print(table)
+    finish("single_request", {"threads": threads, "rounds": rounds, "results": result})
+
+
+def _engine_speed(engine: Engine, prompts: list[str]) -> float:
+    def seconds(max_tokens: int) -> float:
+        started = clock()
+        engine.generate(prompts, sampling=SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True))
+        return clock() - started
+
+    return NUM_TOKENS * len(prompts) / (seconds(NUM_TOKENS + 1) - seconds(1))
+
+
+def _peer_speed(peer: LlamaCppParallel, prompts: list[list[int]]) -> float:
+    def seconds(num_tokens: int) -> float:
+        started = clock()
+        peer.generate(prompts, num_tokens)
+        return clock() - started
+
+    return NUM_TOKENS * len(prompts) / (seconds(NUM_TOKENS + 1) - seconds(1))
+
+
+def _median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+if __name__ == "__main__":
+    app()
