@@ -32,7 +32,7 @@ class ImposedDrafter(Drafter):
     def __init__(
         self, drafter: Drafter, right: Mapping[tuple[int, ...], Sequence[int]], *, acceptance: float, seed: int = 0
     ) -> None:
-        super().__init__(drafter._runner)
+        super().__init__(drafter._runner, learns=drafter.learns)
         self._right = right
         self._imposed = acceptance
         self._random = random.Random(seed)

@@ -43,7 +43,11 @@ def files(folder: Folder = Path("build/single_request")) -> None:
     trio.tokenizer.save_pretrained(folder / "bfloat16")
     source = smollm2()
     wheel_file = Path(source.source) / str(source.gguf_file)
-    kinds = {"BF16": llama_cpp.LLAMA_FTYPE_MOSTLY_BF16, "Q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0, "Q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0}
+    kinds = {
+        "BF16": llama_cpp.LLAMA_FTYPE_MOSTLY_BF16,
+        "Q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0,
+        "Q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0,
+    }
     for name, kind in kinds.items():
         params = llama_cpp.llama_model_quantize_default_params()
         params.ftype, params.allow_requantize = kind, True
@@ -68,7 +72,11 @@ def speed(
         table.add_column(heading, justify="right")
     result: dict[str, Any] = {}
     for kind in weights:
-        config = EngineConfig(**dict(NO_DRAFTS)) if kind == "bfloat16" else EngineConfig(**{**dict(NO_DRAFTS), "weights": kind})
+        config = (
+            EngineConfig(**dict(NO_DRAFTS))
+            if kind == "bfloat16"
+            else EngineConfig(**{**dict(NO_DRAFTS), "quantization": kind})
+        )
         with Engine.load(str(folder / "bfloat16"), config=config) as engine:
             for batch in batches:
                 texts = [QUESTIONS[index % len(QUESTIONS)] * 6 for index in range(batch)]
@@ -82,7 +90,11 @@ def speed(
                         theirs.append(other)
                 ratio = _median([own / other for own, other in zip(ours, theirs, strict=True)])
                 table.add_row(kind, str(batch), f"{_median(ours):.1f}", f"{_median(theirs):.1f}", f"{ratio:.2f}")
-                result[f"{kind} batch {batch}"] = {"engine": _median(ours), "llama_cpp": _median(theirs), "ratio": ratio}
+                result[f"{kind} batch {batch}"] = {
+                    "engine": _median(ours),
+                    "llama_cpp": _median(theirs),
+                    "ratio": ratio,
+                }
     Console().print(table)
     finish("single_request", {"threads": threads, "rounds": rounds, "results": result})
 

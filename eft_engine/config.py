@@ -82,6 +82,10 @@ class LlamaCppOptions(Options):
     check_tensors: bool = Field(default=True, description="look for values that are not finite while the file is read")
 
 
+Quantization = Literal["none", "int8", "int4"]
+"""How weights are rounded while they are loaded."""
+
+
 class MemberConfig(Options):
     """Where one member comes from and how it is held.
 
@@ -114,6 +118,9 @@ class MemberConfig(Options):
     )
     quantization_config: Any = Field(
         default=None, description="a transformers quantisation config object, passed through"
+    )
+    quantization: Quantization | None = Field(
+        default=None, description="none, int8 or int4: round its weights while loading, on a CPU; None: the engine's"
     )
     trust_remote_code: bool = Field(default=False, description="run modelling code shipped with the checkpoint")
     runtime: Runtime | None = Field(default=None, description="auto, torch or llama.cpp; None: the engine's")
@@ -294,7 +301,7 @@ class SamplingParams(Options):
         default=0.0, ge=-2.0, le=2.0, description="subtracted per occurrence already generated"
     )
     logit_bias: dict[int, float] = Field(default_factory=dict, description="token id -> value added to its score")
-    seed: int | None = Field(default=None, ge=0, lt=2**64, description="same seed, same text, whatever else runs")
+    seed: int | None = Field(default=None, ge=0, lt=2**64, description="same seed, same draws, whatever else runs")
     stop: Annotated[tuple[str, ...], BeforeValidator(_as_stop_list)] = Field(
         default=(), description="strings that end the text; they are not part of it; texts of control tokens count too"
     )
@@ -393,10 +400,12 @@ class CompositionOptions(Options):
 
 
 class SpeculationOptions(Options):
-    """Drafting: tokens are guessed cheaply and verified together. It changes the speed, never the text.
+    """Drafting: tokens are guessed cheaply and verified together. It changes the speed, not the distribution.
 
     Every drafted token is compared with the token that the composed distribution gives for the same seed and position, so the
-    text is that of plain decoding, whatever drafts, at any temperature.
+    text is that of plain decoding, whatever drafts, at any temperature. Where a network rounds sums of several tokens otherwise
+    than those of one (torch in half precision, llama.cpp), that holds up to this rounding: two tokens that are nearly as probable
+    may change places. Networks of the kernels for a CPU never do that.
     """
 
     drafter: Literal["auto", "tuned", "prompt_lookup", "none"] = Field(
@@ -433,6 +442,11 @@ class EngineConfig(Options):
         default="auto",
         description="float32, bfloat16, float16, or auto: the checkpoint's own; bfloat16 for .gguf files where that is fast",
     )
+    quantization: Quantization = Field(
+        default="none",
+        description="on a CPU: round weights to int8 or int4 while loading (groups of 32, as llama.cpp's Q8_0 and Q4_1; the output "
+        "layer never below int8); needs cpu_kernels. Elsewhere a member's quantization_config does it",
+    )
     device: str = Field(default="auto", description="cpu, cuda, cuda:1, ..., or auto: a GPU when there is one")
     runtime: Runtime = Field(
         default="auto",
@@ -455,10 +469,10 @@ class EngineConfig(Options):
         ge=0,
         description="conversations kept in the cache, each in all networks that it ran, so that it goes on where it ended",
     )
-    max_kv_cache_bytes: int | None = Field(
+    max_kv_cache_bytes: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
         default=None,
-        ge=1,
-        description="budget of all key/value caches; a request waits until what it may need fits; None: no budget",
+        description="budget of all key/value caches; a request waits until what it may need fits, and conversations that are kept "
+        "warm give way, the oldest first. auto: four fifths of what is free once everything is loaded; None: no budget",
     )
     max_queued_requests: int | None = Field(
         default=None,
@@ -477,13 +491,18 @@ class EngineConfig(Options):
     speculation: SpeculationOptions = Field(
         default_factory=SpeculationOptions, description="drafting, unless a call has its own"
     )
+    deterministic: bool = Field(
+        default=False,
+        description="refuse networks whose rows depend on what is computed beside them, so that a text is a function of request "
+        "and seed alone: in any batch, however drafted, cached or cut, in every process on one kind of machine",
+    )
     cuda_graphs: bool = Field(
         default=True, description="on a GPU: record forward passes of few tokens as CUDA graphs and replay them"
     )
     cpu_kernels: bool = Field(
         default=True,
-        description="on a CPU: compute families that they know by kernels of our own, compiled for this processor when they are first "
-        "needed; off: by torch",
+        description="on a CPU: compute families that they know by kernels of our own, compiled for this processor when they are "
+        "first needed; off: by torch",
     )
     attention: Literal["sdpa", "flash"] = Field(
         default="sdpa",

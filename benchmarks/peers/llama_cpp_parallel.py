@@ -26,7 +26,10 @@ class LlamaCppParallel:
     def generate(self, prompts: Sequence[Sequence[int]], num_tokens: int) -> list[list[int]]:
         """`num_tokens` tokens for each prompt, which are read one after another and then written together."""
         llama_cpp.llama_memory_clear(self._memory, True)
-        texts = [[self._read([(text, place, token) for place, token in enumerate(prompt)])[0]] for text, prompt in enumerate(prompts)]
+        texts = [
+            [self._read([(text, place, token) for place, token in enumerate(prompt)])[0]]
+            for text, prompt in enumerate(prompts)
+        ]
         for written in range(num_tokens - 1):
             rows = [(text, len(prompt) + written, texts[text][-1]) for text, prompt in enumerate(prompts)]
             for own, token in zip(texts, self._read(rows, all_rows=True), strict=True):

@@ -51,6 +51,9 @@ Terms = Annotated[
 Preset = Annotated[
     str | None, typer.Option("--preset", help="A ready trio (see `eft demo`); the default when no --base is given.")
 ]
+Quantization = Annotated[
+    str, typer.Option("--quantization", help="none, int8 or int4: round the weights while loading, on a CPU.")
+]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 Runtime = Annotated[
@@ -162,6 +165,7 @@ def choose_trio(
     term: Terms = None,
     preset: Preset = None,
     dtype: Dtype = "auto",
+    quantization: Quantization = "none",
     device: Device = "auto",
     runtime: Runtime = "auto",
     threads: Threads = None,
@@ -173,10 +177,12 @@ def choose_trio(
     Raises:
         InvalidOptionError: they contradict each other or are incomplete.
     """
-    named_runtime: Any = runtime  # checked there, as the next one
+    named_runtime: Any = runtime  # checked there, as the next ones
+    named_rounding: Any = quantization
     named_way: Any = tuned_only_tokens
     config = EngineConfig(
         dtype=dtype,
+        quantization=named_rounding,
         device=device,
         runtime=named_runtime,
         tuned_only_tokens=named_way,

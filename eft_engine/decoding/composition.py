@@ -9,6 +9,7 @@ row is described by one coefficient per member. A member with coefficient 0 does
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -66,8 +67,17 @@ def member_logprobs(logits: Tensor, masked_ids: Tensor, kept_ids: Tensor | None 
     if len(masked_ids):
         scores = scores.index_fill(-1, masked_ids, -torch.inf)
     shared = scores.index_fill(-1, kept_ids, -torch.inf) if kept_ids is not None else scores
-    normalisers = torch.logsumexp(shared, dim=-1)
+    normalisers = by_row(lambda rows: torch.logsumexp(rows, dim=-1), shared)
     return scores - normalisers[:, None], normalisers
+
+
+def by_row(reduced: Callable[..., Tensor], *rows: Tensor) -> Tensor:
+    """`reduced(*rows)`, of `[rows, width]` each, so that no row's result depends on how many there are: torch would split the sum
+    of a single row between its threads, and that of several not.
+    """
+    if len(rows[0]) == 1 and rows[0].device.type == "cpu":
+        return reduced(*(own.expand(2, -1) for own in rows))[:1]
+    return reduced(*rows)
 
 
 def compose(logprobs: Tensor, coefficients: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from eft_engine.decoding.composition import (
     add_kept,
     bound_implausible,
+    by_row,
     compose,
     keep_plausible,
     keep_tuned_outside_nuclei,
@@ -61,7 +62,7 @@ class Evaluation:
         for (measure, members), found in asked.items():
             places = upload([own.row for own in found], device)
             sides = [self._of_member(places, member) for member in members]
-            values = OF_BASE[measure](sides[0]) if measure in OF_BASE else OF_PAIR[measure](sides[0], sides[1])
+            values = by_row(OF_BASE[measure] if measure in OF_BASE else OF_PAIR[measure], *sides)
             weights = _weights_of(values, upload([_bounds(own.weight) for own in found], device))
             self.weights[places, upload([own.pair for own in found], device)] = weights
             width = self.coefficients.shape[1]

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from eft_engine.decoding.sampling import choose, forbid, needs_penalties, penalise
-from eft_engine.engine.acceptance import AcceptanceByWeights, expected_tokens
+from eft_engine.engine.acceptance import Acceptance, AcceptanceByWeights, expected_tokens
 from eft_engine.engine.routing import Stream
 from eft_engine.engine.running import StepCosts, StreamRunner, Work
 from eft_engine.engine.sequence import GenerationSequence
@@ -29,6 +29,9 @@ from eft_engine.models.network import Network
 
 MARGIN = 1.02
 """Drafting must promise this much more speed than plain decoding; below, estimates are noise."""
+
+PRIOR = 0.7
+"""How likely a draft of the tuned model is accepted, as long as nothing is known."""
 
 PROBE_INTERVAL = 32
 """A sequence that does not draft because it did not pay tries one token again after this many."""
@@ -119,12 +122,19 @@ class DraftPolicy:
 
 
 class Drafter:
-    """Fills `drafts` of the sequences of a step. Belongs to the engine's thread."""
+    """Fills `drafts` of the sequences of a step. Belongs to the engine's thread.
 
-    def __init__(self, runner: StreamRunner) -> None:
+    Args:
+        runner: runs the models that draft.
+        learns: whether how much is drafted may follow what was measured in other requests. Where it may not, a request that is
+            alone is drafted the same way every time.
+    """
+
+    def __init__(self, runner: StreamRunner, *, learns: bool) -> None:
+        self.learns = learns
         self._runner = runner
         self._policy = DraftPolicy(runner.costs)
-        self._acceptance = AcceptanceByWeights(prior=0.7)
+        self._acceptance = AcceptanceByWeights(prior=PRIOR)
         self.reads_drafts = runner.device.type == "cpu"
         """Whether every draft is read as soon as it is drawn, which shows when to stop."""
 
@@ -182,7 +192,8 @@ class Drafter:
         if not drafting or sequence.draft_limit == 0:
             return Proposal()
         if sequence.tuned_acceptance is None:
-            sequence.tuned_acceptance = self._acceptance.start(sequence.request.weights.values())
+            known = self._acceptance.start(sequence.request.weights.values()) if self.learns else Acceptance(PRIOR)
+            sequence.tuned_acceptance = known
         rate = sequence.tuned_acceptance.rate
         number = self._policy.num_drafts(
             sequence, rate, drafting=drafting, batch_size=batch_size, limit=sequence.draft_limit

@@ -24,6 +24,8 @@ from eft_engine.config import (
     Weight,
     resolve_weights,
 )
+from eft_engine.engine.cache_budget import cache_budget
+from eft_engine.engine.determinism import check_deterministic
 from eft_engine.engine.events import AsyncDeltas, AsyncEvents, BlockingEvents, Deltas
 from eft_engine.engine.metrics import EngineTotals, ForwardTotals
 from eft_engine.engine.own_process import OwnProcess
@@ -81,20 +83,24 @@ class Engine:
         self._process = OwnProcess()
         self._totals = EngineTotals()
         self._requests = RequestMaker(trio, self._weights, config, self._totals)
+        if config.deterministic:
+            check_deterministic(trio.networks)
         stepper = Stepper(
             trio.vocabulary,
             self.tokenizer,
             device=trio.networks[0].device,
             totals=self._totals,
             unknown_ids=trio.unknown_ids,
+            learns=all(network.is_invariant for network in trio.networks),
         )
         drafts_adaptively = config.speculation.drafter != "none" and config.speculation.adaptive
+        self._max_kv_cache_bytes = cache_budget(config.max_kv_cache_bytes, trio.networks)
         if drafts_adaptively or config.max_kv_cache_bytes is not None:  # a first pass also shows what a position takes
             stepper.calibrate(trio.networks)
         scheduler = Scheduler(
             max_num_seqs=config.max_num_seqs,
             prefill_chunk_len=config.prefill_chunk_len,
-            max_kv_cache_bytes=config.max_kv_cache_bytes,
+            max_kv_cache_bytes=self._max_kv_cache_bytes,
             prefixes=PrefixCache(max_warm=config.max_warm_prefixes),
         )
         self._worker = EngineWorker(
@@ -352,7 +358,7 @@ class Engine:
         )
 
     def _kv_cache_use(self) -> float:
-        most = self.config.max_kv_cache_bytes
+        most = self._max_kv_cache_bytes
         if most is not None:
             return min(1.0, sum(network.kv_cache.num_bytes for network in self._trio.networks) / most)
         return min(1.0, self._worker.num_positions / (self.config.max_num_seqs * self.context_len))

@@ -119,7 +119,9 @@ class PrefixCache:
         self._warm = [conversation for conversation in self._warm if conversation]
 
     def retire(self, streams: Iterable[Stream], output_ids: Sequence[int]) -> None:
-        """Keep the slots of a request that is done, those that are worth keeping; the oldest conversation makes room."""
+        """Keep the slots of a request that is done, those that are worth keeping; the oldest conversation makes room, of those that
+        no more networks read than this one.
+        """
         ended: Conversation = []
         for stream in streams:
             assert stream.slot is not None, "a stream is retired once"
@@ -133,16 +135,27 @@ class PrefixCache:
         if ended:
             self._warm.append(ended)
         while len(self._warm) > self._max_warm:
-            for prefix in self._warm.pop(0):
-                _release(prefix)
+            # One that few networks read does not push out what more of them did.
+            fewest = min(map(len, self._warm))
+            self._drop(next(own for own in self._warm if len(own) <= max(fewest, len(ended))))
+
+    def drop_oldest(self) -> bool:
+        """Give the slots of the conversation back that ended first. False when there is none."""
+        if not self._warm:
+            return False
+        self._drop(self._warm[0])
+        return True
+
+    def _drop(self, conversation: Conversation) -> None:
+        self._warm.remove(conversation)
+        for prefix in conversation:
+            _release(prefix)
 
     def clear(self) -> bool:
         """Give all warm slots back. False when there were none."""
         had_any = bool(self._warm)
-        for conversation in self._warm:
-            for prefix in conversation:
-                _release(prefix)
-        self._warm.clear()
+        while self.drop_oldest():
+            pass
         return had_any
 
 

@@ -17,6 +17,7 @@ from eft_engine.decoding.composition import member_logprobs
 from eft_engine.engine.metrics import EngineTotals
 from eft_engine.engine.side_by_side import threads_side_by_side
 from eft_engine.models.network import Block, Network
+from eft_engine.models.remembered import recall, remember
 from eft_engine.text.vocabulary import SharedVocabulary
 from eft_engine.transfer import upload
 
@@ -30,6 +31,11 @@ APART = 8
 """Sizes up to this one have estimates of their own."""
 
 CALIBRATION_SIZES = (1, 4, 16)
+"""Tokens of passes that are timed at first, where what was timed later counts more."""
+
+REMEMBERED_SIZES = (1, 2, 4, 8, 16)
+"""The same where nothing is timed later."""
+REMEMBERED_ROUNDS = 3
 
 CALIBRATION_ROUNDS = 3
 """Times that networks side by side are timed; the first one starts threads."""
@@ -57,12 +63,16 @@ class StepCosts:
     """
 
     def __init__(self) -> None:
+        self.is_settled = False
+        """Whether estimates stay as they are, whatever is noted."""
         self._noted: dict[Part, dict[int, deque[tuple[int, float]]]] = defaultdict(dict)
         # Asked for many times between two notes.
         self._medians: dict[Part, list[tuple[float, float]]] = {}
 
     def note(self, part: Part, size: int, seconds: float) -> None:
         """A forward pass over `size` tokens, padding included, or other work on `size` rows, took `seconds`."""
+        if self.is_settled:
+            return
         sizes = self._noted[part]
         key = size if size <= APART else APART + size.bit_length()
         sizes.setdefault(key, deque(maxlen=NUM_REMEMBERED)).append((size, seconds))
@@ -70,6 +80,8 @@ class StepCosts:
 
     def estimate(self, part: Part, size: int) -> float:
         """Expected seconds; 0 for what was never done, but drawing is taken to be like verifying until it is known."""
+        if part not in self._medians and self.is_settled:
+            return 0.0
         if part not in self._medians:
             self._medians[part] = sorted(
                 (statistics.median(size for size, _ in noted), statistics.median(seconds for _, seconds in noted))
@@ -86,6 +98,16 @@ class StepCosts:
             return points[0][1]
         (left, left_seconds), (right, right_seconds) = points[above - 1 : above + 1]
         return left_seconds + (right_seconds - left_seconds) * (size - left) / (right - left)
+
+    def points(self, part: Part) -> list[tuple[float, float]]:
+        """Sizes and the seconds that are expected of them, in order."""
+        self.estimate(part, 1)
+        return list(self._medians[part])
+
+    def settle(self, points: Mapping[Part, Sequence[tuple[float, float]]]) -> None:
+        """From now on these are the estimates, and nothing is noted any more."""
+        self._medians = {part: [(size, seconds) for size, seconds in own] for part, own in points.items()}
+        self.is_settled = True
 
     def estimate_passes(self, passes: Mapping[Network, int]) -> float:
         """Expected seconds of an evaluation in which each network reads so many tokens."""
@@ -128,10 +150,44 @@ class StreamRunner:
         """Time passes of a few sizes, so that the first decisions about drafting are not guesses. The first pass of each size
         pays for memory and is not counted; in llama.cpp the first of all, which has all of its memory.
         """
+        self._time_passes(networks, CALIBRATION_SIZES, rounds=1)
+
+    def settle_costs(self, networks: Sequence[Network]) -> None:
+        """Time passes and the work beside them once on this machine, and go by that from now on, in every process: what is decided
+        by costs is then always the same.
+        """
+        networks = list(dict.fromkeys(networks))
+        self._time_passes(networks, (1,), rounds=0)  # which shows what a position takes
+        facts = (self.width, len(networks), torch.get_num_threads(), *(network.fingerprint for network in networks))
+        parts: list[Part] = [*networks, *Work]
+        if threads_side_by_side(dict.fromkeys(networks, 1)) is not None:
+            parts.append(frozenset(networks))
+        known = recall("costs", *facts)
+        if known is None:
+            self._time_passes(networks, REMEMBERED_SIZES, rounds=REMEMBERED_ROUNDS)
+            self._time_work(len(networks))
+            known = remember("costs", *facts, value=[self.costs.points(part) for part in parts])
+        self.costs.settle(dict(zip(parts, known, strict=True)))
+
+    def _time_work(self, num_members: int) -> None:
+        """What is done with rows besides passes, about: they are normalised, added up and drawn from."""
+        for num_rows in (1, 4, 16):
+            logits = torch.zeros(num_rows, self.width, device=self.device)
+            for _ in range(REMEMBERED_ROUNDS):
+                for work, number in ((Work.DRAW, 1), (Work.VERIFY, num_members)):
+                    with self.timing(work, num_rows):
+                        for _ in range(number):
+                            scores, _ = member_logprobs(logits, self.masked_ids)
+                            scores += scores
+                        scores.argmax(dim=-1).tolist()
+
+    def _time_passes(self, networks: Sequence[Network], sizes: Sequence[int], *, rounds: int) -> None:
         slots = {network: network.kv_cache.allocate() for network in networks}
         for network, slot in slots.items():
-            for num_tokens in CALIBRATION_SIZES:
-                for counted in (False, True) if num_tokens == 1 or network.num_threads == 0 else (True,):
+            for num_tokens in sizes:
+                for counted in (
+                    (False, *[True] * rounds) if num_tokens == 1 or network.num_threads == 0 else [True] * rounds
+                ):
                     started = time.perf_counter()
                     network.forward([Block(slot, [0] * num_tokens, 1)])
                     if network.device.type != "cpu":

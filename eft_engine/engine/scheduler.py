@@ -119,7 +119,8 @@ class Scheduler:
         """Admit what fits and divide the step's prompt budget in order of arrival.
 
         A step reads at most `prefill_chunk_len` prompt tokens, so running streams wait for at most one chunk. A sequence's
-        last chunk is part of its evaluation, in which all its streams take part together.
+        last chunk is part of its evaluation, in which all its streams take part together; or its last token alone, see
+        `Sequence.ends_alone`.
         """
         while self.waiting and len(self.running) < self._limit and not self._should_wait(self.waiting[0]):
             if not self._has_room(self.waiting[0]):
@@ -134,14 +135,12 @@ class Scheduler:
             if num_pending == 1:
                 ready.append(sequence)
             elif num_pending <= budget:
+                if sequence.ends_alone:
+                    prefill += _chunks(sequence, budget)
                 ready.append(sequence)
                 budget -= num_pending
             elif budget > 0:
-                chunks = [
-                    PrefillWork(sequence, stream, min(stream.num_pending(sequence.output_ids) - 1, budget))
-                    for stream in sequence.next_streams
-                ]
-                prefill += [chunk for chunk in chunks if chunk.num_tokens > 0]
+                prefill += _chunks(sequence, budget)
                 budget = 0
         return StepPlan(tuple(prefill), tuple(ready))
 
@@ -157,9 +156,13 @@ class Scheduler:
         """
         if self._max_kv_cache_bytes is None or self._num_bytes_with(sequence) <= self._max_kv_cache_bytes:
             return True
-        if self._prefixes.clear() or not self.running:
-            self._trim()
         num_bytes = self._num_bytes_with(sequence)
+        while num_bytes > self._max_kv_cache_bytes and self._prefixes.drop_oldest():
+            self._trim()
+            num_bytes = self._num_bytes_with(sequence)
+        if num_bytes > self._max_kv_cache_bytes and not self.running:
+            self._trim()
+            num_bytes = self._num_bytes_with(sequence)
         if num_bytes > self._max_kv_cache_bytes and not self.running:
             raise KVCacheBudgetError(
                 f"a prompt of {max(len(stream.prompt_ids) for stream in sequence.streams)} tokens and up to "
@@ -254,6 +257,15 @@ class Scheduler:
         self.running.clear()
         self.waiting.clear()
         return [sequence for sequence in left if sequence not in over]
+
+
+def _chunks(sequence: Sequence, budget: int) -> list[PrefillWork]:
+    """What the streams that come next read ahead of their last token, at most `budget` tokens each."""
+    chunks = [
+        PrefillWork(sequence, stream, min(stream.num_pending(sequence.output_ids) - 1, budget))
+        for stream in sequence.next_streams
+    ]
+    return [chunk for chunk in chunks if chunk.num_tokens > 0]
 
 
 def _length(stream: Stream) -> int:

@@ -113,6 +113,11 @@ class Sequence:
         """The streams that matter for the next token."""
         return self.rows([]).active if self.request.route.directions else self.streams
 
+    @property
+    def ends_alone(self) -> bool:
+        """Whether the last token of what it reads first is read in a pass of its own, as after a prompt that was read before."""
+        return False
+
     def rows(self, lookahead: list[int]) -> Rows:
         """What is to be composed for the next token, and behind each token of the lookahead."""
         steering, route = self.request.steering, self.request.route
@@ -313,6 +318,11 @@ class GenerationSequence(Sequence):
         return PromptLookupIndex(self._prompt_ids, min_ngram_size=least, max_ngram_size=most)
 
     # ---- drafts --------------------------------------------------------------------------------------------------------
+
+    @property
+    def ends_alone(self) -> bool:
+        """Where what is read together is rounded together, so that a prompt says the same when it comes again."""
+        return not self.output_ids and not all(stream.network.is_invariant for stream in self.streams)
 
     @property
     def draft_limit(self) -> int:

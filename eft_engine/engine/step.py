@@ -56,7 +56,13 @@ class Verdict:
 
 
 class Stepper:
-    """Runs steps over the networks of one trio. Belongs to the engine's thread."""
+    """Runs steps over the networks of one trio. Belongs to the engine's thread.
+
+    Args:
+        vocabulary, device, totals, unknown_ids: see `StreamRunner`.
+        tokenizer: reads generated tokens.
+        learns: see `Drafter`.
+    """
 
     def __init__(
         self,
@@ -66,9 +72,10 @@ class Stepper:
         device: torch.device,
         totals: EngineTotals,
         unknown_ids: Mapping[tuple[Network, str | None], frozenset[int]] | None = None,
+        learns: bool = True,
     ) -> None:
         self._runner = StreamRunner(vocabulary, device=device, totals=totals, unknown_ids=unknown_ids)
-        self._drafter = Drafter(self._runner)
+        self._drafter = Drafter(self._runner, learns=learns)
         self._token_bytes = TokenBytes(tokenizer)
         self._totals = totals
 
@@ -83,8 +90,11 @@ class Stepper:
             torch.cuda.synchronize(self._runner.device)
 
     def calibrate(self, networks: Seq[Network]) -> None:
-        """See `StreamRunner.calibrate`."""
-        self._runner.calibrate(networks)
+        """See `StreamRunner.calibrate`, or `StreamRunner.settle_costs` where nothing is learnt later."""
+        if self._drafter.learns:
+            self._runner.calibrate(networks)
+        else:
+            self._runner.settle_costs(networks)
 
     @torch.inference_mode()
     def step(self, plan: StepPlan) -> None:

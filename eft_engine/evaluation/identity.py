@@ -37,6 +37,7 @@ ONLY_SPEED = frozenset(
         "max_kv_cache_bytes",
         "max_queued_requests",
         "speculation",
+        "deterministic",
         "cuda_graphs",
         "tensor_parallel_timeout_s",
         "self_check",

@@ -147,6 +147,15 @@ class LanguageModel(Network):
         return bool(self._long_rope)
 
     @property
+    def fingerprint(self) -> str:
+        """See `Network`."""
+        dtypes = sorted({str(parameter.dtype) for parameter in self._own_parameters()})
+        threads = torch.get_num_threads() if self.device.type == "cpu" else self.device
+        return (
+            f"{type(self).__name__} {self.model.config.to_json_string()} {dtypes} {threads} torch {torch.__version__}"
+        )
+
+    @property
     def has_state(self) -> bool:
         """See `Network`; known from the first pass on."""
         return bool(self.kv_cache.states)

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from eft_engine.config import EngineConfig
+from eft_engine.config import EngineConfig, Quantization
 from eft_engine.errors import (
     UnsupportedModelError,
 )
@@ -26,6 +26,7 @@ from eft_engine.models.llama_cpp.weights import LlamaCppWeights
 from eft_engine.models.load_errors import check_loaded, loading_error
 from eft_engine.models.memory_check import check_memory, gib
 from eft_engine.models.merged import with_adapter_inside
+from eft_engine.models.native.families import NotForKernelsError
 from eft_engine.models.native.network import native_network
 from eft_engine.models.network import Network
 from eft_engine.models.peft_models import unwrap
@@ -196,7 +197,7 @@ def trio_from_models(
     try:
         for name, model in models.items():
             if id(model) not in networks:
-                networks[id(model)] = _network(model, name, config, keep_weights=True)
+                networks[id(model)] = _network(model, name, config, keep_weights=True, quantization=config.quantization)
     except BaseException:
         for network in networks.values():  # models that somebody else holds are given back
             network.release()
@@ -211,7 +212,13 @@ def _load_network(
 ) -> Network:
     if planned.runtime == "torch":
         model, keep_weights = _load_tuned_model(planned, progress)
-        return _network(model, planned.name, config, keep_weights=keep_weights)
+        return _network(
+            model,
+            planned.name,
+            config,
+            keep_weights=keep_weights,
+            quantization=planned.member.quantization or config.quantization,
+        )
     assert planned.gguf is not None, "llama.cpp computes .gguf files alone"
     assert planned.llama_cpp is not None, "a network in llama.cpp has options for it"
     weights = LlamaCppWeights(
@@ -235,12 +242,29 @@ def _load_network(
     )
 
 
-def _network(model: PreTrainedModel, name: str, config: EngineConfig, *, keep_weights: bool) -> LanguageModel:
+def _network(
+    model: PreTrainedModel, name: str, config: EngineConfig, *, keep_weights: bool, quantization: Quantization
+) -> LanguageModel:
     recorder = recorder_for(model) if config.cuda_graphs else None
+    reason = "cpu_kernels is off"
     if config.cpu_kernels and recorder is None and config.attention == "sdpa":
-        native = native_network(model, name=name, self_check=config.self_check, keep_weights=keep_weights)
-        if native is not None:
-            return native
+        try:
+            return native_network(
+                model,
+                name=name,
+                self_check=config.self_check,
+                keep_weights=keep_weights,
+                quantization=quantization,
+            )
+        except NotForKernelsError as error:
+            reason = str(error)
+            logger.info("%s is computed by torch: %s", name, error)
+    if quantization != "none":
+        raise UnsupportedModelError(
+            f"{name}: its weights cannot be rounded to {quantization} here: {reason}. Give it a quantization_config of "
+            "transformers (TorchAoConfig, BitsAndBytesConfig, ...), or load it as it is",
+            member=name,
+        )
     return LanguageModel(
         model,
         name=name,

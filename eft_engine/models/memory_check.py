@@ -33,7 +33,10 @@ def check_memory(networks: Iterable[PlannedNetwork], adapter_bytes: Mapping[str,
         inside = [other for other in needed if set(other) <= set(devices)]
         for device in set(devices) - set(free):
             free[device] = available_memory(device)
-        total, available = sum(needed[other] for other in inside), sum(free[device] for device in devices)
+        passing = max(
+            own.loading_bytes for other in inside for own in placed[other]
+        )  # they are loaded one after another
+        total, available = sum(needed[other] for other in inside) + passing, sum(free[device] for device in devices)
         if total > available:
             raise _does_not_fit(devices, [own for other in inside for own in placed[other]], total, available)
 

@@ -108,6 +108,16 @@ class Network(ABC):
         """Whether layers keep a state, so that others can begin from a text only where one was kept."""
         return False
 
+    @property
+    def is_invariant(self) -> bool:
+        """Whether a row's logits depend on its text alone, to the bit: not on what is read beside it or with it."""
+        return False
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """What its passes cost on a machine follows from this."""
+
     @abstractmethod
     def forward(self, blocks: Sequence[Block]) -> Tensor:
         """Feed every block to its slot and advance the slots' lengths.

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedConfig
 
-from eft_engine.config import EngineConfig
+from eft_engine.config import EngineConfig, MemberConfig, Quantization
 from eft_engine.errors import InvalidOptionError, ModelNotFoundError, UnsupportedModelError
 from eft_engine.models.adapter_plans import plan_adapter
 from eft_engine.models.devices import check_device_map, resolve_device
@@ -21,6 +21,7 @@ from eft_engine.models.gguf_weights import config_from_gguf, fast_dtype
 from eft_engine.models.layers import layers_of
 from eft_engine.models.llama_cpp.adapter_file import why_not_held
 from eft_engine.models.llama_cpp.library import INSTALL, computes_on_gpu, threads_of, why_unavailable
+from eft_engine.models.native.quantising import GROUP, held_share
 from eft_engine.models.planned_network import PlannedNetwork
 from eft_engine.models.process_group import accelerator_type, num_ranks
 from eft_engine.models.self_check import WHAT_TO_DO
@@ -32,7 +33,7 @@ from eft_engine.models.text_model import TextModel, plan_text
 from eft_engine.models.towers import describe_left_out, num_parameters
 from eft_engine.models.weight_plans import plan_gguf_weights, plan_weights
 
-TORCH_ONLY = ("device", "device_map", "quantization_config", "tensor_parallel")
+TORCH_ONLY = ("device", "device_map", "quantization_config", "quantization", "tensor_parallel")
 """Options of a member that only torch honours: who gives one wants torch."""
 
 PACKED_ADVICE = "install what is missing, leave quantization_config out, or give a checkpoint that is not quantised"
@@ -83,6 +84,7 @@ def network_key(member: ResolvedMember, config: EngineConfig) -> tuple[Any, ...]
         own.device or config.device,
         repr(own.device_map),
         repr(own.quantization_config),
+        own.quantization or config.quantization,
         own.runtime or config.runtime,
         own.llama_cpp or config.llama_cpp,
         own.tensor_parallel,
@@ -195,6 +197,8 @@ def _plan_llama_cpp(
     requested = member.config.dtype or config.dtype
     if requested != "auto":
         notes = (*notes, f"dtype={requested!r} is for torch; llama.cpp holds the types of the file")
+    if config.quantization != "none":
+        notes = (*notes, f"quantization={config.quantization!r} is for torch; llama.cpp holds the types of the file")
     if LONG_FACTORS in gguf.tensors:
         original = gguf.value("rope.scaling.original_context_length", gguf.context_len)
         is_long = min(gguf.context_len, config.max_context_len or gguf.context_len) > original
@@ -244,7 +248,13 @@ def _plan_torch(
     fit = plan_adapter(role, member, text.skeleton)
     held = fit.skeleton
     refused = why_refused(held)
-    unsupported = refused or weights.problem
+    quantization = own.quantization or config.quantization
+    unsupported = refused or weights.problem or _why_not_rounded(quantization, own, device)
+    held_bytes = weights.held_bytes + fit.num_added * weights.dtype.itemsize
+    rounded_bytes = held_bytes
+    if quantization != "none":
+        rounded_bytes = int(held_bytes * held_share(quantization, weights.dtype))
+        notes = (*notes, f"its weights are rounded to {quantization} while it is loaded, in groups of {GROUP}")
     if unsupported is None:
         notes = (*notes, *notes_on(held))
     return PlannedNetwork(
@@ -254,8 +264,9 @@ def _plan_torch(
         runtime="torch",
         architecture=type(text.skeleton).__name__,
         num_parameters=num_parameters(held),
-        parameter_bytes=weights.held_bytes + fit.num_added * weights.dtype.itemsize,
-        type_name=weights.type_name,
+        parameter_bytes=rounded_bytes,
+        loading_bytes=held_bytes - rounded_bytes,
+        type_name=weights.type_name if quantization == "none" else quantization,
         device=device,
         logits_width=held.get_output_embeddings().weight.shape[0],
         context_len=getattr(text_config, "max_position_embeddings", None) or 0,
@@ -274,6 +285,16 @@ def _plan_torch(
         why_merged=fit.why_own,
         adapter_notes=fit.notes,
     )
+
+
+def _why_not_rounded(quantization: Quantization, own: MemberConfig, device: str) -> str | None:
+    if quantization == "none":
+        return None
+    if own.quantization_config is not None:
+        return f"its weights are packed by its quantization_config and cannot be rounded to {quantization} besides"
+    if own.tensor_parallel or own.device_map is not None or torch.device(device).type != "cpu":
+        return f"weights are rounded to {quantization} on a CPU alone, and it lies elsewhere; a quantization_config does it there"
+    return None
 
 
 def _check_tensor_parallel(role: str, source: Source, model_config: PreTrainedConfig, device: str) -> None:

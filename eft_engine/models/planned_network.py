@@ -42,6 +42,8 @@ class PlannedNetwork:
     config: PreTrainedConfig | None = None
     model_class: type[PreTrainedModel] | None = None
     """Loads the text of a multimodal checkpoint, out of `config`; None: the class that transformers names for the checkpoint."""
+    loading_bytes: int = 0
+    """What it takes beyond `parameter_bytes` while it is loaded."""
     left_out_bytes: int = 0
     """Of the checkpoint, what is not read."""
     left_out_parameters: int = 0

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eft_engine import Engine, SamplingParams, SpeculationOptions
-from eft_engine.engine.prefix_cache import common_prefix_len
+from eft_engine.engine.prefix_cache import MIN_SHARED_LEN, common_prefix_len
 from tests.toy import WITH_STATES, ToyTrio, architectures, make_trio, naive_greedy, wait_until_idle
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
@@ -110,11 +110,28 @@ def test_conversation_counts_once_until_its_last_slot_is_taken_over() -> None:
 
 def test_slots_of_a_conversation_are_given_back_together() -> None:
     with make_trio("llama").engine(max_warm_prefixes=1) as engine:
-        engine.generate(SYSTEM, sampling=GREEDY, reward_weights=0.5)
-        engine.generate("a" * 40, sampling=GREEDY, reward_weights=0.0)
+        engine.generate(SYSTEM, sampling=GREEDY, reward_weights=0.0)
+        engine.generate("a" * 40, sampling=GREEDY, reward_weights=0.5)
+        engine.generate("b" * 40, sampling=GREEDY, reward_weights=0.5)
         wait_until_idle(engine)
-        held = [sum(slot is not None for slot in network.kv_cache._slots) for network in engine._trio.networks]
-        assert (engine.stats().num_warm_prefixes, held) == (1, [1, 0, 0])
+        assert (engine.stats().num_warm_prefixes, slots_in_use(engine)) == (1, [1, 1, 1])
+        assert engine.generate("b" * 40, sampling=GREEDY, reward_weights=0.5).usage.cached_prompt_tokens == 39
+
+
+def test_what_one_network_read_does_not_push_out_what_all_did() -> None:
+    with make_trio("llama").engine(max_warm_prefixes=2) as engine:
+        engine.generate(SYSTEM, sampling=GREEDY, reward_weights=0.5)
+        for letter in "abc":
+            engine.generate(letter * 40, sampling=GREEDY, reward_weights=0.0)
+        wait_until_idle(engine)
+        assert (engine.stats().num_warm_prefixes, slots_in_use(engine)) == (2, [2, 1, 1])
+        again = engine.generate(SYSTEM, sampling=GREEDY, reward_weights=0.5)
+        assert again.usage.cached_prompt_tokens >= MIN_SHARED_LEN
+
+
+def slots_in_use(engine: Engine) -> list[int]:
+    """Of each network."""
+    return [sum(slot is not None for slot in network.kv_cache._slots) for network in engine._trio.networks]
 
 
 def test_no_more_conversations_stay_warm_than_allowed() -> None:

@@ -87,6 +87,15 @@ class LlamaCppNetwork(Network):
             raise
 
     @property
+    def fingerprint(self) -> str:
+        """See `Network`."""
+        file, options = self._weights.file, self._options
+        adapted = f"{len(self._with_adapter)} adapters" if self._with_adapter else ""
+        return (
+            f"llama.cpp {file.architecture} {file.type_name} {file.tensor_bytes} {options.model_dump_json()} {adapted}"
+        )
+
+    @property
     def has_state(self) -> bool:
         """See `Network`."""
         return self._weights.has_state

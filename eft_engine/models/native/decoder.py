@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 
 from eft_engine.models.native.families import (
     ROTARY_TYPES,
-    Family,
     NotForKernelsError,
     activation_of,
     family_of,
@@ -100,7 +99,9 @@ class PackedDecoder:
         NotForKernelsError: the kernels cannot compute it; nothing was dropped.
     """
 
-    def __init__(self, model: PreTrainedModel, *, codes: Kind | None = None, drop: Callable[[nn.Module], object] | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, *, codes: Kind | None = None, drop: Callable[[nn.Module], object] | None = None
+    ) -> None:
         self.family = family_of(model)
         self._model: Any = model
         decoder, config = self._model.model, model.config
@@ -121,7 +122,9 @@ class PackedDecoder:
             self.layer_types = sorted(set(config.layer_types))
         for layer_type in self.layer_types:
             if rotary_type(config, layer_type) not in ROTARY_TYPES:
-                raise NotForKernelsError(f"its rotary positions ({rotary_type(config, layer_type)}) follow the text's length")
+                raise NotForKernelsError(
+                    f"its rotary positions ({rotary_type(config, layer_type)}) follow the text's length"
+                )
         self.final = self._norm(decoder.norm)
         norms = [self._norms_of(layer) for layer in decoder.layers]
         # From here on nothing is refused, so that weights may go as they are packed.
@@ -221,7 +224,9 @@ class PackedDecoder:
     def buffer_widths(self, adapter_width: int) -> list[int]:
         """Numbers of a row in each buffer."""
         layer = self.layers[0]
-        attended, hidden, gated = (_padded(size) for size in (self.num_heads * self.head_size, self.hidden_size, self.gated_size))
+        attended, hidden, gated = (
+            _padded(size) for size in (self.num_heads * self.head_size, self.hidden_size, self.gated_size)
+        )
         widths = {
             HIDDEN: hidden,
             NORMED: hidden,
@@ -271,7 +276,9 @@ class _ProgramWriter:
         self._norm(decoder.final, LAST, LAST, wanted=1)
         self._product(decoder.head, LAST, TO_LOGITS, wanted=1)
 
-    def _add(self, kind: Kinds, *, source: int = 0, to: int = 0, adapter: int = -1, panel_step: int = 1, **fields: Any) -> None:
+    def _add(
+        self, kind: Kinds, *, source: int = 0, to: int = 0, adapter: int = -1, panel_step: int = 1, **fields: Any
+    ) -> None:
         self.operations.append(
             OperationStruct(kind=int(kind), source=source, to=to, adapter=adapter, panel_step=panel_step, **fields)
         )
@@ -292,9 +299,7 @@ class _ProgramWriter:
     ) -> None:
         if matrix.kind in (Kind.INT8, Kind.INT4):
             self._add(Kinds.ROUND, source=source, to=source, matrix=matrix.pointer, wanted=wanted)
-        self._add(
-            Kinds.LINEAR, source=source, to=to, mode=int(mode), matrix=matrix.pointer, wanted=wanted, **fields
-        )
+        self._add(Kinds.LINEAR, source=source, to=to, mode=int(mode), matrix=matrix.pointer, wanted=wanted, **fields)
 
     def _adapted(self, modules: Sequence[nn.Module], source: int, to: int) -> None:
         """Let rows with an adapter have what it adds to these layers."""
@@ -304,7 +309,13 @@ class _ProgramWriter:
                     own, place = parts[module], self._decoder.weights[module].place
                     self._product(own.down, source, LOW, adapter=adapter)
                     self._product(
-                        own.up, LOW, to, mode=Modes.ADD, adapter=adapter, first=place.first_column, panel_step=place.step
+                        own.up,
+                        LOW,
+                        to,
+                        mode=Modes.ADD,
+                        adapter=adapter,
+                        first=place.first_column,
+                        panel_step=place.step,
                     )
 
     def _attention(self, index: int, layer: PackedLayer, window: int) -> None:
@@ -346,7 +357,9 @@ class _ProgramWriter:
         if layer.both.has_bias or any(own in parts for parts in self._adapters for own in layer.gates):
             self._product(layer.both, NORMED, BOTH)
             self._adapted(layer.gates, NORMED, BOTH)
-            self._add(Kinds.GATE, source=BOTH, to=GATED, size=layer.both.width // 2, activation=self._decoder.activation)
+            self._add(
+                Kinds.GATE, source=BOTH, to=GATED, size=layer.both.width // 2, activation=self._decoder.activation
+            )
         else:
             self._product(layer.both, NORMED, GATED, mode=Modes.GATED, activation=self._decoder.activation)
         self._branch(layer.down, GATED, [layer.closer], layer.behind_gated)

@@ -6,6 +6,7 @@ give what the kernels would: anything else is computed by torch.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -130,10 +131,14 @@ def _check_parts(model: PreTrainedModel, family: Family) -> None:
         norms = ["input_layernorm", "post_attention_layernorm"]
         norms += ["pre_feedforward_layernorm", "post_feedforward_layernorm"] if family.norms_behind else []
         expected += [(getattr(layer, name), family.norm) for name in norms]
-        expected += [(getattr(attention, name), family.norm) for name in ("q_norm", "k_norm") if hasattr(attention, name)]
+        expected += [
+            (getattr(attention, name), family.norm) for name in ("q_norm", "k_norm") if hasattr(attention, name)
+        ]
     for part, wanted in expected:
         if type(part) is not wanted:
             raise NotForKernelsError(f"{type(part).__name__} stands where {wanted.__name__} is expected")
+    if len({id(part) for part, _ in expected}) < len(expected):
+        raise NotForKernelsError("layers share their parts")
     for name, module in model.named_modules():
         if "forward" in vars(module) or any(
             getattr(module, hooks, None) for hooks in ("_forward_hooks", "_forward_pre_hooks")
@@ -145,6 +150,10 @@ def _check_numbers(model: PreTrainedModel) -> None:
     dtypes = {parameter.dtype for parameter in model.parameters()}
     if len(dtypes) != 1 or not dtypes <= {torch.float32, torch.bfloat16}:
         raise NotForKernelsError(f"its weights are of {', '.join(sorted(map(str, dtypes)))}")
+    uses = Counter(id(own) for module in model.modules() for own in module.parameters(recurse=False))
+    held: Any = model
+    if any(number > 1 for own, number in uses.items() if own != id(held.lm_head.weight)):
+        raise NotForKernelsError("layers share weights")
     for name, parameter in model.named_parameters():
         if type(parameter) is not nn.Parameter or parameter.device.type != "cpu":
             raise NotForKernelsError(f"{name} is no plain tensor on a CPU")

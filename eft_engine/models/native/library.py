@@ -221,9 +221,7 @@ class PackedMatrix:
             self._put_codes(place, to_codes(weight, self.kind))
         else:
             numbers = weight.to(torch.float32 if self.kind is Kind.F32 else torch.bfloat16).contiguous()
-            _loaded().eft_pack(
-                numbers.data_ptr(), place.columns, self.inputs, self.pointer, place.panel, place.step
-            )
+            _loaded().eft_pack(numbers.data_ptr(), place.columns, self.inputs, self.pointer, place.panel, place.step)
         if bias is not None:
             if self._bias is None:
                 self._bias = torch.zeros(self.width)

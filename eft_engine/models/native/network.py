@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from eft_engine.config import Quantization
 from eft_engine.errors import UnsupportedModelError
 from eft_engine.models.language_model import LanguageModel
 from eft_engine.models.native.decoder import NUM_BUFFERS, Adapted, AdapterParts, PackedDecoder, structs
@@ -31,11 +32,9 @@ from eft_engine.models.native.library import (
     kernels,
 )
 from eft_engine.models.native.pages import PagedKVCache
-from eft_engine.models.native.quantising import GROUP, Kind
+from eft_engine.models.native.quantising import GROUP, KINDS, Kind
 from eft_engine.models.native.weights import KernelWeights
 from eft_engine.models.network import Block
-
-logger = logging.getLogger(__name__)
 
 MAX_ROWS = 512
 """Tokens that are computed together; longer passes go on with the next ones, which changes no bit."""
@@ -45,27 +44,25 @@ TABLE_STEP = 2048
 
 
 def native_network(
-    model: PreTrainedModel, *, name: str, self_check: bool, keep_weights: bool, codes: Kind | None = None
-) -> NativeLanguageModel | None:
-    """The model computed by the kernels, or None where torch must: there are no kernels here, or they do not know it.
+    model: PreTrainedModel, *, name: str, self_check: bool, keep_weights: bool, quantization: Quantization = "none"
+) -> NativeLanguageModel:
+    """The model computed by the kernels.
+
+    Args:
+        model, name, self_check, keep_weights: see `LanguageModel`.
+        quantization: what its weights are rounded to.
 
     Raises:
-        CorruptWeightsError, UnsupportedModelError: see `LanguageModel`.
+        NotForKernelsError: there are no kernels here, or they cannot compute it; the model is as it was.
+        CorruptWeightsError: see `LanguageModel`.
     """
     if kernels() is None:
-        return None
-    try:
-        weights = KernelWeights(model, codes=codes, keep_weights=keep_weights)
-    except NotForKernelsError as reason:
-        logger.info("%s is computed by torch, not by kernels: %s", name, reason)
-        return None
+        raise NotForKernelsError("kernels of our own could not be compiled here")
+    weights = KernelWeights(model, codes=KINDS.get(quantization), keep_weights=keep_weights)
     try:
         return NativeLanguageModel(model, weights, name=name, self_check=self_check)
     except UnsupportedModelError as error:
-        if codes is not None:
-            raise
-        logger.warning("%s is computed by torch, since kernels of our own say something else: %s", name, error)
-        return None
+        raise NotForKernelsError(str(error)) from error
 
 
 class NativeLanguageModel(LanguageModel):
@@ -97,6 +94,11 @@ class NativeLanguageModel(LanguageModel):
             head_size=decoder.head_size,
             dtype=decoder.dtype,
         )
+
+    @property
+    def is_invariant(self) -> bool:
+        """Always."""
+        return True
 
     @property
     def has_state(self) -> bool:
@@ -227,7 +229,7 @@ class Workspace:
 
     def _grow_tables(self, num_positions: int) -> None:
         kinds = self._decoder.layer_types
-        held = self._tables or [None] * len(kinds)
+        held: list[Tensor | None] = [*self._tables] or [None] * len(kinds)
         self._tables = []
         for index, (own, kind) in enumerate(zip(held, kinds, strict=True)):
             start = 0 if own is None else len(own)
@@ -257,18 +259,26 @@ class Workspace:
         """
         counts = [len(block.token_ids) for block in blocks]
         num_rows, num_threads = sum(counts), torch.get_num_threads()
-        self._fit(num_rows, max(block.slot.length + count for block, count in zip(blocks, counts, strict=True)), num_threads)
+        self._fit(
+            num_rows, max(block.slot.length + count for block, count in zip(blocks, counts, strict=True)), num_threads
+        )
         starts = np.cumsum([0, *counts])
         tokens = np.fromiter((token_id for block in blocks for token_id in block.token_ids), np.int32, num_rows)
         positions = np.concatenate(
-            [np.arange(own.slot.length, own.slot.length + count, dtype=np.int32) for own, count in zip(blocks, counts, strict=True)]
+            [
+                np.arange(own.slot.length, own.slot.length + count, dtype=np.int32)
+                for own, count in zip(blocks, counts, strict=True)
+            ]
         )
         text_of = np.repeat(np.arange(len(blocks), dtype=np.int32), counts)
         wanted = np.concatenate(
             [np.arange(end - own.num_logits, end, dtype=np.int32) for own, end in zip(blocks, starts[1:], strict=True)]
         )
         run_starts = np.array(
-            [*(row for start, end in zip(starts, starts[1:], strict=False) for row in range(start, end, RUN)), num_rows],
+            [
+                *(row for start, end in pairwise(starts) for row in range(start, end, RUN)),
+                num_rows,
+            ],
             np.int32,
         )
         addresses = np.array([address for own in pages for address in own], np.int64)

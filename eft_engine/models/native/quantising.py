@@ -54,3 +54,13 @@ def to_codes(weight: Tensor, kind: Kind) -> Codes:
     codes = ((grouped - offsets.float()[..., None]) * inverse[..., None]).round().clamp(least, most)
     numbers = codes.to(torch.int8).view(torch.uint8).reshape(columns, groups * GROUP)
     return Codes(numbers.contiguous(), scales.contiguous(), offsets.contiguous())
+
+
+KINDS: dict[str, Kind] = {"int8": Kind.INT8, "int4": Kind.INT4}
+"""By what configurations call them."""
+
+
+def held_share(quantization: str, dtype: torch.dtype) -> float:
+    """Bytes of rounded weights by the bytes of the same weights in `dtype`; scales and offsets count."""
+    bits = {"int8": 8 + 16 / GROUP, "int4": 4 + 32 / GROUP}[quantization]
+    return bits / (8 * dtype.itemsize)

@@ -105,8 +105,12 @@ typedef struct {
 
 static void round_row(const float *row, int64_t inputs, int kind, RoundedGroup *groups) {
     for (int64_t group = 0; group < inputs / GROUP; group++, row += GROUP, groups++) {
-        float most = 0.0f;
-        for (int k = 0; k < GROUP; k++) most = fabsf(row[k]) > most ? fabsf(row[k]) : most;
+        float most = 0.0f, strange = 0.0f; /* NaN where a number is not finite */
+        for (int k = 0; k < GROUP; k++) {
+            most = fabsf(row[k]) > most ? fabsf(row[k]) : most;
+            strange += row[k] - row[k];
+        }
+        if (strange != strange) most = 0.0f;
         float inverse = most > 0.0f ? ROUNDED_MOST / most : 0.0f;
         int32_t sum = 0;
         for (int pair = 0; pair < GROUP / 2; pair++) {
@@ -119,7 +123,7 @@ static void round_row(const float *row, int64_t inputs, int kind, RoundedGroup *
         }
         groups->scale = most / ROUNDED_MOST;
         groups->sum = (float)sum * groups->scale;
-        if (!(most < INFINITY)) groups->scale = groups->sum = NAN;
+        if (strange != strange) groups->scale = groups->sum = NAN;
     }
 }
 
