@@ -117,7 +117,9 @@ def test_nobody_drafts_when_the_tuned_model_is_not_run() -> None:
     with make_trio("llama").engine() as engine:
         out = engine.generate("abc", sampling=sampling, reward_weights=0.0, speculation=always("tuned"))
     assert out.metrics.num_drafted == 0
-    assert out.metrics.num_forwards == {"base": 8, "chat.tuned": 0, "chat.reference": 0}
+    # Where rounding depends on what is read together, the prompt's last token is read alone.
+    alone = int(not engine._trio.networks[0].is_invariant)
+    assert out.metrics.num_forwards == {"base": 8 + alone, "chat.tuned": 0, "chat.reference": 0}
 
 
 @pytest.mark.parametrize("drafter", ["tuned", "prompt_lookup"])

@@ -301,7 +301,9 @@ def test_what_does_not_matter_now_is_not_run(engine: Engine) -> None:
     plain = SpeculationOptions(drafter="none")
     some = engine.generate(PROMPT, sampling=sampling, speculation=plain, reward_weights=FirstTokens(num_tokens=4))
     assert some.metrics.num_forwards["base"] >= 20
-    assert some.metrics.num_forwards["chat.tuned"] == some.metrics.num_forwards["chat.reference"] == 4
+    # Where rounding depends on what is read together, the prompt's last token is read alone.
+    alone = int(not engine._trio.networks[0].is_invariant)
+    assert some.metrics.num_forwards["chat.tuned"] == some.metrics.num_forwards["chat.reference"] == 4 + alone
     assert some.intervention_rate == 4 / 20
     late = engine.generate(
         PROMPT, sampling=sampling, speculation=plain, reward_weights=FirstTokens(num_tokens=16, weight=0.0, then=1.0)
