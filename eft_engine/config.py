@@ -499,10 +499,10 @@ class EngineConfig(Options):
     cuda_graphs: bool = Field(
         default=True, description="on a GPU: record forward passes of few tokens as CUDA graphs and replay them"
     )
-    cpu_kernels: bool = Field(
-        default=True,
+    cpu_kernels: bool | None = Field(
+        default=None,
         description="on a CPU: compute families that they know by kernels of our own, compiled for this processor when they are "
-        "first needed; off: by torch",
+        "first needed; False: by torch; None: where they are faster, which is measured once per machine",
     )
     attention: Literal["sdpa", "flash"] = Field(
         default="sdpa",

@@ -132,7 +132,7 @@ RANGES: dict[type[Options], dict[str, Range]] = {
         "speculation": ([SpeculationOptions(), {"drafter": "none"}], [{"drafter": "oracle"}, None, "fast"]),
         "deterministic": ([True, False], ["perhaps", None]),
         "cuda_graphs": ([True, False], ["perhaps", None]),
-        "cpu_kernels": ([True, False], ["perhaps", None]),
+        "cpu_kernels": ([None, True, False], ["perhaps"]),
         "attention": (["sdpa", "flash"], ["eager", None, True]),
         "tensor_parallel_timeout_s": ([0.5, 60, 3600.0], [0, -1.0, float("inf"), float("nan"), None]),
         "self_check": ([True, False], ["perhaps"]),

@@ -25,9 +25,10 @@ def check_deterministic(networks: Sequence[Network]) -> None:
         return
     named = ", ".join(f"{network.name} ({type(network).__name__})" for network in variant)
     raise UnsupportedModelError(
-        f"deterministic=True needs networks whose rows do not depend on what is computed beside them; in torch and llama.cpp they "
-        f"do ({named}). The kernels for a CPU compute Llama, Mistral, Qwen2, Qwen3 and Gemma 3 without that, in float32 and bfloat16: "
-        "leave cpu_kernels on, and take runtime='torch' for .gguf files. Without deterministic=True a request that is alone on its "
-        "engine gives the same text every time",
+        "deterministic=True needs networks whose rows do not depend on what is computed beside them; "
+        f"in torch and llama.cpp they do: {named}. "
+        "The kernels for a CPU compute Llama, Mistral, Qwen2, Qwen3 and Gemma 3 without that, in float32 and bfloat16: "
+        "leave cpu_kernels on, and take runtime='torch' for .gguf files. "
+        "Without deterministic=True a request that is alone on its engine gives the same text every time",
         member=variant[0].name,
     )

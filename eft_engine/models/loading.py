@@ -246,8 +246,11 @@ def _network(
     model: PreTrainedModel, name: str, config: EngineConfig, *, keep_weights: bool, quantization: Quantization
 ) -> LanguageModel:
     recorder = recorder_for(model) if config.cuda_graphs else None
+    wanted = config.cpu_kernels
+    if wanted is None and (config.deterministic or quantization != "none"):
+        wanted = True
     reason = "cpu_kernels is off"
-    if config.cpu_kernels and recorder is None and config.attention == "sdpa":
+    if wanted is not False and recorder is None and config.attention == "sdpa":
         try:
             return native_network(
                 model,
@@ -255,6 +258,7 @@ def _network(
                 self_check=config.self_check,
                 keep_weights=keep_weights,
                 quantization=quantization,
+                only_if_faster=wanted is None,
             )
         except NotForKernelsError as error:
             reason = str(error)

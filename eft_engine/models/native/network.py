@@ -17,8 +17,9 @@ from transformers import PreTrainedModel
 from eft_engine.config import Quantization
 from eft_engine.errors import UnsupportedModelError
 from eft_engine.models.language_model import LanguageModel
+from eft_engine.models.native.choice import kernels_are_faster
 from eft_engine.models.native.decoder import NUM_BUFFERS, Adapted, AdapterParts, PackedDecoder, structs
-from eft_engine.models.native.families import NotForKernelsError
+from eft_engine.models.native.families import NotForKernelsError, family_of
 from eft_engine.models.native.library import (
     PAGE,
     QUERIES,
@@ -44,13 +45,20 @@ TABLE_STEP = 2048
 
 
 def native_network(
-    model: PreTrainedModel, *, name: str, self_check: bool, keep_weights: bool, quantization: Quantization = "none"
+    model: PreTrainedModel,
+    *,
+    name: str,
+    self_check: bool,
+    keep_weights: bool,
+    quantization: Quantization = "none",
+    only_if_faster: bool = False,
 ) -> NativeLanguageModel:
     """The model computed by the kernels.
 
     Args:
         model, name, self_check, keep_weights: see `LanguageModel`.
         quantization: what its weights are rounded to.
+        only_if_faster: leave it to torch where that is faster.
 
     Raises:
         NotForKernelsError: there are no kernels here, or they cannot compute it; the model is as it was.
@@ -58,6 +66,9 @@ def native_network(
     """
     if kernels() is None:
         raise NotForKernelsError("kernels of our own could not be compiled here")
+    family_of(model)
+    if only_if_faster and not kernels_are_faster(model.dtype):
+        raise NotForKernelsError(f"torch is faster here in {model.dtype}")
     weights = KernelWeights(model, codes=KINDS.get(quantization), keep_weights=keep_weights)
     try:
         return NativeLanguageModel(model, weights, name=name, self_check=self_check)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from eft_engine.models.native import build
+from eft_engine.models.remembered import recall, remember
 from tests.toy import make_trio
 
 
@@ -72,3 +73,35 @@ def test_an_engine_without_kernels_answers(tmp_path: Path) -> None:
     )
     assert found.stdout.startswith("(")
     assert make_trio("llama").tokenizer is not None
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_kernels_compute_where_they_are_faster(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eft_engine.models.native.network.kernels_are_faster", lambda dtype: faster)
+    for config, expected in (
+        ({}, faster),
+        ({"cpu_kernels": True}, True),
+        ({"deterministic": True}, True),
+        ({"cpu_kernels": False}, False),
+    ):
+        with make_trio("llama").engine(**config) as engine:
+            assert {network.is_invariant for network in engine._trio.networks} == {expected}, config
+
+
+def test_what_was_measured_first_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EFT_CACHE_DIR", str(tmp_path))
+    assert recall("costs", "a network", 3) is None
+    assert remember("costs", "a network", 3, value=[[1, 0.5]]) == [[1, 0.5]]
+    assert remember("costs", "a network", 3, value=[[1, 0.7]]) == recall("costs", "a network", 3) == [[1, 0.5]]
+    assert recall("costs", "another", 3) is None
+    next((tmp_path / "costs").iterdir()).write_text("{")
+    assert recall("costs", "a network", 3) is None
+
+
+def test_what_cannot_be_kept_holds_for_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("EFT_CACHE_DIR", str(tmp_path / "file"))
+    assert remember("costs", "a network", value=[1]) == [1]
+    assert "cannot be kept" in caplog.text
