@@ -32,7 +32,7 @@ CONTEXT_LEN = 64
 def batch_limits(engine: Engine, requests: Sequence[Rows], *, repetitions: int = 5) -> dict[str, float]:
     """The limits for an idle engine of one network; `requests` are the rows that each of them needs."""
     (network,) = engine._trio.networks
-    assert isinstance(network, LanguageModel), "limits are those of torch's products"
+    assert type(network) is LanguageModel, "limits are those of torch's products: cpu_kernels=False"
     everything = [row for rows in requests for row in rows]
     sizes = sorted({len(rows) for rows in requests} | {len(everything)})
     kinds = {tuple(rows) for rows in requests} | {tuple(everything)}

@@ -101,7 +101,11 @@ def main(
     lengths = lengths or [500, 2000, 8000]
     cases = [(weight, length) for weight in (0.0, 0.5) for length in lengths]
     rows: dict[tuple[float, int], list[tuple[float, float, float]]] = {case: [] for case in cases}
-    config = EngineConfig(speculation=SpeculationOptions(drafter="none"), max_warm_prefixes=4 * len(lengths))
+    config = EngineConfig(
+        speculation=SpeculationOptions(drafter="none"),
+        max_warm_prefixes=4 * len(lengths),
+        cpu_kernels=False,  # in kernels attention is no function of its own
+    )
     with shared_engine(config) as engine:
         filler = engine.tokenizer.encode(
             "The river carries sand from the hills to the sea, year after year. " * 800, add_special_tokens=False

@@ -496,6 +496,12 @@ class EngineConfig(Options):
         description="refuse networks whose rows depend on what is computed beside them, so that a text is a function of request "
         "and seed alone: in any batch, however drafted, cached or cut, in every process on one kind of machine",
     )
+    draft_history_tokens: int = Field(
+        default=2**15,
+        ge=0,
+        description="tokens of earlier texts of the engine from which prompt lookup drafts too, where drafts cannot change a bit; "
+        "0: none, where one caller must not learn from another's speed",
+    )
     cuda_graphs: bool = Field(
         default=True, description="on a GPU: record forward passes of few tokens as CUDA graphs and replay them"
     )

@@ -131,6 +131,7 @@ RANGES: dict[type[Options], dict[str, Range]] = {
         "tuned_only_tokens": (["refuse", "keep"], ["mask"]),
         "speculation": ([SpeculationOptions(), {"drafter": "none"}], [{"drafter": "oracle"}, None, "fast"]),
         "deterministic": ([True, False], ["perhaps", None]),
+        "draft_history_tokens": ([0, 2**20], [-1, None]),
         "cuda_graphs": ([True, False], ["perhaps", None]),
         "cpu_kernels": ([None, True, False], ["perhaps"]),
         "attention": (["sdpa", "flash"], ["eager", None, True]),

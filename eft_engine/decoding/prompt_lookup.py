@@ -38,6 +38,10 @@ class PromptLookupIndex:
                     self._ends[tuple(self._token_ids[end - size :])] = end
             self._token_ids.append(token_id)
 
+    def tail(self, size: int) -> list[int]:
+        """The last `size` tokens, or all."""
+        return self._token_ids[-size:]
+
     def propose(self, max_tokens: int) -> list[int]:
         """What followed the last occurrence of the longest known n-gram that the list ends in; at most `max_tokens`.
 

@@ -4,9 +4,10 @@ A draft is drawn with the same random times as the composed distribution will be
 Equal distributions then give equal tokens, similar ones mostly do, and verification is comparison: the text is the one that
 plain decoding gives for the seed, whatever was drafted. Greedy decoding is the case of one-hot rows.
 
-Two drafters: prompt lookup, which costs no forward pass, and the tuned model, whose log-probabilities at the drafted positions
-are part of the target anyway and are kept for it. How many tokens to draft is decided from measured acceptance and the measured
-times of a step's parts: first per sequence, then for the step as a whole, since the rows of a pass are padded to the longest.
+Two drafters: prompt lookup (in the text itself, then in earlier ones), which costs no forward pass, and the tuned model, whose
+log-probabilities at the drafted positions are part of the target anyway and are kept for it. How many tokens to draft is decided
+from measured acceptance and the measured times of a step's parts: first per sequence, then for the step as a whole, since the rows
+of a pass are padded to the longest.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from eft_engine.decoding.sampling import choose, forbid, needs_penalties, penalise
+from eft_engine.decoding.text_history import SIZES, TextHistory
 from eft_engine.engine.acceptance import Acceptance, AcceptanceByWeights, expected_tokens
 from eft_engine.engine.routing import Stream
 from eft_engine.engine.running import StepCosts, StreamRunner, Work
@@ -126,12 +128,14 @@ class Drafter:
 
     Args:
         runner: runs the models that draft.
+        history_tokens: of earlier texts, from which the next ones are drafted where the drafter `learns`; 0: none.
         learns: whether how much is drafted may follow what was measured in other requests. Where it may not, a request that is
             alone is drafted the same way every time.
     """
 
-    def __init__(self, runner: StreamRunner, *, learns: bool) -> None:
+    def __init__(self, runner: StreamRunner, *, learns: bool, history_tokens: int = 0) -> None:
         self.learns = learns
+        self._history = TextHistory(max_tokens=history_tokens) if learns and history_tokens else None
         self._runner = runner
         self._policy = DraftPolicy(runner.costs)
         self._acceptance = AcceptanceByWeights(prior=PRIOR)
@@ -155,6 +159,11 @@ class Drafter:
                 sequence.drafts = sequence.drafts[:number]
         self._draft_with_tuned(wanted)
 
+    def remember(self, sequence: GenerationSequence) -> None:
+        """Let later texts be drafted from one that is complete."""
+        if self._history is not None and sequence.lookup is not None:
+            self._history.add(sequence.new_ids)
+
     def _propose(self, sequence: GenerationSequence, batch_size: int) -> Proposal:
         """What would pay for this sequence; tokens that need no forward pass are in its `drafts` already."""
         sequence.clear_drafts()
@@ -171,19 +180,23 @@ class Drafter:
         return Proposal(len(sequence.drafts), sequence.forced_acceptance.rate, trimmable=False)
 
     def _look_up(self, sequence: GenerationSequence, batch_size: int) -> Proposal | None:
-        """Tokens that followed the last ones before."""
+        """Tokens that followed the last ones before, in this text or in an earlier one."""
         if sequence.lookup is None:
             return None
-        found = sequence.draftable(sequence.lookup.propose(sequence.draft_limit))
+        acceptance, proposed = sequence.lookup_acceptance, sequence.lookup.propose(sequence.draft_limit)
+        if not proposed and self._history is not None:
+            acceptance = sequence.history_acceptance
+            proposed = self._history.propose(sequence.lookup.tail(max(SIZES)), sequence.draft_limit)
+        found = sequence.draftable(proposed)
         if sequence.grammar is not None:
             found = sequence.grammar.valid_prefix(found)
         if not found:
             return None
-        rate = sequence.lookup_acceptance.rate
+        rate = acceptance.rate
         number = self._policy.num_drafts(sequence, rate, drafting=(), batch_size=batch_size, limit=len(found))
         proposal = self._proposal(sequence, number, rate)
         sequence.drafts = found[: proposal.number]
-        sequence.drafted_by = sequence.lookup_acceptance
+        sequence.drafted_by = acceptance
         return proposal if proposal.number else None
 
     def _tuned(self, sequence: GenerationSequence, batch_size: int) -> Proposal:

@@ -91,6 +91,7 @@ class Engine:
             device=trio.networks[0].device,
             totals=self._totals,
             unknown_ids=trio.unknown_ids,
+            history_tokens=config.draft_history_tokens,
             learns=all(network.is_invariant for network in trio.networks),
         )
         drafts_adaptively = config.speculation.drafter != "none" and config.speculation.adaptive

@@ -301,6 +301,7 @@ class GenerationSequence(Sequence):
         self.drafted_by: Acceptance | None = None
         self.last_drafted_at = 0
         self.lookup_acceptance = Acceptance(prior=0.6)
+        self.history_acceptance = Acceptance(prior=0.5)
         self.forced_acceptance = Acceptance(prior=0.95)
         self.tuned_acceptance: Acceptance | None = None  # known when it first might draft
         self._kept: dict[Stream, list[tuple[Tensor, Tensor]]] = {}
@@ -312,6 +313,12 @@ class GenerationSequence(Sequence):
         if speculation.drafter in ("auto", "tuned"):
             held = list(request.weights.values())[: request.num_held_pairs]
             self._drafting_streams = draft_route(request.route, held)
+
+    @property
+    def new_ids(self) -> list[int]:
+        """Its text, prompt and output, without what was kept in the cache from an earlier one."""
+        known = min(stream.num_cached for stream in self.streams)
+        return [*self._prompt_ids[max(0, known - self.speculation.max_ngram_size) :], *self.output_ids]
 
     def _new_lookup(self) -> PromptLookupIndex:
         least, most = self.speculation.min_ngram_size, self.speculation.max_ngram_size

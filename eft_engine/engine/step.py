@@ -61,7 +61,7 @@ class Stepper:
     Args:
         vocabulary, device, totals, unknown_ids: see `StreamRunner`.
         tokenizer: reads generated tokens.
-        learns: see `Drafter`.
+        learns, history_tokens: see `Drafter`.
     """
 
     def __init__(
@@ -73,9 +73,10 @@ class Stepper:
         totals: EngineTotals,
         unknown_ids: Mapping[tuple[Network, str | None], frozenset[int]] | None = None,
         learns: bool = True,
+        history_tokens: int = 0,
     ) -> None:
         self._runner = StreamRunner(vocabulary, device=device, totals=totals, unknown_ids=unknown_ids)
-        self._drafter = Drafter(self._runner, learns=learns)
+        self._drafter = Drafter(self._runner, learns=learns, history_tokens=history_tokens)
         self._token_bytes = TokenBytes(tokenizer)
         self._totals = totals
 
@@ -261,6 +262,8 @@ class Stepper:
         ]
         try:
             sequence.commit(token_ids, logprobs, verdict.steered[rows.start : rows.start + len(token_ids)])
+            if sequence.finished:
+                self._drafter.remember(sequence)
         except Exception as error:
             request_id = sequence.request.request_id
             logger.exception(

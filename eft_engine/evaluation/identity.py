@@ -38,6 +38,7 @@ ONLY_SPEED = frozenset(
         "max_queued_requests",
         "speculation",
         "deterministic",
+        "draft_history_tokens",
         "cuda_graphs",
         "tensor_parallel_timeout_s",
         "self_check",

@@ -8,12 +8,13 @@ import torch
 from benchmarks import rounds
 from benchmarks.batch_limit import batch_limits
 from benchmarks.growth import timed_attention
-from eft_engine import Engine, SamplingParams, SpeculationOptions
+from eft_engine import Engine, EngineConfig, SamplingParams, SpeculationOptions
 from tests.toy import make_model, make_tokenizer, make_trio
 
 
 def test_limits_are_given_for_one_network_and_leave_no_slot_in_use() -> None:
-    with Engine.from_models(make_model("llama"), tokenizer=make_tokenizer()) as engine:
+    config = EngineConfig(cpu_kernels=False)
+    with Engine.from_models(make_model("llama"), tokenizer=make_tokenizer(), config=config) as engine:
         limits = batch_limits(engine, [[None], [None, None]], repetitions=1)
         assert set(limits) == {"arithmetic", "products", "passes"}
         assert min(limits.values()) > 0
@@ -22,7 +23,7 @@ def test_limits_are_given_for_one_network_and_leave_no_slot_in_use() -> None:
 
 def test_attention_is_timed_once_per_layer_and_pass_and_given_back() -> None:
     sampling = SamplingParams(temperature=0, max_tokens=5, ignore_eos=True)
-    with make_trio("llama").engine(speculation=SpeculationOptions(drafter="none")) as engine:
+    with make_trio("llama").engine(speculation=SpeculationOptions(drafter="none"), cpu_kernels=False) as engine:
         plain = engine.generate("The old mill", sampling=sampling, reward_weights=0.0)
         with timed_attention(engine) as seconds:
             timed = engine.generate("The old mill", sampling=sampling, reward_weights=0.0)

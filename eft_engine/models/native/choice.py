@@ -20,13 +20,13 @@ from eft_engine.models.native.library import PackedMatrix, apart
 from eft_engine.models.native.quantising import Kind
 from eft_engine.models.remembered import recall, remember
 
-SHAPE = (8192, 1024)
+SHAPE = (4096, 1024)
 PROMPT_LEN = 256
 TOKENS_PER_PROMPT = 128
 """Tokens that are written for each prompt of `PROMPT_LEN`."""
 SMALL_OPERATIONS = 8
 """Of torch beside each product of a layer."""
-REPETITIONS = 5
+REPETITIONS = 3
 
 
 @functools.cache

@@ -64,9 +64,9 @@ def native_network(
         NotForKernelsError: there are no kernels here, or they cannot compute it; the model is as it was.
         CorruptWeightsError: see `LanguageModel`.
     """
+    family_of(model)  # before anything is compiled
     if kernels() is None:
         raise NotForKernelsError("kernels of our own could not be compiled here")
-    family_of(model)
     if only_if_faster and not kernels_are_faster(model.dtype):
         raise NotForKernelsError(f"torch is faster here in {model.dtype}")
     weights = KernelWeights(model, codes=KINDS.get(quantization), keep_weights=keep_weights)

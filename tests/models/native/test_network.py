@@ -251,6 +251,22 @@ def test_text_is_a_function_of_request_and_seed(dtype: torch.dtype) -> None:
         assert last.output.token_ids == expected[3]
 
 
+def test_earlier_texts_of_the_engine_are_drafted_from() -> None:
+    trio = make_trio("llama")
+    lookup = SpeculationOptions(drafter="prompt_lookup", adaptive=False, min_ngram_size=6, max_ngram_size=6)
+    prompts, plain = ["What was asked before?", "And then: what was asked before?"], SpeculationOptions(drafter="none")
+    with trio.engine(max_warm_prefixes=0) as engine:
+        expected = [engine.generate(prompt, sampling=GREEDY, speculation=plain).token_ids for prompt in prompts]
+        first = engine.generate(prompts[0], sampling=GREEDY, speculation=lookup)
+        again = engine.generate(prompts[0], sampling=GREEDY, speculation=lookup)
+        other = engine.generate(prompts[1], sampling=GREEDY, speculation=lookup)
+    assert [again.token_ids, other.token_ids] == [first.token_ids, expected[1]] == expected
+    assert again.metrics.num_accepted > first.metrics.num_accepted + 10
+    with trio.engine(max_warm_prefixes=0, draft_history_tokens=0) as engine:
+        found = [engine.generate(prompts[0], sampling=GREEDY, speculation=lookup) for _ in range(2)]
+    assert found[0].metrics.num_accepted == found[1].metrics.num_accepted
+
+
 def test_bad_quantization_is_refused() -> None:
     with pytest.raises((InvalidOptionError, ValueError), match="int3"):
         EngineConfig.model_validate({"quantization": "int3"})
