@@ -49,6 +49,8 @@ class LanguageModel(Network):
             it changes its logits.
     """
 
+    rounds_rows = False
+    """Whether rows are rounded to whole numbers before they are multiplied with weights."""
     kv_cache_type: ClassVar[type[SlotKVCache]] = SlotKVCache
     kv_cache: SlotKVCache
 

@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 TOLERANCES = {torch.float32: 1e-3, torch.float64: 1e-6}
 """Largest allowed difference of logits, relative to the largest logit; other dtypes: 0.1, as their rounding differs by path."""
 
+ROUNDED_ROWS = 0.01
+"""The same where rows are rounded before they are multiplied."""
+
 TEXT_LEN, FIRST_LEN, MATE_LEN, ADAPTER_TEXT_LEN = 36, 16, 11, 6
 """Tokens of a text, of its part before drafts are taken back, of the text beside it, and of the one for adapters."""
 
@@ -81,18 +84,18 @@ def check_network(network: LanguageModel) -> None:
             "are damaged, or too large for their dtype",
             member=network.name,
         )
-    if not network.turns_long_texts and not _difference(whole[:FIRST_LEN], beginning) <= _tolerance(beginning):
+    if not network.turns_long_texts and not _difference(whole[:FIRST_LEN], beginning) <= _tolerance(network, beginning):
         raise UnsupportedModelError(
             f"{network.name}: what {type(network.model).__name__} says behind a token changes with tokens that come later, so that "
             f"no text can be written token by token; {WHAT_TO_DO}",
             member=network.name,
         )
     for row, own in zip(said, (beginning[-1], beside[4], beside[9], whole[-1], beside[-1]), strict=True):
-        difference = _difference(row, own)
-        if not difference <= _tolerance(own):
+        difference, allowed = _difference(row, own), _tolerance(network, own)
+        if not difference <= allowed:
             raise UnsupportedModelError(
                 f"{network.name}: the logits of {type(network.model).__name__} change by {difference:.2g} of their size (allowed "
-                f"{_tolerance(own):.2g}) when it is run over the engine's slots, so it cannot be composed exactly; {WHAT_TO_DO}",
+                f"{allowed:.2g}) when it is run over the engine's slots, so it cannot be composed exactly; {WHAT_TO_DO}",
                 member=network.name,
             )
 
@@ -124,8 +127,8 @@ def _difference(row: Tensor, own: Tensor) -> float:
     return float((row - own).abs().max() / own.abs().max())
 
 
-def _tolerance(row: Tensor) -> float:
-    return TOLERANCES.get(row.dtype, 0.1)
+def _tolerance(network: LanguageModel, row: Tensor) -> float:
+    return max(TOLERANCES.get(row.dtype, 0.1), ROUNDED_ROWS if network.rounds_rows else 0.0)
 
 
 @contextmanager
@@ -202,7 +205,7 @@ def check_adapter_rows(network: LanguageModel, adapter: str, *, before: Tensor, 
             source=source,
         ) from error
     # Rows of a pass share their experts, where there are some, and with other mates they are rounded otherwise.
-    if not torch.equal(alone, before) or not _difference(after[0], before[0]) <= _tolerance(before):
+    if not torch.equal(alone, before) or not _difference(after[0], before[0]) <= _tolerance(network, before):
         raise UnsupportedAdapterError(
             f"{member}: with the adapter in {source} beside it, {network.name} itself says something else than before. {ITS_OWN}",
             member=member,
@@ -210,7 +213,7 @@ def check_adapter_rows(network: LanguageModel, adapter: str, *, before: Tensor, 
         )
     own = network.own_logits(_text(network, ADAPTER_TEXT_LEN), adapter=adapter)[-1]
     difference = _difference(after[1], own)
-    if not difference <= _tolerance(own):
+    if not difference <= _tolerance(network, own):
         raise UnsupportedAdapterError(
             f"{member}: the adapter in {source} changes logits otherwise in a row of its own than in PEFT's hands, by "
             f"{difference:.2g} of their size. {ITS_OWN}",

@@ -92,6 +92,7 @@ class NativeLanguageModel(LanguageModel):
 
     def __init__(self, model: PreTrainedModel, weights: KernelWeights, *, name: str, self_check: bool) -> None:
         self._decoder = weights.decoder
+        self.rounds_rows = weights.decoder.kind in (Kind.INT8, Kind.INT4)
         self._adapter_parts: dict[str, AdapterParts] = {}
         self._programs: dict[tuple[str, ...], Program] = {}
         self._workspace = Workspace(weights.decoder)

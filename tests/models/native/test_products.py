@@ -11,7 +11,7 @@ from eft_engine.models.native.quantising import GROUP, Kind, held_share, to_code
 
 SHAPES = [(16, 32), (48, 64), (50, 40), (200, 200)]
 ROUNDING = {Kind.F32: 1e-6, Kind.BF16: 1e-6, Kind.INT8: 1e-4, Kind.INT4: 1e-4}
-"""Rows are rounded to 15 bits where weights are codes."""
+"""Rows are rounded to 16 bits where weights are codes."""
 
 
 def matrix_of(

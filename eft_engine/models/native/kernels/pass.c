@@ -154,7 +154,7 @@ static void of_row(const Decoder *decoder, const Pass *pass, const Operation *op
     case EMBED: embed(decoder, operation, pass->tokens[row], to); break;
     case NORM: norm(from, operation->vector, operation->size, operation->number, to); break;
     case ROUND:
-        round_row(from, operation->matrix->inputs, operation->matrix->kind, pass->rounded + row * pass->rounded_width);
+        round_row(from, operation->matrix->inputs, pass->rounded + row * pass->rounded_width);
         break;
     case HEAD_NORM:
         for (int head = 0; head < operation->num_heads; head++) {
@@ -530,15 +530,15 @@ void eft_pack_codes(const uint8_t *codes, const uint16_t *scales, const uint16_t
         memset(to, 0, matrix->panel_bytes);
         for (int64_t lane = 0; lane < PANEL && own * PANEL + lane < columns; lane++)
             for (int64_t group = 0; group < groups; group++) {
-                const int64_t column = own * PANEL + lane, place = lane / 4 == 1 ? lane + 4 : lane / 4 == 2 ? lane - 4 : lane;
+                const int64_t column = own * PANEL + lane;
                 const uint8_t *from = codes + column * matrix->inputs + group * GROUP;
                 char *in = to + group * group_bytes;
                 if (matrix->kind == INT8) {
                     ((uint16_t *)in)[lane] = scales[column * groups + group];
                     for (int k = 0; k < GROUP; k++) ((uint8_t *)(in + 32))[k / 2 * 32 + lane * 2 + k % 2] = from[k];
                 } else {
-                    ((uint16_t *)in)[place] = scales[column * groups + group];
-                    ((uint16_t *)in)[16 + place] = offsets[column * groups + group];
+                    ((uint16_t *)in)[lane] = scales[column * groups + group];
+                    ((uint16_t *)in)[16 + lane] = offsets[column * groups + group];
                     for (int k = 0; k < GROUP; k++)
                         ((uint8_t *)(in + 64))[k / 4 * 32 + lane * 2 + k % 2] |= (uint8_t)(from[k] << (k / 2 % 2 * 4));
                 }

@@ -85,25 +85,24 @@ INLINE void tile_bf16(const int rows, const int panels, const void *const *from,
 
 /* ---- codes --------------------------------------------------------------------------------------------------------
  *
- * A weight is scale * code, and with four bits scale * code + offset. A row is rounded to 15 bits, by the largest number of each
+ * A weight is scale * code, and with four bits scale * code + offset. A row is rounded to 16 bits, by the largest number of each
  * group. Sums of a group are whole numbers, and exact.
  *
  * In a panel comes for each group: 16 scales (and 16 offsets) in bfloat16, then the codes, two inputs of a column beside each
  * other: of eight bits [16 pairs][16 columns][2]; of four bits [8][16 columns][2] bytes, the pair of inputs 4i, 4i + 1 in their lower
  * halves and 4i + 2, 4i + 3 in their upper ones.
  */
-#define ROUNDED_MOST 16256 /* 127 * 128 */
+#define ROUNDED_MOST 32767 /* sums of a group stay far below 2^31 */
 #define INT8_GROUP_BYTES (32 + 512)
 #define INT4_GROUP_BYTES (64 + 256)
 
-/* A rounded row: for each group its scale, its sum, and 16 pairs of inputs, each of four bytes: two numbers of 16 bits, or their two
- * upper parts and their two lower parts of 7 bits. */
+/* A rounded row: for each group its scale, its sum, and 16 pairs of inputs, two numbers of 16 bits each. */
 typedef struct {
     float scale, sum;
     uint32_t pairs[GROUP / 2];
 } RoundedGroup;
 
-static void round_row(const float *row, int64_t inputs, int kind, RoundedGroup *groups) {
+static void round_row(const float *row, int64_t inputs, RoundedGroup *groups) {
     for (int64_t group = 0; group < inputs / GROUP; group++, row += GROUP, groups++) {
         float most = 0.0f, strange = 0.0f; /* NaN where a number is not finite */
         for (int k = 0; k < GROUP; k++) {
@@ -116,10 +115,7 @@ static void round_row(const float *row, int64_t inputs, int kind, RoundedGroup *
         for (int pair = 0; pair < GROUP / 2; pair++) {
             int32_t one = (int32_t)lrintf(row[2 * pair] * inverse), two = (int32_t)lrintf(row[2 * pair + 1] * inverse);
             sum += one + two;
-            groups->pairs[pair] =
-                kind == INT8 ? (uint32_t)(one & 0xffff) | (uint32_t)two << 16
-                             : (uint32_t)((one >> 7) & 0xff) | (uint32_t)((two >> 7) & 0xff) << 8 |
-                                   (uint32_t)(one & 127) << 16 | (uint32_t)(two & 127) << 24;
+            groups->pairs[pair] = (uint32_t)(one & 0xffff) | (uint32_t)two << 16;
         }
         groups->scale = most / ROUNDED_MOST;
         groups->sum = (float)sum * groups->scale;
@@ -160,52 +156,34 @@ INLINE void group_int8(const int rows, const RoundedGroup *const *from, const ch
         }
 }
 
-/* Columns come out as 0-3, 8-11 and 4-7, 12-15; scales and offsets lie in that order too. */
 INLINE void group_int4(const int rows, const RoundedGroup *const *from, const char *group, sums8 (*sums)[2]) {
-    const __m256i four_bits = _mm256_set1_epi8(15), parts = _mm256_set1_epi32(1 << 16 | 128);
+    const __m256i four_bits = _mm256_set1_epi16(15);
     const char *codes = group + 64;
     __m256i whole[MOST_ROWS][2];
+#pragma GCC unroll 8
+    for (int row = 0; row < rows; row++) whole[row][0] = whole[row][1] = _mm256_setzero_si256();
+#pragma GCC unroll 8
+    for (int step = 0; step < GROUP / 4; step++)
 #pragma GCC unroll 2
-    for (int half = 0; half < 2; half++) {
-        __m256i upper[MOST_ROWS], lower[MOST_ROWS];
-#pragma GCC unroll 4
-        for (int step = 0; step < 4; step++) { /* 8 products of at most 2 * 15 * 127 stay below 2^15 */
-            __m256i both = _mm256_loadu_si256((const __m256i *)(codes + (half * 4 + step) * 32));
-            __m256i one = _mm256_and_si256(both, four_bits);
-            __m256i two = _mm256_and_si256(_mm256_srli_epi16(both, 4), four_bits);
+        for (int half = 0; half < 2; half++) {
+            __m256i both = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(codes + step * 32 + half * 16)));
+            __m256i one = _mm256_and_si256(both, four_bits), two = _mm256_srli_epi16(both, 4);
 #pragma GCC unroll 8
             for (int row = 0; row < rows; row++) {
-                const uint16_t *pairs = (const uint16_t *)(from[row]->pairs + (half * 4 + step) * 2);
-                __m256i up = _mm256_add_epi16(_mm256_maddubs_epi16(one, _mm256_set1_epi16((short)pairs[0])),
-                                              _mm256_maddubs_epi16(two, _mm256_set1_epi16((short)pairs[2])));
-                __m256i down = _mm256_add_epi16(_mm256_maddubs_epi16(one, _mm256_set1_epi16((short)pairs[1])),
-                                                _mm256_maddubs_epi16(two, _mm256_set1_epi16((short)pairs[3])));
-                upper[row] = step ? _mm256_add_epi16(upper[row], up) : up;
-                lower[row] = step ? _mm256_add_epi16(lower[row], down) : down;
+                const uint32_t *pairs = from[row]->pairs + step * 2;
+                __m256i first = _mm256_madd_epi16(one, _mm256_set1_epi32((int)pairs[0]));
+                __m256i second = _mm256_madd_epi16(two, _mm256_set1_epi32((int)pairs[1]));
+                whole[row][half] = _mm256_add_epi32(whole[row][half], _mm256_add_epi32(first, second));
             }
         }
-#pragma GCC unroll 8
-        for (int row = 0; row < rows; row++) {
-            __m256i low = _mm256_madd_epi16(_mm256_unpacklo_epi16(upper[row], lower[row]), parts);
-            __m256i high = _mm256_madd_epi16(_mm256_unpackhi_epi16(upper[row], lower[row]), parts);
-            whole[row][0] = half ? _mm256_add_epi32(whole[row][0], low) : low;
-            whole[row][1] = half ? _mm256_add_epi32(whole[row][1], high) : high;
-        }
-    }
 #pragma GCC unroll 8
     for (int row = 0; row < rows; row++)
 #pragma GCC unroll 2
         for (int half = 0; half < 2; half++) {
             __m256 scale = _mm256_mul_ps(load8_bf16(group, half * 8), _mm256_set1_ps(from[row]->scale));
             __m256 sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole[row][half]), scale, sums[row][half]);
-            __m256 offset = load8_bf16(group, 16 + half * 8);
-            sums[row][half] = _mm256_fmadd_ps(offset, _mm256_set1_ps(from[row]->sum), sum);
+            sums[row][half] = _mm256_fmadd_ps(load8_bf16(group, 16 + half * 8), _mm256_set1_ps(from[row]->sum), sum);
         }
-}
-
-INLINE void store_panel(int kind, sums8 first, sums8 second, float *to) {
-    _mm256_storeu_ps(to, kind == INT4 ? _mm256_permute2f128_ps(first, second, 0x20) : first);
-    _mm256_storeu_ps(to + 8, kind == INT4 ? _mm256_permute2f128_ps(first, second, 0x31) : second);
 }
 
 INLINE void tile_codes(const int rows, const int panels, const int kind, const void *const *from, const Matrix *matrix, int64_t first, float *to) {
@@ -228,12 +206,14 @@ INLINE void tile_codes(const int rows, const int panels, const int kind, const v
             for (int row = 0; row < rows; row++) rounded[row]++;
         }
 #pragma GCC unroll 8
-        for (int row = 0; row < rows; row++) store_panel(kind, sums[row][0], sums[row][1], to + (row * MOST_PANELS + panel) * PANEL);
+        for (int row = 0; row < rows; row++) {
+            _mm256_storeu_ps(to + (row * MOST_PANELS + panel) * PANEL, sums[row][0]);
+            _mm256_storeu_ps(to + (row * MOST_PANELS + panel) * PANEL + 8, sums[row][1]);
+        }
     }
 }
 #else
 INLINE void tile_codes(const int rows, const int panels, const int kind, const void *const *from, const Matrix *matrix, int64_t first, float *to) {
-    static const int order[PANEL] = {0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15};
     const int64_t group_bytes = kind == INT8 ? INT8_GROUP_BYTES : INT4_GROUP_BYTES;
     for (int row = 0; row < rows; row++)
         for (int panel = 0; panel < panels; panel++) {
@@ -244,9 +224,7 @@ INLINE void tile_codes(const int rows, const int panels, const int kind, const v
                 int32_t whole[PANEL] = {0};
                 for (int pair = 0; pair < GROUP / 2; pair++) {
                     uint32_t both = rounded->pairs[pair];
-                    int32_t one, two;
-                    if (kind == INT8) one = (int16_t)both, two = (int16_t)(both >> 16);
-                    else one = (int8_t)both * 128 + (int8_t)(both >> 16), two = (int8_t)(both >> 8) * 128 + (int8_t)(both >> 24);
+                    int32_t one = (int16_t)both, two = (int16_t)(both >> 16);
                     for (int column = 0; column < PANEL; column++) {
                         if (kind == INT8) {
                             const int8_t *codes = (const int8_t *)(group + 32) + pair * 32 + column * 2;
@@ -259,10 +237,9 @@ INLINE void tile_codes(const int rows, const int panels, const int kind, const v
                     }
                 }
                 const uint16_t *scales = (const uint16_t *)group;
-                for (int place = 0; place < PANEL; place++) {
-                    int column = kind == INT4 ? order[place] : place;
-                    sums[column] = fmaf((float)whole[column], from_bf16(scales[place]) * rounded->scale, sums[column]);
-                    if (kind == INT4) sums[column] = fmaf(from_bf16(scales[16 + place]), rounded->sum, sums[column]);
+                for (int column = 0; column < PANEL; column++) {
+                    sums[column] = fmaf((float)whole[column], from_bf16(scales[column]) * rounded->scale, sums[column]);
+                    if (kind == INT4) sums[column] = fmaf(from_bf16(scales[16 + column]), rounded->sum, sums[column]);
                 }
             }
             memcpy(to + (row * MOST_PANELS + panel) * PANEL, sums, sizeof sums);
@@ -313,9 +290,8 @@ INLINE float weight_at(const Matrix *matrix, int64_t column, int64_t k) {
         return from_bf16(((const uint16_t *)group)[lane]) * (float)((const int8_t *)(group + 32))[k % GROUP / 2 * 32 + lane * 2 + k % 2];
     }
     const char *group = panel + k / GROUP * INT4_GROUP_BYTES;
-    int64_t place = lane / 4 == 1 ? lane + 4 : lane / 4 == 2 ? lane - 4 : lane; /* see group_int4 */
     int code = ((const uint8_t *)(group + 64))[k % GROUP / 4 * 32 + lane * 2 + k % 2] >> (k / 2 % 2 * 4) & 15;
-    return fmaf(from_bf16(((const uint16_t *)group)[place]), (float)code, from_bf16(((const uint16_t *)group)[16 + place]));
+    return fmaf(from_bf16(((const uint16_t *)group)[lane]), (float)code, from_bf16(((const uint16_t *)group)[16 + lane]));
 }
 
 #endif
