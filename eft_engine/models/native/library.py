@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import enum
 import functools
+import logging
 from collections.abc import Sequence
 from ctypes import POINTER, c_float, c_int, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from eft_engine.models.native.build import compiled
 from eft_engine.models.native.quantising import GROUP, Codes, Kind, to_codes
+
+logger = logging.getLogger(__name__)
 
 PANEL = 16
 """Columns of a matrix that lie together."""
@@ -145,7 +148,14 @@ def kernels() -> ctypes.CDLL | None:
     path = compiled()
     if path is None:
         return None
-    library = ctypes.CDLL(str(path))
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:  # a file system from which nothing may be run, for instance
+        logger.warning(
+            "networks are computed by torch: the kernels cannot be loaded (%s); EFT_CACHE_DIR names another folder for them",
+            error,
+        )
+        return None
     matrix = POINTER(MatrixStruct)
     library.eft_pass.argtypes = [POINTER(DecoderStruct), POINTER(PassStruct)]
     library.eft_pass.restype = c_int
@@ -195,7 +205,6 @@ class PackedMatrix:
         else:
             panel_bytes = self.padded_inputs * PANEL * (4 if kind is Kind.F32 else 2)
         self.width = panels * PANEL
-        # Behind the last panel there is some room: kernels fetch ahead.
         self._numbers = torch.zeros(panels * panel_bytes, dtype=torch.uint8)
         self._bias: Tensor | None = None
         self.struct = MatrixStruct(

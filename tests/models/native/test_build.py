@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from eft_engine.models.native import build
+from eft_engine.models.native import build, library
 from eft_engine.models.remembered import recall, remember
 from tests.toy import make_trio
 
@@ -105,3 +105,13 @@ def test_what_cannot_be_kept_holds_for_this_process(
     monkeypatch.setenv("EFT_CACHE_DIR", str(tmp_path / "file"))
     assert remember("costs", "a network", value=[1]) == [1]
     assert "cannot be kept" in caplog.text
+
+
+def test_a_library_that_cannot_be_loaded_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = tmp_path / "kernels.so"
+    broken.write_text("not a library")
+    monkeypatch.setattr(library, "compiled", lambda: broken)
+    assert library.kernels.__wrapped__() is None
+    assert "EFT_CACHE_DIR" in caplog.text
