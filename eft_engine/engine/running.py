@@ -158,7 +158,8 @@ class StreamRunner:
         """
         networks = list(dict.fromkeys(networks))
         self._time_passes(networks, (1,), rounds=0)  # which shows what a position takes
-        facts = (self.width, len(networks), torch.get_num_threads(), *(network.fingerprint for network in networks))
+        sizes = (self.width, len(networks), torch.get_num_threads(), REMEMBERED_SIZES)
+        facts = (*sizes, *(network.fingerprint for network in networks))
         parts: list[Part] = [*networks, *Work]
         if threads_side_by_side(dict.fromkeys(networks, 1)) is not None:
             parts.append(frozenset(networks))
