@@ -9,6 +9,7 @@ prompts do not count; rounds take turns, and ratios are medians of each round's.
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -88,11 +89,17 @@ def speed(
                     if turn:
                         ours.append(own)
                         theirs.append(other)
-                ratio = _median([own / other for own, other in zip(ours, theirs, strict=True)])
-                table.add_row(kind, str(batch), f"{_median(ours):.1f}", f"{_median(theirs):.1f}", f"{ratio:.2f}")
+                ratio = statistics.median([own / other for own, other in zip(ours, theirs, strict=True)])
+                table.add_row(
+                    kind,
+                    str(batch),
+                    f"{statistics.median(ours):.1f}",
+                    f"{statistics.median(theirs):.1f}",
+                    f"{ratio:.2f}",
+                )
                 result[f"{kind} batch {batch}"] = {
-                    "engine": _median(ours),
-                    "llama_cpp": _median(theirs),
+                    "engine": statistics.median(ours),
+                    "llama_cpp": statistics.median(theirs),
                     "ratio": ratio,
                 }
     Console().print(table)
@@ -115,10 +122,6 @@ def _peer_speed(peer: LlamaCppParallel, prompts: list[list[int]]) -> float:
         return clock() - started
 
     return NUM_TOKENS * len(prompts) / (seconds(NUM_TOKENS + 1) - seconds(1))
-
-
-def _median(values: list[float]) -> float:
-    return sorted(values)[len(values) // 2]
 
 
 if __name__ == "__main__":

@@ -240,9 +240,10 @@ class PackedDecoder:
         }
         return [widths[buffer] for buffer in range(NUM_BUFFERS)]
 
-    def operations(self, adapters: Sequence[AdapterParts], windows: Sequence[int]) -> list[OperationStruct]:
-        """The operations of a pass in which rows may have these adapters."""
-        return _ProgramWriter(self, adapters, windows).operations
+    def operations(self, adapters: Sequence[AdapterParts], windows: Sequence[int]) -> ctypes.Array[OperationStruct]:
+        """The operations of a pass in which rows may have these adapters, as the kernels take them."""
+        operations = _ProgramWriter(self, adapters, windows).operations
+        return (OperationStruct * len(operations))(*operations)
 
 
 def _keep(module: nn.Module) -> None:
@@ -374,8 +375,3 @@ class _ProgramWriter:
         self._adapted(modules, source, BRANCH)
         self._norm(norm, BRANCH, BRANCH)
         self._add(Kinds.SUM, source=BRANCH, to=HIDDEN, size=self._decoder.hidden_size)
-
-
-def structs(operations: Sequence[OperationStruct]) -> ctypes.Array[OperationStruct]:
-    """Operations as the kernels take them."""
-    return (OperationStruct * len(operations))(*operations)

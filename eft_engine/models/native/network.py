@@ -18,7 +18,7 @@ from eft_engine.config import Quantization
 from eft_engine.errors import UnsupportedModelError
 from eft_engine.models.language_model import LanguageModel
 from eft_engine.models.native.choice import kernels_are_faster
-from eft_engine.models.native.decoder import NUM_BUFFERS, Adapted, AdapterParts, PackedDecoder, structs
+from eft_engine.models.native.decoder import NUM_BUFFERS, Adapted, AdapterParts, PackedDecoder
 from eft_engine.models.native.families import NotForKernelsError, family_of
 from eft_engine.models.native.library import (
     PAGE,
@@ -94,7 +94,7 @@ class NativeLanguageModel(LanguageModel):
         self._decoder = weights.decoder
         self.rounds_rows = weights.decoder.kind in (Kind.INT8, Kind.INT4)
         self._adapter_parts: dict[str, AdapterParts] = {}
-        self._programs: dict[tuple[str, ...], Program] = {}
+        self._programs: dict[tuple[str, ...], ctypes.Array[OperationStruct]] = {}
         self._workspace = Workspace(weights.decoder)
         super().__init__(model, name=name, self_check=self_check, held_weights=weights)
 
@@ -150,7 +150,7 @@ class NativeLanguageModel(LanguageModel):
         used = tuple(sorted({block.adapter for block in blocks if block.adapter is not None}))
         if used not in self._programs:
             parts = [self._adapter_parts[adapter] for adapter in used]
-            self._programs[used] = Program(self._decoder.operations(parts, self._decoder.windows()))
+            self._programs[used] = self._decoder.operations(parts, self._decoder.windows())
         pages = [self.kv_cache.make_room(block.slot, len(block.token_ids)) for block in blocks]
         addresses = [[page.address for page in own] for own in pages]
         self._workspace.compute(self._programs[used], blocks, addresses, used, logits)
@@ -188,13 +188,6 @@ def _in_passes(blocks: Sequence[Block]) -> Iterator[list[Block]]:
         room -= count - start
     if some:
         yield some
-
-
-class Program:
-    """The operations of a pass, as the kernels take them."""
-
-    def __init__(self, operations: Sequence[OperationStruct]) -> None:
-        self.operations = structs(operations)
 
 
 class Workspace:
@@ -251,7 +244,7 @@ class Workspace:
 
     def compute(
         self,
-        program: Program,
+        program: ctypes.Array[OperationStruct],
         blocks: Sequence[Block],
         pages: Sequence[Sequence[int]],
         adapters: Sequence[str],
@@ -302,8 +295,8 @@ class Workspace:
         adapter_rows = np.concatenate([np.zeros(0, np.int32), *rows_of])
         adapter_starts = np.cumsum([0, *map(len, rows_of)])
         decoder = self._struct
-        decoder.operations = ctypes.addressof(program.operations)
-        decoder.num_operations = len(program.operations)
+        decoder.operations = ctypes.addressof(program)
+        decoder.num_operations = len(program)
         struct = PassStruct(
             num_rows=num_rows,
             num_wanted=len(wanted),
