@@ -6,13 +6,17 @@ state: taking tokens back is `truncate(length)`, without a copy. Rows of one for
 written at their own positions and read through a mask; nothing is padded on the left, so positions never shift. Layers that
 keep a state instead have it in `states`.
 
+On a CPU the buffers are `LazyZeros`: a slot takes memory for the positions that it has reached, not for `max_len` of them, and
+gives it back when it is released. On a GPU they are whole.
+
 A forward pass works on *adjacent* slots, so that it reads the buffers through a view instead of gathering rows: `arrange` moves
 slots together when the set of rows changes, which happens when requests come and go and not at every step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +26,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from eft_engine.errors import UnsupportedModelError
 from eft_engine.models.layout import BatchLayout, computing
+from eft_engine.models.lazy_memory import LazyZeros, rounded_to_pages
 from eft_engine.models.network import KVSlot
 from eft_engine.models.slot_states import SlotStates
 from eft_engine.models.state_rows import StateSlot
@@ -39,30 +44,44 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
     def __init__(self, cache: SlotKVCache) -> None:
         super().__init__()
         self._cache = cache
+        self.memory: tuple[LazyZeros, ...] = ()
+        """What the buffers lie in."""
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Make the buffers; `*_states` are `[rows, kv_heads, columns, head_dim]` and give dtype, device and head sizes."""
         # Zeros, not empty memory: masked positions get weight 0, and 0 * NaN would still be NaN.
-        size = (self._cache.num_slots, self._cache.max_len)
-        self.keys = key_states.new_zeros(size[0], key_states.shape[1], size[1], key_states.shape[3])
-        self.values = value_states.new_zeros(size[0], value_states.shape[1], size[1], value_states.shape[3])
+        num_slots, max_len = self._cache.num_slots, self._cache.max_len
+        self.memory = tuple(
+            LazyZeros((num_slots, states.shape[1], max_len, states.shape[3]), like=states)
+            for states in (key_states, value_states)
+        )
+        self.keys, self.values = (own.tensor for own in self.memory)
         self.is_initialized = True
         self._cache.buffers_version += 1
 
     def fit(self) -> None:
-        """Bring existing buffers to the size that the cache needs now, keeping what they hold."""
+        """Bring existing buffers to the size that the cache needs now, keeping what its slots hold."""
         if self.keys is None or self.values is None:
             return
         if self.keys.shape[::2] != (self._cache.num_slots, self._cache.max_len):
             held = (self.keys, self.values)
-            try:
-                self.lazy_initialization(*held)
-            except BaseException:  # out of memory: what is held stays
-                self.keys, self.values = held
-                raise
+            self.lazy_initialization(*held)  # where memory runs out, what is held stays
             for new, old in zip((self.keys, self.values), held, strict=True):
-                num_slots, max_len = min(new.shape[0], old.shape[0]), min(new.shape[2], old.shape[2])
-                new[:num_slots, :, :max_len] = old[:num_slots, :, :max_len]
+                for place, length in enumerate(self._cache.lengths_at(min(len(new), len(old)))):
+                    new[place, :, :length] = old[place, :, :length]
+
+    def erase(self, place: int, reached: int) -> None:
+        """Overwrite a slot that has reached so many positions."""
+        for own in self.memory:
+            if place < len(own.tensor):
+                own.tensor[place, :, : reached if own.is_lazy else None].zero_()
+
+    def give_back(self, place: int, first: int, stop: int) -> None:
+        """Let go of the memory of these positions of a slot, where it is taken as it is written."""
+        for own in self.memory:
+            if own.is_lazy and place < len(own.tensor):
+                for head in own.tensor[place]:
+                    own.give_back(head[first:stop])
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Write `[rows, kv_heads, columns, head_dim]` states; return views `[rows, kv_heads, window, head_dim]`."""
@@ -103,6 +122,8 @@ class SlotKVCache(Cache):  # type: ignore[misc]
         self.buffers_version = 0
         """Grows when buffers are made anew, at other addresses."""
         self._slots: list[StateSlot | None] = []
+        self._reached: Counter[int] = Counter()
+        """By place: positions that take memory, where it is taken as it is written."""
         super().__init__(layers=[])
 
     # ---- as transformers' models ask ---------------------------------------------------------------------------------
@@ -181,6 +202,8 @@ class SlotKVCache(Cache):  # type: ignore[misc]
         """Inside the block a pass is computed. The slots must have their new lengths when it ends; see `SlotStates.begin`."""
         self.layout = layout
         self.states.num_slots = self.num_slots
+        for slot in slots:
+            self._reached[slot.index] = max(self._reached[slot.index], slot.length + layout.num_columns)
         if slots:
             self.states.begin(slots, settled, provisional)
         try:
@@ -188,6 +211,8 @@ class SlotKVCache(Cache):  # type: ignore[misc]
                 yield
             if slots:
                 self.states.end(slots)
+            for slot in slots:  # short rows were padded
+                self._give_back(slot.index, max(slot.length, slot.reserved_len))
         except BaseException:
             self.states.break_off(slots)
             raise
@@ -196,7 +221,7 @@ class SlotKVCache(Cache):  # type: ignore[misc]
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all buffers, and of states that are kept."""
+        """Bytes that all buffers take, and states that are kept."""
         kept = {
             id(copy): copy.nbytes
             for slot in self._slots
@@ -204,20 +229,48 @@ class SlotKVCache(Cache):  # type: ignore[misc]
             for held in slot.kept.values()
             for copy in held.values()
         }
-        return sum(buffer.nbytes for buffer in self._held()) + self.states.num_bytes + sum(kept.values())
+        held = self._bytes_of(self._reached[slot.index] for slot in self._slots if slot)
+        return held + self.states.num_bytes + sum(kept.values())
 
     def num_bytes_with(self, needed_lens: Sequence[int]) -> int:
         """Bytes of all buffers once more slots are in use, and slots have the length that they or the new ones may need.
 
         0 before the first forward pass, which makes the buffers.
         """
-        position_bytes: int = sum(buffer.shape[1] * buffer.shape[3] * buffer.element_size() for buffer in self._held())
         in_use = [slot for slot in self._slots if slot is not None]
         num_slots = max(1, self.num_slots)
         while num_slots < len(in_use) + len(needed_lens):
             num_slots *= 2
-        reserved = max(*needed_lens, *(slot.reserved_len for slot in in_use), 0)
-        return num_slots * (max(self.max_len, _rounded_len(reserved)) * position_bytes + self.states.bytes_per_slot)
+        lengths = [*needed_lens, *(max(slot.reserved_len, self._reached[slot.index]) for slot in in_use)]
+        max_len = max(self.max_len, _rounded_len(max(lengths, default=0)))
+        return self._bytes_of(lengths, num_slots=num_slots, max_len=max_len) + num_slots * self.states.bytes_per_slot
+
+    def _bytes_of(self, lengths: Iterable[int], *, num_slots: int | None = None, max_len: int | None = None) -> int:
+        """Bytes of all buffers when slots have reached these lengths, and there are so many slots of so many positions (those that
+        there are now), which count where memory is not taken as it is written.
+        """
+        lengths = list(lengths)
+        kinds = Counter(
+            (own.is_lazy, *own.tensor.shape, own.tensor.element_size()) for layer in self.layers for own in layer.memory
+        )
+        return sum(
+            number
+            * num_heads
+            * (
+                sum(rounded_to_pages(length * head_dim * item_size) for length in lengths)
+                if is_lazy
+                else (num_slots or slots) * (max_len or positions) * head_dim * item_size
+            )
+            for (is_lazy, slots, num_heads, positions, head_dim, item_size), number in kinds.items()
+        )
+
+    def _give_back(self, place: int, length: int) -> None:
+        """Let go of the memory behind so many positions of a place."""
+        reached = self._reached[place]
+        if reached > length:
+            for layer in self.layers:
+                layer.give_back(place, length, reached)
+            self._reached[place] = length
 
     def allocate(self) -> StateSlot:
         """A free slot, empty."""
@@ -237,10 +290,10 @@ class SlotKVCache(Cache):  # type: ignore[misc]
         assert self._slots[slot.index] is slot, "a slot is released once"
         self._slots[slot.index] = None
         if erase:
-            for buffer in self._held():
-                if slot.index < len(buffer):
-                    buffer[slot.index].zero_()
+            for layer in self.layers:
+                layer.erase(slot.index, self._reached[slot.index])
             self.states.erase(slot.index)
+        self._give_back(slot.index, 0)
 
     @torch.inference_mode()
     def trim(self) -> None:
@@ -251,6 +304,9 @@ class SlotKVCache(Cache):  # type: ignore[misc]
         self.max_len = 0
         self.reserve(max((slot.length for slot in self._slots if slot is not None), default=0))
         self.fit()
+        for slot in self._slots:
+            if slot is not None:
+                self._give_back(slot.index, slot.length)
 
     def keepable_len(self, slot: KVSlot, length: int) -> int:
         """All of them where positions are kept apart; else as many as a state was kept of."""
@@ -267,6 +323,7 @@ class SlotKVCache(Cache):  # type: ignore[misc]
         assert target.length == 0, "a prefix is copied to an empty slot"
         for buffer in self._buffers():
             buffer[target.index, :, :length] = buffer[source.index, :, :length]
+        self._reached[target.index] = max(self._reached[target.index], length)
         if self.states:
             self.states.copy(self._own(source), self._own(target), length)
         self._own(target).token_ids, self._own(target).is_long = (
@@ -305,11 +362,14 @@ class SlotKVCache(Cache):  # type: ignore[misc]
     @torch.inference_mode()
     def _swap(self, a: int, b: int) -> None:
         first, second = self._slots[a], self._slots[b]
-        used = max(slot.length for slot in (first, second) if slot is not None)
+        of_first, of_second = (0 if slot is None else slot.length for slot in (first, second))
         for buffer in self._buffers():
-            held = buffer[a, :, :used].clone()
-            buffer[a, :, :used] = buffer[b, :, :used]
-            buffer[b, :, :used] = held
+            held = buffer[a, :, :of_first].clone()
+            buffer[a, :, :of_second] = buffer[b, :, :of_second]
+            buffer[b, :, :of_first] = held
+        for place, length in ((a, of_second), (b, of_first)):
+            self._reached[place] = max(self._reached[place], length)
+            self._give_back(place, length)
         self.states.swap(a, b)
         self._slots[a], self._slots[b] = second, first
         for index in (a, b):

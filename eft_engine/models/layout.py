@@ -65,6 +65,11 @@ class BatchLayout:
         return self.positions.shape[0]
 
     @property
+    def num_columns(self) -> int:
+        """Tokens of its longest row."""
+        return self.positions.shape[1]
+
+    @property
     def needed_len(self) -> int:
         """Positions that a buffer must have, padded columns included."""
         return self.window
