@@ -85,6 +85,7 @@ class Engine:
         self._requests = RequestMaker(trio, self._weights, config, self._totals)
         if config.deterministic:
             check_deterministic(trio.networks)
+        is_invariant = all(network.is_invariant for network in trio.networks)
         stepper = Stepper(
             trio.vocabulary,
             self.tokenizer,
@@ -92,11 +93,13 @@ class Engine:
             totals=self._totals,
             unknown_ids=trio.unknown_ids,
             history_tokens=config.draft_history_tokens,
-            learns=all(network.is_invariant for network in trio.networks),
+            learns=is_invariant,
         )
         drafts_adaptively = config.speculation.drafter != "none" and config.speculation.adaptive
         self._max_kv_cache_bytes = cache_budget(config.max_kv_cache_bytes, trio.networks)
-        if drafts_adaptively or config.max_kv_cache_bytes is not None:  # a first pass also shows what a position takes
+        # A first pass also shows what a position takes; and where costs may not be learnt while requests run, a call that drafts
+        # must find them settled, whatever the engine does by default.
+        if drafts_adaptively or not is_invariant or config.max_kv_cache_bytes is not None:
             stepper.calibrate(trio.networks)
         scheduler = Scheduler(
             max_num_seqs=config.max_num_seqs,

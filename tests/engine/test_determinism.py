@@ -59,13 +59,17 @@ def test_a_request_that_comes_again_is_computed_alike(monkeypatch: pytest.Monkey
     assert found[0] == found[1]
 
 
-def test_costs_are_measured_once_and_change_no_more() -> None:
+@pytest.mark.parametrize(
+    "by_default", [SpeculationOptions(), SpeculationOptions(drafter="none"), SpeculationOptions(adaptive=False)]
+)
+def test_costs_are_measured_once_and_change_no_more(by_default: SpeculationOptions) -> None:
+    """Whatever the engine does by default, as a call may draft as it pays."""
     estimates = []
     for _ in range(2):
-        with make_trio("gpt2").engine() as engine:
+        with make_trio("gpt2").engine(speculation=by_default) as engine:
             costs = engine._worker._stepper._runner.costs
             before = [costs.estimate(network, size) for network in engine._trio.networks for size in (1, 3, 9)]
-            engine.generate([PROMPT, "another"], sampling=SAMPLING)
+            engine.generate([PROMPT, "another"], sampling=SAMPLING, speculation=SpeculationOptions())
             after = [costs.estimate(network, size) for network in engine._trio.networks for size in (1, 3, 9)]
             assert before == after
             assert min(before) > 0
