@@ -215,18 +215,20 @@ static void linear(const Decoder *decoder, const Pass *pass, const Stage *stage,
     float *to = (to_logits ? pass->logits : decoder->buffers[operation->to]) + operation->first;
     const int64_t begin = piece * stage->panels_of_piece, left = matrix->panels - begin;
     const int64_t end = begin + (left < stage->panels_of_piece ? left : stage->panels_of_piece);
+    /* Panels that all rows are multiplied with before the next ones are read; gates need two. */
+    const int in_turn = stage->num_rows == 1 ? MOST_PANELS : PANELS_IN_TURN;
     float results[MOST_ROWS * MOST_PANELS * PANEL];
-    for (int64_t row = 0; row < stage->num_rows; row += most_rows) {
-        const int num_rows = stage->num_rows - row < most_rows ? (int)(stage->num_rows - row) : most_rows;
-        const void *inputs[MOST_ROWS];
-        int64_t index[MOST_ROWS];
-        for (int each = 0; each < num_rows; each++) {
-            index[each] = rows ? rows[row + each] : row + each;
-            inputs[each] = coded ? (const void *)(pass->rounded + index[each] * pass->rounded_width)
-                                 : (const void *)(from + index[each] * from_width);
-        }
-        for (int64_t first = begin; first < end; first += MOST_PANELS) {
-            const int panels = end - first < MOST_PANELS ? (int)(end - first) : MOST_PANELS;
+    for (int64_t first = begin; first < end; first += in_turn) {
+        const int panels = end - first < in_turn ? (int)(end - first) : in_turn;
+        for (int64_t row = 0; row < stage->num_rows; row += most_rows) {
+            const int num_rows = stage->num_rows - row < most_rows ? (int)(stage->num_rows - row) : most_rows;
+            const void *inputs[MOST_ROWS];
+            int64_t index[MOST_ROWS];
+            for (int each = 0; each < num_rows; each++) {
+                index[each] = rows ? rows[row + each] : row + each;
+                inputs[each] = coded ? (const void *)(pass->rounded + index[each] * pass->rounded_width)
+                                     : (const void *)(from + index[each] * from_width);
+            }
             multiply(num_rows, panels, inputs, matrix, first, results);
             for (int each = 0; each < num_rows; each++)
                 deliver(operation, matrix, results + each * MOST_PANELS * PANEL, first, panels,

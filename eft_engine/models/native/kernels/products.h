@@ -27,6 +27,15 @@ typedef struct {
     int32_t unused;
 } Matrix;
 
+/* A single row waits for memory alone: what it reads soon is asked for. Of several rows only the first waits, so meanwhile the
+ * panels that come next are asked for: `multiply` takes PANELS_IN_TURN of them at a time. */
+#define PANELS_IN_TURN 2
+#define NEAR_BYTES 2048
+INLINE void ask_for(const int rows, const Matrix *matrix, const char *now) {
+    if (rows == 1) __builtin_prefetch(now + NEAR_BYTES);
+    else __builtin_prefetch(now + PANELS_IN_TURN * matrix->panel_bytes, 0, 2);
+}
+
 INLINE int is_coded(const Matrix *matrix) { return matrix->kind == INT8 || matrix->kind == INT4; }
 
 /* ---- numbers ------------------------------------------------------------------------------------------------------ */
@@ -43,7 +52,9 @@ INLINE void tile_f32(const int rows, const int panels, const void *const *from, 
     for (int64_t k = 0; k < matrix->inputs; k++) {
 #pragma GCC unroll 8
         for (int part = 0; part < panels * PARTS; part++) {
-            floats weight = load(weights[part / PARTS] + k * PANEL + part % PARTS * WIDTH);
+            const float *at = weights[part / PARTS] + k * PANEL + part % PARTS * WIDTH;
+            if (part % PARTS == 0) ask_for(rows, matrix, (const char *)at);
+            floats weight = load(at);
 #pragma GCC unroll 8
             for (int row = 0; row < rows; row++) sums[row][part] += ((const float *)from[row])[k] * weight;
         }
@@ -68,7 +79,7 @@ INLINE void tile_bf16(const int rows, const int panels, const void *const *from,
 #pragma GCC unroll 8
         for (int part = 0; part < panels * PARTS; part++) {
             const uint32_t *at = weights[part / PARTS] + k / 2 * PANEL + part % PARTS * WIDTH;
-            if (rows == 1) __builtin_prefetch((const char *)at + 2048);
+            if (part % PARTS == 0) ask_for(rows, matrix, (const char *)at);
             words both = *(const words_at *)at;
             floats even = (floats)(both << 16), odd = (floats)(both & 0xffff0000u);
 #pragma GCC unroll 8
@@ -131,58 +142,63 @@ INLINE sums8 load8_bf16(const char *group, int first) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(numbers), 16));
 }
 
-INLINE void group_int8(const int rows, const RoundedGroup *const *from, const char *group, sums8 (*sums)[2]) {
-    const int8_t *codes = (const int8_t *)(group + 32);
-    __m256i whole[MOST_ROWS][2];
+INLINE void add_pair(const int rows, const RoundedGroup *const *from, int pair, __m256i low, __m256i high, __m256i (*whole)[2]) {
 #pragma GCC unroll 8
-    for (int row = 0; row < rows; row++) whole[row][0] = whole[row][1] = _mm256_setzero_si256();
+    for (int row = 0; row < rows; row++) {
+        __m256i both = _mm256_set1_epi32((int)from[row]->pairs[pair]);
+        whole[row][0] = _mm256_add_epi32(whole[row][0], _mm256_madd_epi16(low, both));
+        whole[row][1] = _mm256_add_epi32(whole[row][1], _mm256_madd_epi16(high, both));
+    }
+}
+
+INLINE void sum_int8(const int rows, const RoundedGroup *const *from, const char *codes, __m256i (*whole)[2]) {
 #pragma GCC unroll 4
     for (int pair = 0; pair < GROUP / 2; pair++) {
         __m256i low = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(codes + pair * 32)));
         __m256i high = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(codes + pair * 32 + 16)));
+        add_pair(rows, from, pair, low, high, whole);
+    }
+}
+
+/* Pairs of inputs 2 * step and 2 * step + 1 of 8 columns. */
+INLINE void read_int4(const char *codes, int step, int half, __m256i *even, __m256i *odd) {
+    __m256i both = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(codes + step * 32 + half * 16)));
+    *even = _mm256_and_si256(both, _mm256_set1_epi16(15));
+    *odd = _mm256_srli_epi16(both, 4);
+}
+
+INLINE void sum_int4(const int rows, const RoundedGroup *const *from, const char *codes, __m256i (*whole)[2]) {
+    __m256i wide[GROUP / 2][2]; /* several rows read codes that lie apart already: there are too few registers for both */
 #pragma GCC unroll 8
-        for (int row = 0; row < rows; row++) {
-            __m256i both = _mm256_set1_epi32((int)from[row]->pairs[pair]);
-            whole[row][0] = _mm256_add_epi32(whole[row][0], _mm256_madd_epi16(low, both));
-            whole[row][1] = _mm256_add_epi32(whole[row][1], _mm256_madd_epi16(high, both));
+    for (int step = 0; step < GROUP / 4; step++) {
+        __m256i low[2], high[2];
+        read_int4(codes, step, 0, low, low + 1);
+        read_int4(codes, step, 1, high, high + 1);
+#pragma GCC unroll 2
+        for (int each = 0; each < 2; each++) {
+            if (rows <= 2) add_pair(rows, from, 2 * step + each, low[each], high[each], whole);
+            else wide[2 * step + each][0] = low[each], wide[2 * step + each][1] = high[each];
         }
     }
+    if (rows > 2)
+#pragma GCC unroll 4
+        for (int pair = 0; pair < GROUP / 2; pair++) add_pair(rows, from, pair, wide[pair][0], wide[pair][1], whole);
+}
+
+INLINE void add_group(const int rows, const int kind, const RoundedGroup *const *from, const char *group, sums8 (*sums)[2]) {
+    __m256i whole[MOST_ROWS][2];
+#pragma GCC unroll 8
+    for (int row = 0; row < rows; row++) whole[row][0] = whole[row][1] = _mm256_setzero_si256();
+    if (kind == INT8) sum_int8(rows, from, group + 32, whole);
+    else sum_int4(rows, from, group + 64, whole);
 #pragma GCC unroll 8
     for (int row = 0; row < rows; row++)
 #pragma GCC unroll 2
         for (int half = 0; half < 2; half++) {
             __m256 scale = _mm256_mul_ps(load8_bf16(group, half * 8), _mm256_set1_ps(from[row]->scale));
             sums[row][half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole[row][half]), scale, sums[row][half]);
-        }
-}
-
-INLINE void group_int4(const int rows, const RoundedGroup *const *from, const char *group, sums8 (*sums)[2]) {
-    const __m256i four_bits = _mm256_set1_epi16(15);
-    const char *codes = group + 64;
-    __m256i whole[MOST_ROWS][2];
-#pragma GCC unroll 8
-    for (int row = 0; row < rows; row++) whole[row][0] = whole[row][1] = _mm256_setzero_si256();
-#pragma GCC unroll 8
-    for (int step = 0; step < GROUP / 4; step++)
-#pragma GCC unroll 2
-        for (int half = 0; half < 2; half++) {
-            __m256i both = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(codes + step * 32 + half * 16)));
-            __m256i one = _mm256_and_si256(both, four_bits), two = _mm256_srli_epi16(both, 4);
-#pragma GCC unroll 8
-            for (int row = 0; row < rows; row++) {
-                const uint32_t *pairs = from[row]->pairs + step * 2;
-                __m256i first = _mm256_madd_epi16(one, _mm256_set1_epi32((int)pairs[0]));
-                __m256i second = _mm256_madd_epi16(two, _mm256_set1_epi32((int)pairs[1]));
-                whole[row][half] = _mm256_add_epi32(whole[row][half], _mm256_add_epi32(first, second));
-            }
-        }
-#pragma GCC unroll 8
-    for (int row = 0; row < rows; row++)
-#pragma GCC unroll 2
-        for (int half = 0; half < 2; half++) {
-            __m256 scale = _mm256_mul_ps(load8_bf16(group, half * 8), _mm256_set1_ps(from[row]->scale));
-            __m256 sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole[row][half]), scale, sums[row][half]);
-            sums[row][half] = _mm256_fmadd_ps(load8_bf16(group, 16 + half * 8), _mm256_set1_ps(from[row]->sum), sum);
+            if (kind == INT4)
+                sums[row][half] = _mm256_fmadd_ps(load8_bf16(group, 16 + half * 8), _mm256_set1_ps(from[row]->sum), sums[row][half]);
         }
 }
 
@@ -198,10 +214,8 @@ INLINE void tile_codes(const int rows, const int panels, const int kind, const v
             rounded[row] = from[row];
         }
         for (int64_t k = 0; k < matrix->inputs; k += GROUP, group += group_bytes) {
-            if (rows == 1)
-                for (int line = 0; line < group_bytes; line += 64) __builtin_prefetch(group + 3 * group_bytes + line);
-            if (kind == INT8) group_int8(rows, rounded, group, sums);
-            else group_int4(rows, rounded, group, sums);
+            for (int line = 0; line < group_bytes; line += 64) ask_for(rows, matrix, group + line);
+            add_group(rows, kind, rounded, group, sums);
 #pragma GCC unroll 8
             for (int row = 0; row < rows; row++) rounded[row]++;
         }
