@@ -15,6 +15,7 @@
 #define RUN 8           /* most rows of one text that attention takes together */
 #define QUERIES 6       /* most queries whose products with one page are formed together */
 #define ROWS_OF_PIECE 4 /* rows that a thread takes of a stage that goes row by row */
+#define ROWS_TOGETHER 128
 #define PIECE_BYTES (192 * 1024)
 
 enum { EMBED, NORM, ROUND, LINEAR, ROTATE, HEAD_NORM, KEEP, ATTEND, GATE, SUM, TAKE_WANTED };
@@ -178,13 +179,40 @@ static void of_row(const Decoder *decoder, const Pass *pass, const Operation *op
 
 /* ---- products --------------------------------------------------------------------------------------------------------- */
 
-/* Results of some rows in up to MOST_PANELS panels: [rows][MOST_PANELS * PANEL]. */
-static void multiply(int rows, int panels, const void *const *inputs, const Matrix *matrix, int64_t first, float *results) {
-    for (int panel = 0; panel < panels;) {
-        int now = panels_at_once(rows);
-        if (now > panels - panel) now = rows == 1 ? panels - panel : 1;
-        tile(rows, now, inputs, matrix, first + panel, results + panel * PANEL);
-        panel += now;
+/* Inputs of a matrix as its kind wants them: which rows of them, and those that are computed together now. */
+typedef struct {
+    const char *numbers;
+    int64_t bytes;        /* of one row */
+    const int32_t *index; /* or NULL: all, in their order */
+    int64_t begin, end;
+} InputRows;
+
+INLINE int64_t place_of(const InputRows *rows, int64_t row) { return rows->index ? rows->index[row] : row; }
+
+/* Results in up to MOST_PANELS panels: [rows][MOST_PANELS * PANEL]. Several rows are multiplied with a stretch of the panels
+ * before the next one is read. */
+static void multiply(const InputRows *rows, int panels, const Matrix *matrix, int64_t first, float *results) {
+    const int64_t number = rows->end - rows->begin, num_tiles = (number + most_rows_of(matrix) - 1) / most_rows_of(matrix);
+    const int at_once = panels_at_once((int)((number + num_tiles - 1) / num_tiles));
+    const int64_t length = number == 1 ? matrix->inputs : STRETCH, input_bytes = matrix->panel_bytes / matrix->inputs;
+    for (int panel = 0, now; panel < panels; panel += now) {
+        now = panels - panel < at_once ? panels - panel : at_once;
+        for (int64_t begin = 0; begin < matrix->inputs; begin += length) {
+            Stretch stretch = {begin, begin + length, length * input_bytes};
+            if (stretch.end >= matrix->inputs) {
+                stretch.end = matrix->inputs;
+                stretch.ahead = now * matrix->panel_bytes - begin * input_bytes;
+            }
+            if (num_tiles == 1) stretch.ahead = NEAR_BYTES;
+            for (int64_t tiles = num_tiles, row = 0; tiles > 0; tiles--) { /* of even sizes: few rows hide no latencies */
+                const int num_rows = (int)((number - row + tiles - 1) / tiles);
+                const void *inputs[MOST_ROWS];
+                for (int each = 0; each < num_rows; each++)
+                    inputs[each] = rows->numbers + place_of(rows, rows->begin + row + each) * rows->bytes;
+                tile(num_rows, now, inputs, matrix, first + panel, &stretch, results + (row * MOST_PANELS + panel) * PANEL);
+                row += num_rows;
+            }
+        }
     }
 }
 
@@ -207,32 +235,27 @@ static void deliver(const Operation *operation, const Matrix *matrix, const floa
 static void linear(const Decoder *decoder, const Pass *pass, const Stage *stage, int64_t piece) {
     const Operation *operation = stage->first;
     const Matrix *matrix = operation->matrix;
-    const int32_t *rows = operation->adapter < 0 ? NULL : pass->adapter_rows + pass->adapter_starts[operation->adapter];
-    const int to_logits = operation->to < 0, coded = is_coded(matrix), most_rows = coded ? 4 : MOST_ROWS;
-    const float *from = decoder->buffers[operation->from];
-    const int64_t from_width = decoder->widths[operation->from];
+    const int to_logits = operation->to < 0;
     const int64_t to_width = to_logits ? pass->logits_width : decoder->widths[operation->to];
     float *to = (to_logits ? pass->logits : decoder->buffers[operation->to]) + operation->first;
     const int64_t begin = piece * stage->panels_of_piece, left = matrix->panels - begin;
     const int64_t end = begin + (left < stage->panels_of_piece ? left : stage->panels_of_piece);
-    /* Panels that all rows are multiplied with before the next ones are read; gates need two. */
-    const int in_turn = stage->num_rows == 1 ? MOST_PANELS : PANELS_IN_TURN;
-    float results[MOST_ROWS * MOST_PANELS * PANEL];
-    for (int64_t first = begin; first < end; first += in_turn) {
-        const int panels = end - first < in_turn ? (int)(end - first) : in_turn;
-        for (int64_t row = 0; row < stage->num_rows; row += most_rows) {
-            const int num_rows = stage->num_rows - row < most_rows ? (int)(stage->num_rows - row) : most_rows;
-            const void *inputs[MOST_ROWS];
-            int64_t index[MOST_ROWS];
-            for (int each = 0; each < num_rows; each++) {
-                index[each] = rows ? rows[row + each] : row + each;
-                inputs[each] = coded ? (const void *)(pass->rounded + index[each] * pass->rounded_width)
-                                     : (const void *)(from + index[each] * from_width);
-            }
-            multiply(num_rows, panels, inputs, matrix, first, results);
-            for (int each = 0; each < num_rows; each++)
-                deliver(operation, matrix, results + each * MOST_PANELS * PANEL, first, panels,
-                        to + index[each] * to_width, to_width - operation->first);
+    InputRows rows = {.numbers = (const char *)decoder->buffers[operation->from], .bytes = 4 * decoder->widths[operation->from]};
+    if (is_coded(matrix)) {
+        rows.numbers = (const char *)pass->rounded;
+        rows.bytes = pass->rounded_width * (int64_t)sizeof(RoundedGroup);
+    }
+    if (operation->adapter >= 0) rows.index = pass->adapter_rows + pass->adapter_starts[operation->adapter];
+    const int in_turn = stage->num_rows == 1 ? MOST_PANELS : 2; /* gates need two */
+    float results[ROWS_TOGETHER * MOST_PANELS * PANEL];
+    for (rows.begin = 0; rows.begin < stage->num_rows; rows.begin += ROWS_TOGETHER) {
+        rows.end = stage->num_rows - rows.begin < ROWS_TOGETHER ? stage->num_rows : rows.begin + ROWS_TOGETHER;
+        for (int64_t first = begin; first < end; first += in_turn) {
+            const int panels = end - first < in_turn ? (int)(end - first) : in_turn;
+            multiply(&rows, panels, matrix, first, results);
+            for (int64_t row = rows.begin; row < rows.end; row++)
+                deliver(operation, matrix, results + (row - rows.begin) * MOST_PANELS * PANEL, first, panels,
+                        to + place_of(&rows, row) * to_width, to_width - operation->first);
         }
     }
 }

@@ -27,67 +27,88 @@ typedef struct {
     int32_t unused;
 } Matrix;
 
-/* A single row waits for memory alone: what it reads soon is asked for. Of several rows only the first waits, so meanwhile the
- * panels that come next are asked for: `multiply` takes PANELS_IN_TURN of them at a time. */
-#define PANELS_IN_TURN 2
+/* Inputs from `begin` to before `end`; later stretches go on with the sums of earlier ones. Memory is asked for so many bytes
+ * `ahead`: close by where all rows are multiplied at once; a stretch where they take turns, of which only the first ones wait. */
+typedef struct { int64_t begin, end, ahead; } Stretch;
+#define STRETCH 1024 /* of several rows: what all of them are multiplied with stays in the nearest caches */
 #define NEAR_BYTES 2048
-INLINE void ask_for(const int rows, const Matrix *matrix, const char *now) {
+
+INLINE void ask_for(const int rows, const Stretch *stretch, const char *now) {
     if (rows == 1) __builtin_prefetch(now + NEAR_BYTES);
-    else __builtin_prefetch(now + PANELS_IN_TURN * matrix->panel_bytes, 0, 2);
+    else __builtin_prefetch(now + stretch->ahead);
 }
 
 INLINE int is_coded(const Matrix *matrix) { return matrix->kind == INT8 || matrix->kind == INT4; }
+INLINE int most_rows_of(const Matrix *matrix) { return is_coded(matrix) ? 4 : MOST_ROWS; }
 
 /* ---- numbers ------------------------------------------------------------------------------------------------------ */
 
-INLINE void tile_f32(const int rows, const int panels, const void *const *from, const Matrix *matrix, int64_t first, float *to) {
-    floats sums[MOST_ROWS][MOST_PANELS * PARTS];
-    const float *weights[MOST_PANELS];
-    for (int panel = 0; panel < panels; panel++)
-        weights[panel] = (const float *)((const char *)matrix->numbers + (first + panel) * matrix->panel_bytes);
+/* Add products of one input with the weights of some panels. A row's input is used for all of them at once: kept for later, the
+ * inputs of six rows would not fit the registers beside the sums. */
+INLINE void add_input(const int rows, const int parts, const void *const *from, int64_t k, const floats *weights, floats (*sums)[MOST_PANELS * PARTS]) {
 #pragma GCC unroll 8
-    for (int row = 0; row < rows; row++)
+    for (int row = 0; row < rows; row++) {
+        floats input = all(((const float *)from[row])[k]);
 #pragma GCC unroll 8
-        for (int part = 0; part < panels * PARTS; part++) sums[row][part] = (floats){};
-    for (int64_t k = 0; k < matrix->inputs; k++) {
-#pragma GCC unroll 8
-        for (int part = 0; part < panels * PARTS; part++) {
-            const float *at = weights[part / PARTS] + k * PANEL + part % PARTS * WIDTH;
-            if (part % PARTS == 0) ask_for(rows, matrix, (const char *)at);
-            floats weight = load(at);
-#pragma GCC unroll 8
-            for (int row = 0; row < rows; row++) sums[row][part] += ((const float *)from[row])[k] * weight;
-        }
+        for (int part = 0; part < parts; part++) sums[row][part] += input * weights[part];
     }
+}
+
+/* Words of a panel's columns: one input of single precision, or two of bfloat16. */
+#define LINE (4 * PANEL)
+
+INLINE void tile_f32(const int rows, const int panels, const void *const *from, const Matrix *matrix, int64_t first, const Stretch *stretch, floats (*sums)[MOST_PANELS * PARTS]) {
+    const int parts = panels * PARTS;
+    const char *line = (const char *)matrix->numbers + first * matrix->panel_bytes + stretch->begin * LINE;
+    for (int64_t k = stretch->begin; k < stretch->end; k++, line += LINE) {
+        floats weights[MOST_PANELS * PARTS];
 #pragma GCC unroll 8
-    for (int row = 0; row < rows; row++)
-#pragma GCC unroll 8
-        for (int part = 0; part < panels * PARTS; part++) store(to + (row * MOST_PANELS * PARTS + part) * WIDTH, sums[row][part]);
+        for (int part = 0; part < parts; part++) {
+            const char *at = line + part / PARTS * matrix->panel_bytes + part % PARTS * sizeof(floats);
+            if (part % PARTS == 0) ask_for(rows, stretch, at);
+            weights[part] = load((const float *)at);
+            if (rows == 1) add_input(1, 1, from, k, weights + part, (floats(*)[MOST_PANELS * PARTS])(sums[0] + part));
+        }
+        if (rows > 1) add_input(rows, parts, from, k, weights, sums);
+    }
 }
 
 /* A word holds two inputs of a column: the even one below, the odd one above. */
-INLINE void tile_bf16(const int rows, const int panels, const void *const *from, const Matrix *matrix, int64_t first, float *to) {
+INLINE void tile_bf16(const int rows, const int panels, const void *const *from, const Matrix *matrix, int64_t first, const Stretch *stretch, floats (*sums)[MOST_PANELS * PARTS]) {
+    const int parts = panels * PARTS;
+    const char *line = (const char *)matrix->numbers + first * matrix->panel_bytes + stretch->begin / 2 * LINE;
+    for (int64_t k = stretch->begin; k < stretch->end; k += 2, line += LINE) {
+        words both[MOST_PANELS * PARTS];
+        floats weights[MOST_PANELS * PARTS];
+#pragma GCC unroll 8
+        for (int part = 0; part < parts; part++) {
+            const char *at = line + part / PARTS * matrix->panel_bytes + part % PARTS * sizeof(floats);
+            if (part % PARTS == 0) ask_for(rows, stretch, at);
+            both[part] = *(const words_at *)at;
+            weights[part] = (floats)(both[part] << 16);
+            if (rows == 1) {
+                floats odd = (floats)(both[part] & 0xffff0000u);
+                add_input(1, 1, from, k, weights + part, (floats(*)[MOST_PANELS * PARTS])(sums[0] + part));
+                add_input(1, 1, from, k + 1, &odd, (floats(*)[MOST_PANELS * PARTS])(sums[0] + part));
+            }
+        }
+        if (rows == 1) continue;
+        add_input(rows, parts, from, k, weights, sums);
+#pragma GCC unroll 8
+        for (int part = 0; part < parts; part++) weights[part] = (floats)(both[part] & 0xffff0000u);
+        add_input(rows, parts, from, k + 1, weights, sums);
+    }
+}
+
+INLINE void tile_numbers(const int rows, const int panels, const int kind, const void *const *from, const Matrix *matrix, int64_t first, const Stretch *stretch, float *to) {
     floats sums[MOST_ROWS][MOST_PANELS * PARTS];
-    const uint32_t *weights[MOST_PANELS];
-    for (int panel = 0; panel < panels; panel++)
-        weights[panel] = (const uint32_t *)((const char *)matrix->numbers + (first + panel) * matrix->panel_bytes);
 #pragma GCC unroll 8
     for (int row = 0; row < rows; row++)
 #pragma GCC unroll 8
-        for (int part = 0; part < panels * PARTS; part++) sums[row][part] = (floats){};
-    for (int64_t k = 0; k < matrix->inputs; k += 2) {
-#pragma GCC unroll 8
-        for (int part = 0; part < panels * PARTS; part++) {
-            const uint32_t *at = weights[part / PARTS] + k / 2 * PANEL + part % PARTS * WIDTH;
-            if (part % PARTS == 0) ask_for(rows, matrix, (const char *)at);
-            words both = *(const words_at *)at;
-            floats even = (floats)(both << 16), odd = (floats)(both & 0xffff0000u);
-#pragma GCC unroll 8
-            for (int row = 0; row < rows; row++) sums[row][part] += ((const float *)from[row])[k] * even;
-#pragma GCC unroll 8
-            for (int row = 0; row < rows; row++) sums[row][part] += ((const float *)from[row])[k + 1] * odd;
-        }
-    }
+        for (int part = 0; part < panels * PARTS; part++)
+            sums[row][part] = stretch->begin ? load(to + (row * MOST_PANELS * PARTS + part) * WIDTH) : (floats){};
+    if (kind == F32) tile_f32(rows, panels, from, matrix, first, stretch, sums);
+    else tile_bf16(rows, panels, from, matrix, first, stretch, sums);
 #pragma GCC unroll 8
     for (int row = 0; row < rows; row++)
 #pragma GCC unroll 8
@@ -202,19 +223,21 @@ INLINE void add_group(const int rows, const int kind, const RoundedGroup *const 
         }
 }
 
-INLINE void tile_codes(const int rows, const int panels, const int kind, const void *const *from, const Matrix *matrix, int64_t first, float *to) {
+INLINE void tile_codes(const int rows, const int panels, const int kind, const void *const *from, const Matrix *matrix, int64_t first, const Stretch *stretch, float *to) {
     const int64_t group_bytes = kind == INT8 ? INT8_GROUP_BYTES : INT4_GROUP_BYTES;
     for (int panel = 0; panel < panels; panel++) {
-        const char *group = (const char *)matrix->numbers + (first + panel) * matrix->panel_bytes;
+        const char *group = (const char *)matrix->numbers + (first + panel) * matrix->panel_bytes + stretch->begin / GROUP * group_bytes;
         sums8 sums[MOST_ROWS][2];
         const RoundedGroup *rounded[MOST_ROWS];
 #pragma GCC unroll 8
         for (int row = 0; row < rows; row++) {
-            sums[row][0] = sums[row][1] = _mm256_setzero_ps();
-            rounded[row] = from[row];
+#pragma GCC unroll 2
+            for (int half = 0; half < 2; half++)
+                sums[row][half] = stretch->begin ? _mm256_loadu_ps(to + (row * MOST_PANELS + panel) * PANEL + half * 8) : _mm256_setzero_ps();
+            rounded[row] = (const RoundedGroup *)from[row] + stretch->begin / GROUP;
         }
-        for (int64_t k = 0; k < matrix->inputs; k += GROUP, group += group_bytes) {
-            for (int line = 0; line < group_bytes; line += 64) ask_for(rows, matrix, group + line);
+        for (int64_t k = stretch->begin; k < stretch->end; k += GROUP, group += group_bytes) {
+            for (int line = 0; line < group_bytes; line += 64) ask_for(rows, stretch, group + line);
             add_group(rows, kind, rounded, group, sums);
 #pragma GCC unroll 8
             for (int row = 0; row < rows; row++) rounded[row]++;
@@ -227,14 +250,15 @@ INLINE void tile_codes(const int rows, const int panels, const int kind, const v
     }
 }
 #else
-INLINE void tile_codes(const int rows, const int panels, const int kind, const void *const *from, const Matrix *matrix, int64_t first, float *to) {
+INLINE void tile_codes(const int rows, const int panels, const int kind, const void *const *from, const Matrix *matrix, int64_t first, const Stretch *stretch, float *to) {
     const int64_t group_bytes = kind == INT8 ? INT8_GROUP_BYTES : INT4_GROUP_BYTES;
     for (int row = 0; row < rows; row++)
         for (int panel = 0; panel < panels; panel++) {
-            const char *group = (const char *)matrix->numbers + (first + panel) * matrix->panel_bytes;
-            const RoundedGroup *rounded = from[row];
+            const char *group = (const char *)matrix->numbers + (first + panel) * matrix->panel_bytes + stretch->begin / GROUP * group_bytes;
+            const RoundedGroup *rounded = (const RoundedGroup *)from[row] + stretch->begin / GROUP;
             float sums[PANEL] = {0};
-            for (int64_t k = 0; k < matrix->inputs; k += GROUP, group += group_bytes, rounded++) {
+            if (stretch->begin) memcpy(sums, to + (row * MOST_PANELS + panel) * PANEL, sizeof sums);
+            for (int64_t k = stretch->begin; k < stretch->end; k += GROUP, group += group_bytes, rounded++) {
                 int32_t whole[PANEL] = {0};
                 for (int pair = 0; pair < GROUP / 2; pair++) {
                     uint32_t both = rounded->pairs[pair];
@@ -263,32 +287,31 @@ INLINE void tile_codes(const int rows, const int panels, const int kind, const v
 
 /* ---- tiles of every kind ------------------------------------------------------------------------------------------ */
 
-/* Results of `rows` rows in `panels` panels from `first` on: [rows][MOST_PANELS * PANEL]. */
-INLINE void tile_of(const int rows, const int panels, const void *const *from, const Matrix *matrix, int64_t first, float *to) {
+/* Results of `rows` rows in `panels` panels from `first` on, over part of the inputs: [rows][MOST_PANELS * PANEL]. */
+INLINE void tile_of(const int rows, const int panels, const void *const *from, const Matrix *matrix, int64_t first, const Stretch *stretch, float *to) {
     switch (matrix->kind) {
-    case F32: tile_f32(rows, panels, from, matrix, first, to); break;
-    case BF16: tile_bf16(rows, panels, from, matrix, first, to); break;
-    case INT8: tile_codes(rows, panels, INT8, from, matrix, first, to); break;
-    default: tile_codes(rows, panels, INT4, from, matrix, first, to);
+    case F32: tile_numbers(rows, panels, F32, from, matrix, first, stretch, to); break;
+    case BF16: tile_numbers(rows, panels, BF16, from, matrix, first, stretch, to); break;
+    case INT8: tile_codes(rows, panels, INT8, from, matrix, first, stretch, to); break;
+    default: tile_codes(rows, panels, INT4, from, matrix, first, stretch, to);
     }
 }
 
 /* How many panels are best done at once with so many rows: results that fit the registers, enough of them to hide latencies. */
-INLINE int panels_at_once(int rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
+INLINE int panels_at_once(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
 
-static void tile(int rows, int panels, const void *const *from, const Matrix *matrix, int64_t first, float *to) {
+static void tile(int rows, int panels, const void *const *from, const Matrix *matrix, int64_t first, const Stretch *stretch, float *to) {
     switch (rows * 8 + panels) {
-    case 8 + 4: tile_of(1, 4, from, matrix, first, to); break;
-    case 8 + 3: tile_of(1, 3, from, matrix, first, to); break;
-    case 8 + 2: tile_of(1, 2, from, matrix, first, to); break;
-    case 8 + 1: tile_of(1, 1, from, matrix, first, to); break;
-    case 16 + 2: tile_of(2, 2, from, matrix, first, to); break;
-    case 16 + 1: tile_of(2, 1, from, matrix, first, to); break;
-    case 24 + 2: tile_of(3, 2, from, matrix, first, to); break;
-    case 24 + 1: tile_of(3, 1, from, matrix, first, to); break;
-    case 32 + 1: tile_of(4, 1, from, matrix, first, to); break;
-    case 40 + 1: tile_of(5, 1, from, matrix, first, to); break;
-    default: tile_of(6, 1, from, matrix, first, to);
+    case 8 + 4: tile_of(1, 4, from, matrix, first, stretch, to); break;
+    case 8 + 3: tile_of(1, 3, from, matrix, first, stretch, to); break;
+    case 8 + 2: tile_of(1, 2, from, matrix, first, stretch, to); break;
+    case 8 + 1: tile_of(1, 1, from, matrix, first, stretch, to); break;
+    case 16 + 2: tile_of(2, 2, from, matrix, first, stretch, to); break;
+    case 16 + 1: tile_of(2, 1, from, matrix, first, stretch, to); break;
+    case 24 + 1: tile_of(3, 1, from, matrix, first, stretch, to); break;
+    case 32 + 1: tile_of(4, 1, from, matrix, first, stretch, to); break;
+    case 40 + 1: tile_of(5, 1, from, matrix, first, stretch, to); break;
+    default: tile_of(6, 1, from, matrix, first, stretch, to);
     }
 }
 
