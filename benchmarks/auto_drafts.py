@@ -6,7 +6,8 @@
 Conversations are those of `benchmarks/texts.py` (an agent's is its last turn). Prompts are read before and stay warm, so that a
 time is that of answers; a round asks every run in turn, and a ratio is the median of the rounds' own. "best fixed" is the one with
 the most tokens per second over all rounds, chosen after the fact; none at all and prompt lookup are among them. In torch the
-members are dequantised to bfloat16, and costs are learnt while requests run: the first rounds are not reported.
+members are dequantised to bfloat16, and costs are learnt while requests run: the first round is not reported. Nothing is drafted
+from earlier texts of the engine (`draft_history_tokens=0`): every run asks for the same ones.
 `benchmarks/form_adapter.py` trains the adapter, `benchmarks.real_trio fetch` brings the files.
 """
 
@@ -29,7 +30,7 @@ from eft_engine import Engine, EngineConfig, SpeculationOptions, TunedPair
 from eft_engine.config import LlamaCppOptions
 
 NO_DRAFTS = SpeculationOptions(drafter="none")
-NUM_WARM_UP = 2
+NUM_WARM_UP = 1
 """Rounds that are not reported."""
 
 
@@ -50,7 +51,9 @@ def main(
     weight: Annotated[float, typer.Option(help="Of the pair.")] = 1.0,
     workload: Annotated[list[str], typer.Option(help=f"{', '.join(WORKLOADS)}; several times.")] = list(WORKLOADS),  # noqa: B006
     batch: Annotated[list[int], typer.Option(help="Requests together; several times.")] = [1],  # noqa: B006
-    drafts: Annotated[list[int], typer.Option(help="Fixed numbers; several times.")] = [0, 1, 2, 4, 6],  # noqa: B006
+    drafts: Annotated[list[int], typer.Option(help="Fixed numbers; several times.")] = [0, 2, 4, 6],  # noqa: B006
+    num_prompts: Annotated[int, typer.Option(help="Prompts of a workload, at least as many as are together.")] = 3,
+    draft_quantization: Annotated[str | None, typer.Option(help="See EngineConfig; [None]")] = None,
     max_tokens: Annotated[int, typer.Option(help="Tokens of an answer.")] = 32,
     rounds: Annotated[int, typer.Option(help="Repetitions; medians are reported.")] = 3,
 ) -> None:
@@ -63,7 +66,9 @@ def main(
             "dtype": "bfloat16" if runtime == "torch" else "auto",
             "llama_cpp": LlamaCppOptions(n_threads=threads),
             "max_num_seqs": max(batch),
-            "max_warm_prefixes": 4 * max(batch),
+            "max_warm_prefixes": 2 * max(*batch, num_prompts),
+            "draft_history_tokens": 0,
+            "draft_quantization": draft_quantization,
         }
     )
     runs = {f"{number} drafts": (weight, fixed(number)) for number in drafts}
@@ -73,8 +78,9 @@ def main(
     results: dict[str, Any] = {}
     with Engine.load(str(base), pairs={"form": TunedPair(str(adapter), str(reference))}, config=config) as engine:
         for name, size in itertools.product(workload, batch):
-            prompts = [WORKLOADS[name](index)[-1] for index in range(size)]
-            results[f"{name}, {size}"] = _measure(engine, f"{name}, {size} together", prompts, runs, max_tokens, rounds)
+            prompts = [WORKLOADS[name](index)[-1] for index in range(max(num_prompts, size))]
+            groups = [prompts[start : start + size] for start in range(0, len(prompts) - size + 1, size)]
+            results[f"{name}, {size}"] = _measure(engine, f"{name}, {size} together", groups, runs, max_tokens, rounds)
         used = engine.config.runtime
         computed_by = sorted({type(network).__name__ for network in engine._trio.networks})
     finish(
@@ -85,6 +91,7 @@ def main(
             "networks": computed_by,
             "threads": threads,
             "weight": weight,
+            "draft_quantization": draft_quantization,
             "max_tokens": max_tokens,
             "rounds": rounds,
             "results": results,
@@ -95,7 +102,7 @@ def main(
 def _measure(
     engine: Engine,
     title: str,
-    prompts: list[list[dict[str, str]]],
+    groups: list[list[list[dict[str, str]]]],
     runs: dict[str, tuple[float, SpeculationOptions]],
     max_tokens: int,
     rounds: int,
@@ -104,14 +111,16 @@ def _measure(
     accepted: dict[str, tuple[int, int]] = {}
     for turn in range(NUM_WARM_UP + rounds):
         for name, (weight, speculation) in runs.items():
-            before = engine.stats()
-            _, seconds = run_engine(engine, prompts, max_tokens=max_tokens, weight=weight, speculation=speculation)
+            before, seconds = engine.stats(), 0.0
+            for prompts in groups:
+                seconds += run_engine(engine, prompts, max_tokens=max_tokens, weight=weight, speculation=speculation)[1]
             after = engine.stats()
             accepted[name] = (after.num_accepted - before.num_accepted, after.num_drafted - before.num_drafted)
             if turn >= NUM_WARM_UP:
                 times[name].append(seconds)
             Console(stderr=True).print(f"{title}, round {turn + 1}, {name}: {seconds:.2f} s, {accepted[name]} accepted")
-    speeds = {name: max_tokens * len(prompts) / statistics.median(own) for name, own in times.items()}
+    num_tokens = max_tokens * sum(map(len, groups))
+    speeds = {name: num_tokens / statistics.median(own) for name, own in times.items()}
     best = max((name for name in runs if name not in ("auto", "base alone")), key=speeds.__getitem__)
     against_best = medians_of_ratios(times, best, "auto")
     table = Table(title=f"{title}: {max_tokens} tokens, auto is {against_best:.2f} of {best}")

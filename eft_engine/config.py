@@ -502,6 +502,12 @@ class EngineConfig(Options):
         description="tokens of earlier texts of the engine from which prompt lookup drafts too, where drafts cannot change a bit; "
         "0: none, where one caller must not learn from another's speed",
     )
+    draft_quantization: Quantization | None = Field(
+        default=None,
+        description="with the kernels for a CPU: what a copy of a tuned model is rounded to that drafts in its place, over its "
+        "keys and values; none: it drafts itself; None: int4 from 100 million parameters on, where it is not the base's network "
+        "and memory allows it. No text follows it",
+    )
     cuda_graphs: bool = Field(
         default=True, description="on a GPU: record forward passes of few tokens as CUDA graphs and replay them"
     )

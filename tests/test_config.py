@@ -132,6 +132,7 @@ RANGES: dict[type[Options], dict[str, Range]] = {
         "speculation": ([SpeculationOptions(), {"drafter": "none"}], [{"drafter": "oracle"}, None, "fast"]),
         "deterministic": ([True, False], ["perhaps", None]),
         "draft_history_tokens": ([0, 2**20], [-1, None]),
+        "draft_quantization": ([None, "none", "int8", "int4"], ["int3", 4]),
         "cuda_graphs": ([True, False], ["perhaps", None]),
         "cpu_kernels": ([None, True, False], ["perhaps"]),
         "attention": (["sdpa", "flash"], ["eager", None, True]),

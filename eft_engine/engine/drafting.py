@@ -5,9 +5,10 @@ Equal distributions then give equal tokens, similar ones mostly do, and verifica
 plain decoding gives for the seed, whatever was drafted. Greedy decoding is the case of one-hot rows.
 
 Two drafters: prompt lookup (in the text itself, then in earlier ones), which costs no forward pass, and the tuned model, whose
-log-probabilities at the drafted positions are part of the target anyway and are kept for it. How many tokens to draft is decided
-from measured acceptance and the measured times of a step's parts: first per sequence, then for the step as a whole, since the rows
-of a pass are padded to the longest.
+log-probabilities at the drafted positions are part of the target anyway and are kept for it; or a copy of it in fewer bits, which
+is read more cheaply, and whose drafts the tuned model then reads in the pass that verifies them. How many tokens to draft is
+decided from measured acceptance and the measured times of a step's parts: first per sequence, then for the step as a whole, since
+the rows of a pass are padded to the longest.
 """
 
 from __future__ import annotations
@@ -111,10 +112,14 @@ class DraftPolicy:
         for sequence, proposal in proposals.items():
             number = proposal.within(limit)
             for stream in streams[sequence]:
-                draws = stream in proposal.drafting
+                drafter = stream.drafter(sequence.output_ids) if stream in proposal.drafting else None
                 num_rows[stream.network] += 1
-                num_columns[stream.network] = max(num_columns.get(stream.network, 1), 1 if draws else number + 1)
-                drawing.update((stream.network, position) for position in range(number if draws else 0))
+                has_predicted = drafter is stream.network
+                num_columns[stream.network] = max(
+                    num_columns.get(stream.network, 1), 1 if has_predicted else number + 1
+                )
+                if drafter is not None:
+                    drawing.update((drafter, position) for position in range(number))
             drawing.update((Work.DRAW, position) for position in range(number if proposal.drafting else 0))
         parts: list[tuple[Network | Work, int]] = [(part, rows) for (part, _), rows in drawing.items()]
         parts.append((Work.VERIFY, sum(proposal.within(limit) + 1 for proposal in proposals.values())))
@@ -229,19 +234,37 @@ class Drafter:
         """Token by token, for all sequences that want another one together.
 
         On an accelerator drafts are left there: reading one would wait for it, and the next pass takes it from where it lies.
+        What a copy has read is taken back, as the network itself reads it next.
         """
         reads = self.reads_drafts or any(sequence.needs_drafts_read for sequence in wanted)
+        copies: dict[Stream, Network] = {}
+        for sequence in wanted:
+            for stream, _ in sequence.drafting_streams:
+                drafter = stream.drafter(sequence.output_ids)
+                if drafter is not stream.network:
+                    copies[stream] = drafter
+        lengths = {stream: stream.cache_len for stream in copies}
         active = list(wanted)
-        while active:
-            with self._runner.timing(Work.DRAW, len(active)):
-                self._draft_one(active, wanted, reads=reads)
-            active = [sequence for sequence in active if len(sequence.drafts) < wanted[sequence]]
+        try:
+            while active:
+                with self._runner.timing(Work.DRAW, len(active)):
+                    self._draft_one(active, wanted, copies, reads=reads)
+                active = [sequence for sequence in active if len(sequence.drafts) < wanted[sequence]]
+        finally:
+            for stream, length in lengths.items():
+                assert stream.slot is not None, "a stream drafts while it holds a slot"
+                stream.slot.truncate(length)
 
     def _draft_one(
-        self, active: Seq[GenerationSequence], wanted: dict[GenerationSequence, int], *, reads: bool
+        self,
+        active: Seq[GenerationSequence],
+        wanted: dict[GenerationSequence, int],
+        copies: Mapping[Stream, Network],
+        *,
+        reads: bool,
     ) -> None:
-        """Another token for each of these."""
-        scores = self._next_scores(active)  # [active, width]
+        """Another token for each of these; `copies` draft for their streams' networks."""
+        scores = self._next_scores(active, copies)  # [active, width]
         for row, sequence in enumerate(active):
             sequence.drafted_by = sequence.tuned_acceptance
             if needs_penalties(sequence.sampling):
@@ -283,14 +306,14 @@ class Drafter:
         token_ids = choose(scores, [sequence.sampling for sequence in sequences], times)
         return token_ids, scores.log_softmax(dim=-1).gather(-1, token_ids[:, None])[:, 0].exp()
 
-    def _next_scores(self, sequences: Seq[GenerationSequence]) -> Tensor:
-        """Draft distribution of every sequence; the log-probabilities that it is made of are kept for the target."""
+    def _next_scores(self, sequences: Seq[GenerationSequence], copies: Mapping[Stream, Network]) -> Tensor:
+        """Draft distribution of every sequence; the log-probabilities that it is made of are kept for the target, but a copy's."""
         blocks = []
         owners = {}
         for row, sequence in enumerate(sequences):
             for stream, coefficient in sequence.drafting_streams:
                 block = stream.pending_block(sequence.output_ids, sequence.drafts, max_logits=1, unread=sequence.unread)
-                blocks.append((stream.network, block))
+                blocks.append((copies.get(stream, stream.network), block))
                 owners[block.slot] = (row, sequence, stream, coefficient)
                 sequence.count_forward(stream)
         scores = torch.zeros(len(sequences), self._runner.width, device=self._runner.device)
@@ -300,7 +323,8 @@ class Drafter:
                 share = coefficient * values[index]
                 # As in `compose`: with a negative coefficient a member says nothing about a token that it never gives.
                 scores[row] += share if coefficient > 0 else share.masked_fill(share.isposinf(), 0.0)
-                sequence.keep_row(stream, values[index], normalisers[index])
+                if stream not in copies:
+                    sequence.keep_row(stream, values[index], normalisers[index])
         if self._runner.kept_ids is not None:  # others would read them in several tokens, see `draftable`
             scores.index_fill_(-1, self._runner.kept_ids, -torch.inf)
         return scores

@@ -100,7 +100,8 @@ class Engine:
         # A first pass also shows what a position takes; and where costs may not be learnt while requests run, a call that drafts
         # must find them settled, whatever the engine does by default.
         if drafts_adaptively or not is_invariant or config.max_kv_cache_bytes is not None:
-            stepper.calibrate(trio.networks)
+            copies = [network.drafter for network in trio.networks if network.drafter is not None]
+            stepper.calibrate([*trio.networks, *copies])
         scheduler = Scheduler(
             max_num_seqs=config.max_num_seqs,
             prefill_chunk_len=config.prefill_chunk_len,

@@ -35,6 +35,9 @@ from eft_engine.weights import (
     peak,
 )
 
+MAX_READ_TWICE = 8
+"""Tokens that a copy which drafts may read before the network itself does."""
+
 
 @dataclass(eq=False)
 class Stream:
@@ -67,6 +70,11 @@ class Stream:
         if not self.spelling or self.spelling.keys().isdisjoint(output_ids):
             return output_ids
         return [piece for token_id in output_ids for piece in self.spelling.get(token_id, (token_id,))]
+
+    def drafter(self, output_ids: Sequence[int]) -> Network:
+        """Who drafts for it: its network, or a copy, where what is read twice then is little."""
+        copy = self.network.drafter
+        return copy if copy is not None and self.num_pending(output_ids) <= MAX_READ_TWICE else self.network
 
     def read_ids(self, output_ids: Sequence[int]) -> tuple[int, ...]:
         """The tokens that its slot holds."""

@@ -404,8 +404,9 @@ class GenerationSequence(Sequence):
         self._kept.setdefault(stream, []).append((logprobs, normaliser))
 
     def drop_row(self, stream: Stream) -> None:
-        """Forget the newest kept row, behind which nothing was drafted."""
-        self._kept[stream].pop()
+        """Forget the newest row, behind which nothing was drafted; a copy's was not kept."""
+        if stream in self._kept:
+            self._kept[stream].pop()
         stream.rewind([*self.output_ids, *self.drafts])
 
     def kept_rows(self, stream: Stream) -> list[tuple[Tensor, Tensor]]:

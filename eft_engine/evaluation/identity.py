@@ -39,6 +39,7 @@ ONLY_SPEED = frozenset(
         "speculation",
         "deterministic",
         "draft_history_tokens",
+        "draft_quantization",
         "cuda_graphs",
         "tensor_parallel_timeout_s",
         "self_check",

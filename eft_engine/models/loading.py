@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +26,7 @@ from eft_engine.models.llama_cpp.weights import LlamaCppWeights
 from eft_engine.models.load_errors import check_loaded, loading_error
 from eft_engine.models.memory_check import check_memory, gib
 from eft_engine.models.merged import with_adapter_inside
+from eft_engine.models.native.draft_copy import draft_quantization
 from eft_engine.models.native.families import NotForKernelsError
 from eft_engine.models.native.network import native_network
 from eft_engine.models.network import Network
@@ -197,7 +198,14 @@ def trio_from_models(
     try:
         for name, model in models.items():
             if id(model) not in networks:
-                networks[id(model)] = _network(model, name, config, keep_weights=True, quantization=config.quantization)
+                networks[id(model)] = _network(
+                    model,
+                    name,
+                    config,
+                    members=[other for other, own in models.items() if own is model],
+                    keep_weights=True,
+                    quantization=config.quantization,
+                )
     except BaseException:
         for network in networks.values():  # models that somebody else holds are given back
             network.release()
@@ -216,6 +224,7 @@ def _load_network(
             model,
             planned.name,
             config,
+            members=[name for name, member in plan.members.items() if member.network == planned.name],
             keep_weights=keep_weights,
             quantization=planned.member.quantization or config.quantization,
         )
@@ -243,8 +252,15 @@ def _load_network(
 
 
 def _network(
-    model: PreTrainedModel, name: str, config: EngineConfig, *, keep_weights: bool, quantization: Quantization
+    model: PreTrainedModel,
+    name: str,
+    config: EngineConfig,
+    *,
+    members: Collection[str],
+    keep_weights: bool,
+    quantization: Quantization,
 ) -> LanguageModel:
+    """A network of torch that these members have together."""
     recorder = recorder_for(model) if config.cuda_graphs else None
     wanted = config.cpu_kernels
     if wanted is None and (config.deterministic or quantization != "none"):
@@ -258,6 +274,7 @@ def _network(
                 self_check=config.self_check,
                 keep_weights=keep_weights,
                 quantization=quantization,
+                draft_quantization=draft_quantization(model, config, members=members, quantization=quantization),
                 only_if_faster=wanted is None,
             )
         except NotForKernelsError as error:

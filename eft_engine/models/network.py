@@ -100,6 +100,8 @@ class Network(ABC):
     kv_cache: KVCache
     num_threads: int = 0
     """Threads of its own that it computes with, in whose way torch's would be; 0: it computes with torch's."""
+    drafter: Network | None = None
+    """A faster and less exact copy of it over the same slots. What that reads must be taken back before anything else is read."""
     weight_bytes: int = 0
     """Bytes that it reads in a pass; told by networks with threads of their own."""
 

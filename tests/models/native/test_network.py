@@ -15,8 +15,9 @@ from eft_engine.config import Quantization
 from eft_engine.errors import InvalidOptionError, UnsupportedModelError
 from eft_engine.models.native.families import NotForKernelsError
 from eft_engine.models.native.library import PAGE
-from eft_engine.models.native.network import MAX_ROWS, NativeLanguageModel, native_network
+from eft_engine.models.native.network import NativeLanguageModel, native_network
 from eft_engine.models.native.pages import CHUNK
+from eft_engine.models.native.passes import MAX_ROWS
 from eft_engine.models.network import Block
 from tests.toy import make_model, make_trio, save_adapter, save_trio
 
