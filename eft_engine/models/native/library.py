@@ -198,7 +198,8 @@ class PackedMatrix:
 
     def __init__(self, kind: Kind, inputs: int, places: Sequence[Place]) -> None:
         self.kind, self.inputs, self.places = kind, inputs, tuple(places)
-        self.padded_inputs = -(-inputs // GROUP) * GROUP
+        together = GROUP if kind in _GROUP_BYTES else 2
+        self.padded_inputs = -(-inputs // together) * together
         panels = max(place.panel + (-(-place.columns // PANEL) - 1) * place.step + 1 for place in places)
         if kind in _GROUP_BYTES:
             panel_bytes = self.padded_inputs // GROUP * _GROUP_BYTES[kind]

@@ -88,11 +88,14 @@ class NativeLanguageModel(LanguageModel):
         self._decoder = weights.decoder
         self.rounds_rows = weights.decoder.kind in (Kind.INT8, Kind.INT4)
         self._adapter_parts: dict[str, AdapterParts] = {}
+        self._copied_parts: dict[str, AdapterParts] | None = None
+        """Those of the copy that drafts; None: there is none."""
         self._passes = Passes(weights.decoder, self._adapter_parts)
         self._all_passes = [self._passes]
         super().__init__(model, name=name, self_check=self_check, held_weights=weights)
         if rounded is not None:
-            copy = DraftCopy(self, Passes(rounded, self._adapter_parts), self.kv_cache)
+            self._copied_parts = {}
+            copy = DraftCopy(self, Passes(rounded, self._copied_parts), self.kv_cache)
             self._all_passes.append(copy.passes)
             self.drafter = copy
 
@@ -133,7 +136,9 @@ class NativeLanguageModel(LanguageModel):
         return super()._add_adapter(folder, member=member)
 
     def _adapter_added(self, adapter: str) -> None:
-        self._adapter_parts[adapter] = _parts_of(self.model, adapter, self._decoder)
+        self._adapter_parts[adapter] = _parts_of(self.model, adapter, self._decoder, kind=Kind.F32)
+        if self._copied_parts is not None:
+            self._copied_parts[adapter] = _parts_of(self.model, adapter, self._decoder, kind=Kind.BF16)
         self._forget()
 
     def _pass(self, blocks: Sequence[Block]) -> Tensor:
@@ -144,11 +149,11 @@ class NativeLanguageModel(LanguageModel):
         super().release()
         self._adapter_parts.clear()
         self._forget()
-        self.drafter = None
+        self._copied_parts = self.drafter = None
 
 
-def _parts_of(model: nn.Module, adapter: str, decoder: PackedDecoder) -> AdapterParts:
-    """What an adapter that PEFT has put into the model adds to each linear layer."""
+def _parts_of(model: nn.Module, adapter: str, decoder: PackedDecoder, *, kind: Kind) -> AdapterParts:
+    """What an adapter that PEFT has put into the model adds to each linear layer, its numbers held as `kind`."""
     from peft.tuners.lora import LoraLayer  # takes a while to import, and most trios have no adapter
 
     parts: AdapterParts = {}
@@ -158,9 +163,9 @@ def _parts_of(model: nn.Module, adapter: str, decoder: PackedDecoder) -> Adapter
         base, scaling = module.get_base_layer(), module.scaling[adapter]
         assert base in decoder.weights, f"{type(base).__name__} has an adapter and is not packed"
         inner, outer = module.lora_A[adapter], module.lora_B[adapter]
-        down = PackedMatrix(Kind.F32, inner.in_features, apart([inner.out_features]))
+        down = PackedMatrix(kind, inner.in_features, apart([inner.out_features]))
         down.put(0, inner.weight, inner.bias)
-        up: Any = PackedMatrix(Kind.F32, outer.in_features, apart([outer.out_features]))
+        up: Any = PackedMatrix(kind, outer.in_features, apart([outer.out_features]))
         up.put(0, outer.weight.float() * scaling, None if outer.bias is None else outer.bias.float() * scaling)
         parts[base] = Adapted(down, up)
     return parts

@@ -20,7 +20,7 @@ enum { F32, BF16, INT8, INT4 };
 typedef struct {
     const void *numbers;  /* panel after panel */
     const float *bias;    /* [panels * 16], or NULL */
-    int64_t inputs;       /* a multiple of GROUP, padded with zeros */
+    int64_t inputs;       /* padded with zeros: a multiple of GROUP where they are codes, of 2 where they are not */
     int64_t panels;
     int64_t panel_bytes;
     int32_t kind;
