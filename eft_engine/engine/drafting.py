@@ -49,7 +49,7 @@ class Proposal:
 
     `rate` is how likely each draft is accepted, `drafting` the streams whose models draw them (none: they cost nothing to guess).
     Those that a grammar forces, and those of a sequence that is not adaptive, are not `trimmable`. One that `is_due` drafts a token
-    whether that pays or not, to see what its acceptance is now.
+    whether that pays or not, to see what its acceptance is now. `speed` is how many tokens a second it promises.
     """
 
     number: int = 0
@@ -57,6 +57,7 @@ class Proposal:
     drafting: tuple[Stream, ...] = ()
     trimmable: bool = True
     is_due: bool = False
+    speed: float = math.inf
 
     def within(self, limit: int) -> int:
         """How many are left when each sequence may have `limit`."""
@@ -71,32 +72,36 @@ class DraftPolicy:
 
     def num_drafts(
         self, sequence: GenerationSequence, rate: float, *, drafting: Seq[Stream], batch_size: int, limit: int
-    ) -> int:
-        """The best number in 0..limit for a sequence that steps together with `batch_size - 1` others like it."""
+    ) -> tuple[int, float]:
+        """The best number in 0..limit for a sequence that steps together with `batch_size - 1` others like it, and its tokens per
+        second; infinite where nothing is known or asked.
+        """
         if limit <= 0 or not sequence.speculation.adaptive:
-            return max(limit, 0)
-        return self._best_limit({sequence: Proposal(limit, rate, tuple(drafting))}, num_alike=batch_size)
+            return max(limit, 0), math.inf
+        proposal = Proposal(limit, rate, drafting=tuple(drafting))
+        return self._best_limit({sequence: proposal}, num_alike=batch_size)
 
     def shared_limit(self, proposals: Mapping[GenerationSequence, Proposal]) -> int:
         """Most drafts of each sequence in a step of all of these: the number that maximises their tokens per second together.
 
         One sequence's drafts make the pass longer for all, so what would pay for each, were all like it, may not pay for a few.
         """
-        return self._best_limit(proposals, num_alike=1)
+        return self._best_limit(proposals, num_alike=1)[0]
 
-    def _best_limit(self, proposals: Mapping[GenerationSequence, Proposal], *, num_alike: int) -> int:
-        """The limit with most expected tokens per second in a step that has every sequence `num_alike` times."""
+    def _best_limit(self, proposals: Mapping[GenerationSequence, Proposal], *, num_alike: int) -> tuple[int, float]:
+        """The limit with most expected tokens per second in a step that has every sequence `num_alike` times, and how many."""
         longest = max(proposal.number for proposal in proposals.values())
         streams = {sequence: sequence.next_streams for sequence in proposals}
         if longest == 0 or self._seconds(proposals, streams, 0, num_alike) == 0.0:
-            return longest
+            return longest, math.inf
         speeds = [
             sum(expected_tokens(proposal.rate, proposal.within(limit)) for proposal in proposals.values())
             / self._seconds(proposals, streams, limit, num_alike)
             for limit in range(longest + 1)
         ]
         best = max(range(longest + 1), key=speeds.__getitem__)
-        return best if speeds[best] > MARGIN * speeds[0] else 0
+        best = best if speeds[best] > MARGIN * speeds[0] else 0
+        return best, speeds[best]
 
     def _seconds(
         self,
@@ -148,7 +153,7 @@ class Drafter:
         """Whether every draft is read as soon as it is drawn, which shows when to stop."""
 
     def draft(self, sequences: Seq[GenerationSequence]) -> None:
-        """What a grammar forces, else prompt lookup where it finds something, else the tuned model."""
+        """What a grammar forces, else prompt lookup or the tuned model: what promises more where that is asked, else the first."""
         if not sequences:
             return
         proposals = {sequence: self._propose(sequence, len(sequences)) for sequence in sequences}
@@ -172,7 +177,14 @@ class Drafter:
     def _propose(self, sequence: GenerationSequence, batch_size: int) -> Proposal:
         """What would pay for this sequence; tokens that need no forward pass are in its `drafts` already."""
         sequence.clear_drafts()
-        return self._forced(sequence) or self._look_up(sequence, batch_size) or self._tuned(sequence, batch_size)
+        proposal = self._forced(sequence) or self._look_up(sequence, batch_size)
+        if proposal is not None and not (proposal.trimmable and sequence.speculation.adaptive):
+            return proposal
+        tuned = self._tuned(sequence, batch_size)
+        if proposal is not None and proposal.speed >= tuned.speed:
+            return proposal
+        sequence.clear_drafts()
+        return tuned
 
     def _forced(self, sequence: GenerationSequence) -> Proposal | None:
         """Tokens that the grammar leaves no choice about."""
@@ -198,8 +210,8 @@ class Drafter:
         if not found:
             return None
         rate = acceptance.rate
-        number = self._policy.num_drafts(sequence, rate, drafting=(), batch_size=batch_size, limit=len(found))
-        proposal = self._proposal(sequence, number, rate)
+        number, speed = self._policy.num_drafts(sequence, rate, drafting=(), batch_size=batch_size, limit=len(found))
+        proposal = self._proposal(sequence, number, rate, speed)
         sequence.drafts = found[: proposal.number]
         sequence.drafted_by = acceptance
         return proposal if proposal.number else None
@@ -208,26 +220,31 @@ class Drafter:
         """Tokens that the tuned model is to draw."""
         drafting = tuple(stream for stream, _ in sequence.drafting_streams)
         if not drafting or sequence.draft_limit == 0:
-            return Proposal()
+            return Proposal(speed=0.0)
         if sequence.tuned_acceptance is None:
             known = self._acceptance.start(sequence.request.weights.values()) if self.learns else Acceptance(PRIOR)
             sequence.tuned_acceptance = known
         rate = sequence.tuned_acceptance.rate
-        number = self._policy.num_drafts(
+        number, speed = self._policy.num_drafts(
             sequence, rate, drafting=drafting, batch_size=batch_size, limit=sequence.draft_limit
         )
-        return self._proposal(sequence, number, rate, drafting)
+        return self._proposal(sequence, number, rate, speed, drafting)
 
     @staticmethod
     def _proposal(
-        sequence: GenerationSequence, number: int, rate: float, drafting: tuple[Stream, ...] = ()
+        sequence: GenerationSequence, number: int, rate: float, speed: float, drafting: tuple[Stream, ...] = ()
     ) -> Proposal:
         acceptance = sequence.tuned_acceptance
         is_known = acceptance is None or acceptance.is_known
         interval = PROBE_INTERVAL if is_known else EARLY_PROBE_INTERVAL
         is_due = len(sequence.output_ids) - sequence.last_drafted_at >= interval
         return Proposal(
-            max(number, int(is_due)), rate, drafting, trimmable=sequence.speculation.adaptive, is_due=is_due
+            max(number, int(is_due)),
+            rate,
+            drafting,
+            trimmable=sequence.speculation.adaptive,
+            is_due=is_due,
+            speed=speed,
         )
 
     def _draft_with_tuned(self, wanted: dict[GenerationSequence, int]) -> None:

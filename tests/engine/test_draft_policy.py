@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from eft_engine.engine.drafting import DraftPolicy, Proposal
+from eft_engine.engine.acceptance import Acceptance
+from eft_engine.engine.drafting import Drafter, DraftPolicy, Proposal
 from eft_engine.engine.running import StepCosts, Work
 
 
@@ -20,7 +22,19 @@ class Toy:
     num_threads: int = 0
 
 
-BASE, SMALL = Toy("base"), Toy("small")
+@dataclass(frozen=True)
+class ToyStream:
+    """A network, and who drafts for it."""
+
+    network: Toy
+    copy: Toy | None = None
+
+    def drafter(self, output_ids: Sequence[int]) -> Toy:
+        """As of `Stream`."""
+        return self.copy or self.network
+
+
+BASE, SMALL, COPY = Toy("base"), Toy("small"), Toy("copy")
 
 
 def policy(*, per_pass: float, per_token: float) -> DraftPolicy:
@@ -32,18 +46,19 @@ def policy(*, per_pass: float, per_token: float) -> DraftPolicy:
     return DraftPolicy(costs)
 
 
-class Sequence:
-    """A base, and a small model that may draft."""
+class ToySequence:
+    """A base, and a small model that may draft, itself or by a copy."""
 
-    def __init__(self) -> None:
-        self.streams = (SimpleNamespace(network=BASE), SimpleNamespace(network=SMALL))
+    def __init__(self, copy: Toy | None = None) -> None:
+        self.streams = (ToyStream(BASE), ToyStream(SMALL, copy))
         self.next_streams = self.streams
-        self.speculation = SimpleNamespace(adaptive=True)
+        self.speculation = SimpleNamespace(adaptive=True, drafter="auto")
+        self.output_ids: list[int] = []
 
 
 def proposals(*given: Proposal) -> Any:
     """One sequence for each."""
-    return {Sequence(): proposal for proposal in given}
+    return {ToySequence(): proposal for proposal in given}
 
 
 LIKELY = Proposal(number=4, rate=0.9)
@@ -66,16 +81,17 @@ def test_drafts_are_paid_by_the_whole_step(others: list[Proposal], limit: int) -
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
 @pytest.mark.parametrize("draws", [False, True])
 def test_one_among_others_like_it_is_all_of_them_together(batch_size: int, draws: bool) -> None:
-    own: Any = Sequence()
+    own: Any = ToySequence()
     drafting = own.streams[1:] if draws else ()
     costly_tokens = policy(per_pass=0.01, per_token=0.001)
-    alone = costly_tokens.num_drafts(own, 0.9, drafting=drafting, batch_size=batch_size, limit=4)
+    alone, speed = costly_tokens.num_drafts(own, 0.9, drafting=drafting, batch_size=batch_size, limit=4)
     all_of_them: Any = {}
     for _ in range(batch_size):
-        each = Sequence()
+        each = ToySequence()
         all_of_them[each] = Proposal(4, 0.9, each.streams[1:] if draws else ())
     assert alone == costly_tokens.shared_limit(all_of_them)
     assert alone > 0 or batch_size == 16
+    assert 0.0 < speed < 5 / 0.02, "what five tokens in the passes of one would be"
 
 
 def test_where_only_passes_cost_one_sequence_may_draft_for_itself() -> None:
@@ -118,3 +134,60 @@ def test_a_fixed_number_is_not_trimmed() -> None:
 
 def test_unknown_costs_leave_what_each_would_draft() -> None:
     assert DraftPolicy(StepCosts()).shared_limit(proposals(LIKELY, NOTHING)) == 4
+
+
+@pytest.mark.parametrize(("more_tokens_s", "own_limit", "limit"), [(0.0, 0, 3), (20.0, 0, 0)])
+def test_a_copy_drafts_cheaply_and_the_model_itself_reads_its_drafts(
+    more_tokens_s: float, own_limit: int, limit: int
+) -> None:
+    """1.5, 1.75, 1.875, ... tokens in 2.1, 2.2, 2.3, ... seconds, unless reading several tokens in one pass is dear."""
+    costs: Any = StepCosts()
+    for num_tokens in (1, 2, 4, 8):
+        costs.note(BASE, num_tokens, 1.0)
+        costs.note(SMALL, num_tokens, 1.0 if num_tokens == 1 else 1.0 + more_tokens_s)
+    costs.note(COPY, 1, 0.1)
+    own, with_copy = ToySequence(), ToySequence(COPY)
+
+    def best(sequence: Any) -> int:
+        return DraftPolicy(costs).shared_limit({sequence: Proposal(4, 0.5, (sequence.streams[1],))})
+
+    assert (best(own), best(with_copy)) == (own_limit, limit)
+
+
+class LookingUp(ToySequence):
+    """One whose text has what it looks up."""
+
+    def __init__(self, *, found_rate: float, tuned_rate: float) -> None:
+        super().__init__()
+        self.grammar = None
+        self.draft_limit = 4
+        self.last_drafted_at = 0
+        self.drafts: list[int] = []
+        self.drafted_by: Acceptance | None = None
+        self.lookup = SimpleNamespace(propose=lambda limit: [5, 6, 7, 8][:limit])
+        self.lookup_acceptance, self.tuned_acceptance = Acceptance(found_rate), Acceptance(tuned_rate)
+        self.drafting_streams = ((self.streams[1], 1.0),)
+
+    def clear_drafts(self) -> None:
+        """As of `GenerationSequence`."""
+        self.drafts, self.drafted_by = [], None
+
+    def draftable(self, token_ids: list[int]) -> list[int]:
+        """All."""
+        return token_ids
+
+
+@pytest.mark.parametrize(("found_rate", "by_lookup"), [(0.9, True), (0.2, False)])
+def test_of_lookup_and_tuned_model_the_one_drafts_that_promises_more(found_rate: float, by_lookup: bool) -> None:
+    sequence: Any = LookingUp(found_rate=found_rate, tuned_rate=0.9)
+    runner: Any = SimpleNamespace(costs=policy(per_pass=0.0, per_token=0.0)._costs, device=SimpleNamespace(type="cpu"))
+    for network, seconds in ((BASE, 1.0), (SMALL, 0.1)):
+        for num_tokens in (1, 2, 4, 8):
+            for _ in range(9):
+                runner.costs.note(network, num_tokens, seconds)
+    proposal = Drafter(runner, learns=True)._propose(sequence, 1)
+    assert proposal.number > 0
+    assert bool(proposal.drafting) is not by_lookup
+    assert (sequence.drafts, sequence.drafted_by) == (
+        ([5, 6, 7, 8], sequence.lookup_acceptance) if by_lookup else ([], None)
+    )
