@@ -87,7 +87,7 @@ def test_one_among_others_like_it_is_all_of_them_together(batch_size: int, draws
     alone, speed = costly_tokens.num_drafts(own, 0.9, drafting=drafting, batch_size=batch_size, limit=4)
     all_of_them: Any = {}
     for _ in range(batch_size):
-        each = ToySequence()
+        each: Any = ToySequence()
         all_of_them[each] = Proposal(4, 0.9, each.streams[1:] if draws else ())
     assert alone == costly_tokens.shared_limit(all_of_them)
     assert alone > 0 or batch_size == 16
