@@ -15,6 +15,7 @@ from eft_engine.errors import EngineStepError
 from eft_engine.models.native import draft_copy
 from eft_engine.models.native.draft_copy import DraftCopy, draft_quantization
 from eft_engine.models.network import Block
+from tests.choice import thorough_but
 from tests.toy import make_model, make_trio, save_adapter, save_trio
 
 PROMPTS = ["What is it?", "A prompt that is long enough to be read in chunks. " * 3, "x", "And then?"]
@@ -37,8 +38,8 @@ def answers(engine: Engine, sampling: SamplingParams, speculation: SpeculationOp
     return [(output.token_ids, output.logprobs) for output in outputs]
 
 
-@pytest.mark.parametrize("kind", ["int8", "int4"])
-@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3"])
+@pytest.mark.parametrize("kind", thorough_but(["int8", "int4"], often=["int4"]))
+@pytest.mark.parametrize("family", thorough_but(["llama", "qwen3", "gemma3"], often=["gemma3"]))
 def test_texts_and_logprobs_are_those_without_it(family: str, kind: str) -> None:
     for sampling in (GREEDY, RANDOM):
         with make_trio(family).engine(cpu_kernels=True, draft_quantization="none") as engine:
