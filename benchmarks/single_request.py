@@ -2,6 +2,7 @@
 
     python -m benchmarks.single_request files                        SmolLM2-135M in bfloat16, BF16 and Q4_0, into --folder
     python -m benchmarks.single_request speed --threads 1            tokens per second at batch 1, 8 and 16
+    python -m benchmarks.single_request passes --threads 2           one pass of 1 to 32 tokens in the kernels, wider network
 
 Needs llama-cpp-python (`make test-llama-cpp` makes an environment with it). A time is that of 65 tokens less that of one, so that
 prompts do not count; rounds take turns, and ratios are medians of each round's.
@@ -18,16 +19,20 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
 from benchmarks.peers.llama_cpp_parallel import LlamaCppParallel
 from benchmarks.report import finish
 from benchmarks.rounds import clock
 from benchmarks.smollm2 import NO_DRAFTS, QUESTIONS, separate_trio
 from eft_engine import Engine, EngineConfig, SamplingParams
+from eft_engine.models.native.network import native_network
+from eft_engine.models.network import Block
 from eft_engine.zoo.presets import smollm2
 
 NUM_TOKENS = 64
+NUM_CACHED = 16
+"""Positions before a pass that is timed."""
 PEERS = {"bfloat16": "BF16", "int8": "Q8_0", "int4": "Q4_0"}
 """What of llama.cpp's stands beside which of our weights."""
 
@@ -104,6 +109,57 @@ def speed(
                 }
     Console().print(table)
     finish("single_request", {"threads": threads, "rounds": rounds, "results": result})
+
+
+@app.command()
+def passes(
+    threads: Annotated[int, typer.Option(help="Threads of the kernels.")] = 1,
+    num_layers: Annotated[int, typer.Option(help="Of a Qwen2 as wide as the 1.5B (which has 28), random weights.")] = 7,
+    rounds: Annotated[int, typer.Option(help="Repetitions; the median is reported.")] = 7,
+    weights: Annotated[list[str], typer.Option(help="bfloat16, int8 or int4; several times.")] = ["bfloat16", "int4"],  # noqa: B006
+) -> None:
+    """What a pass of several tokens costs beside one of a single token."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        hidden_size=1536,
+        intermediate_size=8960,
+        num_hidden_layers=num_layers,
+        num_attention_heads=12,
+        num_key_value_heads=2,
+        vocab_size=32_000,
+        tie_word_embeddings=True,
+    )
+    table = Table(title=f"Qwen2 of {num_layers} layers x 1536, {threads} thread(s)")
+    for heading in ("weights", "tokens", "ms", "times one token", "GFLOP/s"):
+        table.add_column(heading, justify="right")
+    result: dict[str, dict[int, float]] = {}
+    for kind in weights:
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+        num_parameters = sum(parameter.numel() for parameter in model.parameters())
+        quantization: Any = "none" if kind == "bfloat16" else kind
+        network = native_network(model, name="base", self_check=False, keep_weights=False, quantization=quantization)
+        slot = network.kv_cache.allocate()
+        network.forward([Block(slot, [1] * NUM_CACHED, 1)])
+        own = result.setdefault(kind, {})
+        for num_tokens in (1, 2, 3, 4, 5, 6, 8, 12, 16, 32):
+            seconds = []
+            for _ in range(rounds):
+                slot.truncate(NUM_CACHED)
+                started = clock()
+                network.forward([Block(slot, [1] * num_tokens, num_tokens)])
+                seconds.append(clock() - started)
+            own[num_tokens] = statistics.median(seconds)
+            flops = 2 * num_parameters * num_tokens / own[num_tokens]
+            table.add_row(
+                kind,
+                str(num_tokens),
+                f"{1e3 * own[num_tokens]:.1f}",
+                f"{own[num_tokens] / own[1]:.2f}",
+                f"{flops / 1e9:.0f}",
+            )
+    Console().print(table)
+    finish("single_request_passes", {"threads": threads, "num_layers": num_layers, "seconds": result})
 
 
 def _engine_speed(engine: Engine, prompts: list[str]) -> float:
