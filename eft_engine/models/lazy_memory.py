@@ -6,6 +6,7 @@ import math
 import mmap
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -37,7 +38,8 @@ class LazyZeros:
             self._pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except OSError as error:
             raise MemoryError(f"no address space for {num_bytes:,} bytes ({error})") from error
-        self._pages.madvise(mmap.MADV_NOHUGEPAGE)  # one written position would take two megabytes
+        with suppress(OSError):  # a system without huge pages does not know the word
+            self._pages.madvise(mmap.MADV_NOHUGEPAGE)  # in one of them a written position would take two megabytes
         self.tensor = torch.frombuffer(self._pages, dtype=like.dtype).view(tuple(shape))
 
     @property
