@@ -23,22 +23,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.drafts import NO_DRAFTS, fixed_drafts
 from benchmarks.report import finish
 from benchmarks.rounds import medians_of_ratios, run_engine
 from benchmarks.texts import WORKLOADS
 from eft_engine import Engine, EngineConfig, SpeculationOptions, TunedPair
 from eft_engine.config import LlamaCppOptions
 
-NO_DRAFTS = SpeculationOptions(drafter="none")
 NUM_WARM_UP = 1
 """Rounds that are not reported."""
-
-
-def fixed(number: int) -> SpeculationOptions:
-    """So many drafts of the tuned model in every step."""
-    if number == 0:
-        return NO_DRAFTS
-    return SpeculationOptions(drafter="tuned", max_draft_tokens=number, adaptive=False, min_confidence=0.0)
 
 
 def main(
@@ -71,7 +64,7 @@ def main(
             "draft_quantization": draft_quantization,
         }
     )
-    runs = {f"{number} drafts": (weight, fixed(number)) for number in drafts}
+    runs = {f"{number} drafts": (weight, fixed_drafts(number) if number else NO_DRAFTS) for number in drafts}
     runs["prompt lookup"] = (weight, SpeculationOptions(drafter="prompt_lookup"))
     runs["auto"] = (weight, SpeculationOptions())
     runs["base alone"] = (0.0, NO_DRAFTS)
@@ -81,13 +74,12 @@ def main(
             prompts = [WORKLOADS[name](index)[-1] for index in range(max(num_prompts, size))]
             groups = [prompts[start : start + size] for start in range(0, len(prompts) - size + 1, size)]
             results[f"{name}, {size}"] = _measure(engine, f"{name}, {size} together", groups, runs, max_tokens, rounds)
-        used = engine.config.runtime
         computed_by = sorted({type(network).__name__ for network in engine._trio.networks})
     finish(
         "auto_drafts",
         {
             "base": base.name,
-            "runtime": used,
+            "runtime": runtime,
             "networks": computed_by,
             "threads": threads,
             "weight": weight,

@@ -36,6 +36,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer
 
+from benchmarks.drafts import NO_DRAFTS, fixed_drafts
 from benchmarks.peers.llama_cpp_python import LlamaCppPython
 from benchmarks.peers.llama_cpp_trio import LlamaCppTrio
 from benchmarks.report import finish
@@ -64,8 +65,6 @@ QUESTIONS = [
 SIZES = (1, 2, 3, 4, 5, 8, 16)
 """Tokens of a pass."""
 AS_IT_PAYS = SpeculationOptions()
-NO_DRAFTS = SpeculationOptions(drafter="none")
-FOUR_DRAFTS = SpeculationOptions(drafter="tuned", max_draft_tokens=4, adaptive=False, min_confidence=0.0)
 
 app = typer.Typer(add_completion=False, help=__doc__)
 Base = Annotated[Path, typer.Option(help="The large model, a GGUF file.")]
@@ -250,7 +249,7 @@ def decode(
         ),
         "weight 1, engine, no drafts": ours(1.0, NO_DRAFTS),
         "weight 1, engine": ours(1.0, AS_IT_PAYS),
-        "weight 1, engine, 4 drafts": ours(1.0, FOUR_DRAFTS),
+        "weight 1, engine, 4 drafts": ours(1.0, fixed_drafts(4)),
     }
     if with_torch:
         in_torch = load_engine(base, reference, adapter, threads=threads, runtime="torch")

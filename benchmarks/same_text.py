@@ -23,6 +23,7 @@ import torch
 import typer
 from rich.console import Console
 
+from benchmarks.drafts import fixed_drafts
 from benchmarks.report import finish
 from benchmarks.rounds import clock
 from eft_engine import Engine, EngineConfig, SamplingParams, SpeculationOptions, TunedPair
@@ -160,13 +161,12 @@ def company(
             texts += [output.token_ids for output in outputs]
         return texts
 
-    four = SpeculationOptions(drafter="tuned", max_draft_tokens=4, adaptive=False, min_confidence=0.0)
     with trio.engine(deterministic=True) as engine:
         expected = trio.whole(engine, prompts, max_tokens)
         differ = {
             "batches of 4": num_other(together(engine, 4), expected),
             "batches of 16": num_other(together(engine, 16), expected),
-            "four drafts": num_other(together(engine, 8, four), expected),
+            "four drafts": num_other(together(engine, 8, fixed_drafts(4)), expected),
             "prompt lookup": num_other(
                 together(engine, 8, SpeculationOptions(drafter="prompt_lookup", min_ngram_size=1)), expected
             ),

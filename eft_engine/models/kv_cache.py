@@ -141,7 +141,7 @@ class SlotKVCache(Cache):  # type: ignore[misc]
         """Of the longest row, so that with the columns of the pass it is the number of positions that the pass sees. No row's
         position may be told from it: these are passed explicitly.
         """
-        return self.layout.window - self.layout.positions.shape[1] if self.layout else 0
+        return self.layout.window - self.layout.num_columns if self.layout else 0
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         """Positions that the pass sees, from 0 on; of all layers alike."""

@@ -62,7 +62,7 @@ class DraftCopy(Network):
         self.vocab_size = network.vocab_size
         self.context_len = network.context_len
         self.kv_cache = cache
-        self.passes = passes
+        self._passes = passes
         self._fingerprint = f"{passes.decoder.kind.name} copy of {network.fingerprint}"
 
     @property
@@ -72,7 +72,7 @@ class DraftCopy(Network):
 
     def forward(self, blocks: Sequence[Block]) -> Tensor:
         """See `Network`."""
-        return self.passes.read(blocks, self.kv_cache, logits_width=self.logits_width)
+        return self._passes.read(blocks, self.kv_cache, logits_width=self.logits_width)
 
     def with_adapter(self, adapter: Path, *, member: str) -> tuple[Network, str | None]:
         """Nobody asks it: adapters are loaded onto the network, and the copy has them too."""

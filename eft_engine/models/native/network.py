@@ -87,17 +87,12 @@ class NativeLanguageModel(LanguageModel):
     ) -> None:
         self._decoder = weights.decoder
         self.rounds_rows = weights.decoder.kind in (Kind.INT8, Kind.INT4)
-        self._adapter_parts: dict[str, AdapterParts] = {}
-        self._copied_parts: dict[str, AdapterParts] | None = None
-        """Those of the copy that drafts; None: there is none."""
-        self._passes = Passes(weights.decoder, self._adapter_parts)
+        self._passes = Passes(weights.decoder, adapter_kind=Kind.F32)
         self._all_passes = [self._passes]
         super().__init__(model, name=name, self_check=self_check, held_weights=weights)
         if rounded is not None:
-            self._copied_parts = {}
-            copy = DraftCopy(self, Passes(rounded, self._copied_parts), self.kv_cache)
-            self._all_passes.append(copy.passes)
-            self.drafter = copy
+            self._all_passes.append(Passes(rounded, adapter_kind=Kind.BF16))
+            self.drafter = DraftCopy(self, self._all_passes[-1], self.kv_cache)
 
     def _new_cache(self) -> PagedKVCache:  # type: ignore[override]
         decoder = self._decoder
@@ -136,10 +131,8 @@ class NativeLanguageModel(LanguageModel):
         return super()._add_adapter(folder, member=member)
 
     def _adapter_added(self, adapter: str) -> None:
-        self._adapter_parts[adapter] = _parts_of(self.model, adapter, self._decoder, kind=Kind.F32)
-        if self._copied_parts is not None:
-            self._copied_parts[adapter] = _parts_of(self.model, adapter, self._decoder, kind=Kind.BF16)
-        self._forget()
+        for passes in self._all_passes:
+            passes.add_adapter(adapter, _parts_of(self.model, adapter, self._decoder, kind=passes.adapter_kind))
 
     def _pass(self, blocks: Sequence[Block]) -> Tensor:
         return self._passes.read(blocks, self.kv_cache, logits_width=self.logits_width)
@@ -147,9 +140,9 @@ class NativeLanguageModel(LanguageModel):
     def release(self) -> None:
         """As of `LanguageModel`."""
         super().release()
-        self._adapter_parts.clear()
-        self._forget()
-        self._copied_parts = self.drafter = None
+        for passes in self._all_passes:
+            passes.remove_adapters()
+        self.drafter = None
 
 
 def _parts_of(model: nn.Module, adapter: str, decoder: PackedDecoder, *, kind: Kind) -> AdapterParts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -38,17 +38,28 @@ class Passes:
 
     Args:
         decoder: the weights.
-        adapters: what adapters add, by name; it may grow, and `forget` is to be told.
+        adapter_kind: what the numbers of adapters are held as.
     """
 
-    def __init__(self, decoder: PackedDecoder, adapters: Mapping[str, AdapterParts]) -> None:
+    def __init__(self, decoder: PackedDecoder, *, adapter_kind: Kind) -> None:
         self.decoder = decoder
-        self._adapters = adapters
+        self.adapter_kind = adapter_kind
+        self._adapters: dict[str, AdapterParts] = {}
         self._programs: dict[tuple[str, ...], ctypes.Array[OperationStruct]] = {}
         self._workspace: Workspace | None = None
 
+    def add_adapter(self, name: str, parts: AdapterParts) -> None:
+        """Let blocks name it."""
+        self._adapters[name] = parts
+        self.forget()
+
+    def remove_adapters(self) -> None:
+        """There are none any more."""
+        self._adapters.clear()
+        self.forget()
+
     def forget(self) -> None:
-        """Adapters came or went, or layers see other positions."""
+        """The model is about to change, or layers see other positions."""
         self._programs.clear()
         self._workspace = None
 

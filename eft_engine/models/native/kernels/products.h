@@ -33,10 +33,7 @@ typedef struct { int64_t begin, end, ahead; } Stretch;
 #define STRETCH 1024 /* of several rows: what all of them are multiplied with stays in the nearest caches */
 #define NEAR_BYTES 2048
 
-INLINE void ask_for(const int rows, const Stretch *stretch, const char *now) {
-    if (rows == 1) __builtin_prefetch(now + NEAR_BYTES);
-    else __builtin_prefetch(now + stretch->ahead);
-}
+INLINE void ask_for(const Stretch *stretch, const char *now) { __builtin_prefetch(now + stretch->ahead); }
 
 INLINE int is_coded(const Matrix *matrix) { return matrix->kind == INT8 || matrix->kind == INT4; }
 INLINE int most_rows_of(const Matrix *matrix) { return is_coded(matrix) ? 4 : MOST_ROWS; }
@@ -65,7 +62,7 @@ INLINE void tile_f32(const int rows, const int panels, const void *const *from, 
 #pragma GCC unroll 8
         for (int part = 0; part < parts; part++) {
             const char *at = line + part / PARTS * matrix->panel_bytes + part % PARTS * sizeof(floats);
-            if (part % PARTS == 0) ask_for(rows, stretch, at);
+            if (part % PARTS == 0) ask_for(stretch, at);
             weights[part] = load((const float *)at);
             if (rows == 1) add_input(1, 1, from, k, weights + part, (floats(*)[MOST_PANELS * PARTS])(sums[0] + part));
         }
@@ -83,7 +80,7 @@ INLINE void tile_bf16(const int rows, const int panels, const void *const *from,
 #pragma GCC unroll 8
         for (int part = 0; part < parts; part++) {
             const char *at = line + part / PARTS * matrix->panel_bytes + part % PARTS * sizeof(floats);
-            if (part % PARTS == 0) ask_for(rows, stretch, at);
+            if (part % PARTS == 0) ask_for(stretch, at);
             both[part] = *(const words_at *)at;
             weights[part] = (floats)(both[part] << 16);
             if (rows == 1) {
@@ -237,7 +234,7 @@ INLINE void tile_codes(const int rows, const int panels, const int kind, const v
             rounded[row] = (const RoundedGroup *)from[row] + stretch->begin / GROUP;
         }
         for (int64_t k = stretch->begin; k < stretch->end; k += GROUP, group += group_bytes) {
-            for (int line = 0; line < group_bytes; line += 64) ask_for(rows, stretch, group + line);
+            for (int line = 0; line < group_bytes; line += 64) ask_for(stretch, group + line);
             add_group(rows, kind, rounded, group, sums);
 #pragma GCC unroll 8
             for (int row = 0; row < rows; row++) rounded[row]++;
