@@ -93,6 +93,7 @@ class PackedDecoder:
     Args:
         model: not changed.
         codes: the kind that weights are rounded to; None: as they are.
+        head_codes: the same for the head; None: as the others, but eight bits where those are four.
         drop: called with each linear layer once its weight is packed.
 
     Raises:
@@ -100,7 +101,12 @@ class PackedDecoder:
     """
 
     def __init__(
-        self, model: PreTrainedModel, *, codes: Kind | None = None, drop: Callable[[nn.Module], object] | None = None
+        self,
+        model: PreTrainedModel,
+        *,
+        codes: Kind | None = None,
+        head_codes: Kind | None = None,
+        drop: Callable[[nn.Module], object] | None = None,
     ) -> None:
         self.family = family_of(model)
         self._model: Any = model
@@ -135,7 +141,8 @@ class PackedDecoder:
         embedding = decoder.embed_tokens
         is_tied = head.weight is embedding.weight
         # The vocabulary's product loses most by few bits, as llama.cpp's quantisers know too.
-        self.head = self._pack([head], apart([head.out_features]), kind=Kind.INT8 if codes is Kind.INT4 else self.kind)
+        head_kind = head_codes or (Kind.INT8 if codes is Kind.INT4 else self.kind)
+        self.head = self._pack([head], apart([head.out_features]), kind=head_kind)
         self.embedding: Tensor | None = None if is_tied else embedding.weight.detach()
         scale = getattr(embedding, "embed_scale", None)
         self.embedding_scale = 1.0 if scale is None else float(scale.to(embedding.weight.dtype))

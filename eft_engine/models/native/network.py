@@ -53,7 +53,8 @@ def native_network(
         raise NotForKernelsError(f"torch is faster here in {model.dtype}")
     rounded = None
     if draft_quantization != "none":
-        rounded = PackedDecoder(model, codes=KINDS[draft_quantization])
+        kind = KINDS[draft_quantization]
+        rounded = PackedDecoder(model, codes=kind, head_codes=kind)  # whose head is a good part of what a draft reads
     weights = KernelWeights(model, codes=KINDS.get(quantization), keep_weights=keep_weights)
     try:
         return NativeLanguageModel(model, weights, name=name, self_check=self_check, rounded=rounded)

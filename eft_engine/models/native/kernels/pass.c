@@ -192,18 +192,16 @@ INLINE int64_t place_of(const InputRows *rows, int64_t row) { return rows->index
 /* Results in up to MOST_PANELS panels: [rows][MOST_PANELS * PANEL]. Several rows are multiplied with a stretch of the panels
  * before the next one is read. */
 static void multiply(const InputRows *rows, int panels, const Matrix *matrix, int64_t first, float *results) {
-    const int64_t number = rows->end - rows->begin, num_tiles = (number + most_rows_of(matrix) - 1) / most_rows_of(matrix);
+    const int64_t number = rows->end - rows->begin, num_tiles = (number + MOST_ROWS - 1) / MOST_ROWS;
     const int at_once = panels_at_once((int)((number + num_tiles - 1) / num_tiles));
-    const int64_t length = number == 1 ? matrix->inputs : STRETCH, input_bytes = matrix->panel_bytes / matrix->inputs;
+    const int64_t num_stretches = number == 1 ? 1 : (matrix->inputs + STRETCH - 1) / STRETCH, input_bytes = matrix->panel_bytes / matrix->inputs;
+    const int64_t length = ((matrix->inputs + num_stretches - 1) / num_stretches + GROUP - 1) / GROUP * GROUP; /* of even sizes */
     for (int panel = 0, now; panel < panels; panel += now) {
         now = panels - panel < at_once ? panels - panel : at_once;
         for (int64_t begin = 0; begin < matrix->inputs; begin += length) {
-            Stretch stretch = {begin, begin + length, length * input_bytes};
-            if (stretch.end >= matrix->inputs) {
-                stretch.end = matrix->inputs;
-                stretch.ahead = now * matrix->panel_bytes - begin * input_bytes;
-            }
-            if (num_tiles == 1) stretch.ahead = NEAR_BYTES;
+            const int64_t end = begin + length < matrix->inputs ? begin + length : matrix->inputs;
+            const int64_t to_next = end < matrix->inputs ? length * input_bytes : now * matrix->panel_bytes - begin * input_bytes;
+            Stretch stretch = {begin, end, num_tiles > 1 ? to_next : NEAR_BYTES, num_tiles};
             for (int64_t tiles = num_tiles, row = 0; tiles > 0; tiles--) { /* of even sizes: few rows hide no latencies */
                 const int num_rows = (int)((number - row + tiles - 1) / tiles);
                 const void *inputs[MOST_ROWS];
@@ -211,6 +209,7 @@ static void multiply(const InputRows *rows, int panels, const Matrix *matrix, in
                     inputs[each] = rows->numbers + place_of(rows, rows->begin + row + each) * rows->bytes;
                 tile(num_rows, now, inputs, matrix, first + panel, &stretch, results + (row * MOST_PANELS + panel) * PANEL);
                 row += num_rows;
+                stretch.ahead += (end - begin) * input_bytes / num_tiles;
             }
         }
     }

@@ -14,7 +14,7 @@
 enum { F32, BF16, INT8, INT4 };
 
 #define GROUP 32 /* inputs that share a scale, in weights that are codes and in the rows multiplied with them */
-#define MOST_ROWS 6
+#define MOST_ROWS 5
 #define MOST_PANELS 4
 
 typedef struct {
@@ -27,16 +27,14 @@ typedef struct {
     int32_t unused;
 } Matrix;
 
-/* Inputs from `begin` to before `end`; later stretches go on with the sums of earlier ones. Memory is asked for so many bytes
- * `ahead`: close by where all rows are multiplied at once; a stretch where they take turns, of which only the first ones wait. */
-typedef struct { int64_t begin, end, ahead; } Stretch;
+/* Inputs from `begin` to before `end`; later stretches go on with the sums of earlier ones. Memory is asked for in advance, from so
+ * many bytes `ahead` on: close by where all rows are multiplied at once. Where they take turns, each turn asks for its share of the
+ * next stretch, `turns` times slower than it goes: asked for in the first turn, memory would be idle in all others. */
+typedef struct { int64_t begin, end, ahead, turns; } Stretch;
 #define STRETCH 1024 /* of several rows: what all of them are multiplied with stays in the nearest caches */
-#define NEAR_BYTES 2048
-
-INLINE void ask_for(const Stretch *stretch, const char *now) { __builtin_prefetch(now + stretch->ahead); }
+#define NEAR_BYTES 4096
 
 INLINE int is_coded(const Matrix *matrix) { return matrix->kind == INT8 || matrix->kind == INT4; }
-INLINE int most_rows_of(const Matrix *matrix) { return is_coded(matrix) ? 4 : MOST_ROWS; }
 
 /* ---- numbers ------------------------------------------------------------------------------------------------------ */
 
@@ -57,12 +55,14 @@ INLINE void add_input(const int rows, const int parts, const void *const *from, 
 INLINE void tile_f32(const int rows, const int panels, const void *const *from, const Matrix *matrix, int64_t first, const Stretch *stretch, floats (*sums)[MOST_PANELS * PARTS]) {
     const int parts = panels * PARTS;
     const char *line = (const char *)matrix->numbers + first * matrix->panel_bytes + stretch->begin * LINE;
-    for (int64_t k = stretch->begin; k < stretch->end; k++, line += LINE) {
+    const char *ask = line + stretch->ahead;
+    const int64_t step = LINE / stretch->turns;
+    for (int64_t k = stretch->begin; k < stretch->end; k++, line += LINE, ask += step) {
         floats weights[MOST_PANELS * PARTS];
 #pragma GCC unroll 8
         for (int part = 0; part < parts; part++) {
             const char *at = line + part / PARTS * matrix->panel_bytes + part % PARTS * sizeof(floats);
-            if (part % PARTS == 0) ask_for(stretch, at);
+            if (part % PARTS == 0) __builtin_prefetch(ask + part / PARTS * matrix->panel_bytes);
             weights[part] = load((const float *)at);
             if (rows == 1) add_input(1, 1, from, k, weights + part, (floats(*)[MOST_PANELS * PARTS])(sums[0] + part));
         }
@@ -74,13 +74,15 @@ INLINE void tile_f32(const int rows, const int panels, const void *const *from, 
 INLINE void tile_bf16(const int rows, const int panels, const void *const *from, const Matrix *matrix, int64_t first, const Stretch *stretch, floats (*sums)[MOST_PANELS * PARTS]) {
     const int parts = panels * PARTS;
     const char *line = (const char *)matrix->numbers + first * matrix->panel_bytes + stretch->begin / 2 * LINE;
-    for (int64_t k = stretch->begin; k < stretch->end; k += 2, line += LINE) {
+    const char *ask = line + stretch->ahead;
+    const int64_t step = LINE / stretch->turns;
+    for (int64_t k = stretch->begin; k < stretch->end; k += 2, line += LINE, ask += step) {
         words both[MOST_PANELS * PARTS];
         floats weights[MOST_PANELS * PARTS];
 #pragma GCC unroll 8
         for (int part = 0; part < parts; part++) {
             const char *at = line + part / PARTS * matrix->panel_bytes + part % PARTS * sizeof(floats);
-            if (part % PARTS == 0) ask_for(stretch, at);
+            if (part % PARTS == 0) __builtin_prefetch(ask + part / PARTS * matrix->panel_bytes);
             both[part] = *(const words_at *)at;
             weights[part] = (floats)(both[part] << 16);
             if (rows == 1) {
@@ -233,8 +235,10 @@ INLINE void tile_codes(const int rows, const int panels, const int kind, const v
                 sums[row][half] = stretch->begin ? _mm256_loadu_ps(to + (row * MOST_PANELS + panel) * PANEL + half * 8) : _mm256_setzero_ps();
             rounded[row] = (const RoundedGroup *)from[row] + stretch->begin / GROUP;
         }
-        for (int64_t k = stretch->begin; k < stretch->end; k += GROUP, group += group_bytes) {
-            for (int line = 0; line < group_bytes; line += 64) ask_for(stretch, group + line);
+        const char *ask = group + stretch->ahead;
+        const int64_t step = group_bytes / stretch->turns;
+        for (int64_t k = stretch->begin; k < stretch->end; k += GROUP, group += group_bytes, ask += step) {
+            for (int64_t line = 0; line < step; line += 64) __builtin_prefetch(ask + line);
             add_group(rows, kind, rounded, group, sums);
 #pragma GCC unroll 8
             for (int row = 0; row < rows; row++) rounded[row]++;
@@ -307,8 +311,7 @@ static void tile(int rows, int panels, const void *const *from, const Matrix *ma
     case 16 + 1: tile_of(2, 1, from, matrix, first, stretch, to); break;
     case 24 + 1: tile_of(3, 1, from, matrix, first, stretch, to); break;
     case 32 + 1: tile_of(4, 1, from, matrix, first, stretch, to); break;
-    case 40 + 1: tile_of(5, 1, from, matrix, first, stretch, to); break;
-    default: tile_of(6, 1, from, matrix, first, stretch, to);
+    default: tile_of(5, 1, from, matrix, first, stretch, to);
     }
 }
 
