@@ -472,7 +472,8 @@ class EngineConfig(Options):
     max_kv_cache_bytes: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
         default=None,
         description="budget of all key/value caches; a request waits until what it may need fits, and conversations that are kept "
-        "warm give way, the oldest first. auto: four fifths of what is free once everything is loaded; None: no budget",
+        "warm give way, the oldest first. auto: what is free once everything is loaded, less a tenth and the work of the largest "
+        "step; None: no budget",
     )
     max_queued_requests: int | None = Field(
         default=None,

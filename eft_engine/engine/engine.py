@@ -96,7 +96,7 @@ class Engine:
             learns=is_invariant,
         )
         drafts_adaptively = config.speculation.drafter != "none" and config.speculation.adaptive
-        self._max_kv_cache_bytes = cache_budget(config.max_kv_cache_bytes, trio.networks)
+        self._max_kv_cache_bytes = cache_budget(config, trio)
         # A first pass also shows what a position takes; and where costs may not be learnt while requests run, a call that drafts
         # must find them settled, whatever the engine does by default.
         if drafts_adaptively or not is_invariant or config.max_kv_cache_bytes is not None:

@@ -136,11 +136,9 @@ class StreamRunner:
         self.width = vocabulary.width
         self.device = device
         self._totals = totals
-        self.masked_ids = torch.tensor(vocabulary.masked_ids, dtype=torch.long, device=device)
-        self.kept_ids = torch.tensor(vocabulary.kept_ids, device=device) if vocabulary.kept_ids else None
-        self._unknown_ids = {
-            reader: torch.tensor(sorted(own), device=device) for reader, own in (unknown_ids or {}).items() if own
-        }
+        self.masked_ids = upload(vocabulary.masked_ids, device, dtype=torch.long)
+        self.kept_ids = upload(vocabulary.kept_ids, device) if vocabulary.kept_ids else None
+        self._unknown_ids = {reader: upload(sorted(own), device) for reader, own in (unknown_ids or {}).items() if own}
         self.costs = StepCosts()
         self._streams: dict[Network, torch.cuda.Stream] = {}
         self._threads = ThreadPoolExecutor(MAX_SIDE_BY_SIDE, thread_name_prefix="eft-network")

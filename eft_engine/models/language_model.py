@@ -26,6 +26,7 @@ from eft_engine.models.skeleton import context_len_of_config
 from eft_engine.models.state_rows import StateSlot
 from eft_engine.models.states import STEPWISE_LEN
 from eft_engine.models.support import why_refused
+from eft_engine.models.work_memory import widths_of
 from eft_engine.transfer import upload
 
 
@@ -114,6 +115,11 @@ class LanguageModel(Network):
     def parameter_bytes(self) -> int:
         """Bytes of the network's weights without its adapters."""
         return sum(parameter.nbytes for parameter in self._own_parameters())
+
+    def work_bytes(self, *, num_tokens: int, num_logits: int) -> int:
+        """See `Network`."""
+        widths = widths_of(self.model, self.model.dtype)
+        return widths.pass_bytes(num_tokens=num_tokens, num_logits=num_logits)
 
     def _own_parameters(self) -> Iterator[Tensor]:
         return (parameter for key, parameter in self.model.named_parameters() if ".lora_" not in key)

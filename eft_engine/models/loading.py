@@ -29,6 +29,7 @@ from eft_engine.models.merged import with_adapter_inside
 from eft_engine.models.native.draft_copy import draft_quantization
 from eft_engine.models.native.families import NotForKernelsError
 from eft_engine.models.native.network import native_network
+from eft_engine.models.native.quantising import KINDS, held_share
 from eft_engine.models.network import Network
 from eft_engine.models.peft_models import unwrap
 from eft_engine.models.planned_network import PlannedNetwork
@@ -39,6 +40,7 @@ from eft_engine.models.self_check import WHAT_TO_DO
 from eft_engine.models.support import why_refused
 from eft_engine.models.tensor_parallel import ShardedLanguageModel, follow, loading_arguments
 from eft_engine.models.turn_ends import loaded_ends
+from eft_engine.models.work_memory import step_bytes
 from eft_engine.text.ends import TrioEnds, trio_ends
 from eft_engine.text.tokenizer import Tokenizer
 from eft_engine.text.vocabulary import MemberVocabulary, SharedVocabulary, prove_vocabulary
@@ -103,7 +105,7 @@ def load_trio(plan: TrioPlan, config: EngineConfig) -> Trio:
                 leading.lead(channel)
             networks |= sharded
         else:
-            check_memory(plan.networks.values(), plan.adapter_bytes)
+            check_memory(plan.networks.values(), _bytes_beside(plan, config), work_bytes=_least_work(plan, config))
         try:
             for planned in plan.networks.values():
                 if planned.name not in networks:
@@ -125,6 +127,27 @@ def load_trio(plan: TrioPlan, config: EngineConfig) -> Trio:
         network.release()
     _warn(plan.ends)
     return Trio(members, plan.vocabulary, plan.ends)
+
+
+def _bytes_beside(plan: TrioPlan, config: EngineConfig) -> dict[str, int]:
+    """What adapters, and copies that draft, add to networks, by their names. A copy that nobody asked for is left out where memory
+    is short, see `draft_quantization`.
+    """
+    beside = plan.adapter_bytes
+    if config.cpu_kernels is not False and config.draft_quantization not in (None, "none"):
+        for name in {member.network for member in plan.members.values() if member.name.endswith(".tuned")}:
+            network = plan.networks[name]
+            if network.dtype is not None and network.device == "cpu" and network.type_name not in KINDS:
+                share = held_share(config.draft_quantization, network.dtype)
+                beside[name] = beside.get(name, 0) + int(share * network.parameter_bytes)
+    return beside
+
+
+def _least_work(plan: TrioPlan, config: EngineConfig) -> int:
+    """Bytes that a step of one request works with."""
+    return step_bytes(
+        plan.networks.values(), config, num_members=len(plan.members), width=plan.vocabulary.width, num_seqs=1
+    )
 
 
 def _warn(ends: TrioEnds) -> None:
@@ -152,7 +175,8 @@ def _load_sharded(
     channel = RankChannel(timeout_s=config.tensor_parallel_timeout_s)
     networks: dict[str, ShardedLanguageModel] = {}
     with channel.agreement():
-        check_memory(plan.networks.values() if channel.rank == 0 else plan.sharded, plan.adapter_bytes)
+        networks_here = plan.networks.values() if channel.rank == 0 else plan.sharded
+        check_memory(networks_here, _bytes_beside(plan, config), work_bytes=_least_work(plan, config))
     for planned in plan.sharded:
         progress = display.start(planned)
         with channel.agreement():

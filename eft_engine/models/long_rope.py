@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from eft_engine.models.layout import current_layout
 from eft_engine.models.network import Block
 from eft_engine.models.state_rows import StateSlot
+from eft_engine.transfer import upload
 
 REREAD_LEN = 512
 """Tokens of a text that is read again are read in pieces of this many."""
@@ -130,7 +131,7 @@ def _row_by_row(
     if all(is_long):
         return long
     short = forward(x, position_ids.clamp(max=original_len - 1), *args, **kwargs)
-    chosen = torch.tensor(is_long, device=long[0].device)[:, None, None]
+    chosen = upload(is_long, long[0].device)[:, None, None]
     return torch.where(chosen, long[0], short[0]), torch.where(chosen, long[1], short[1])
 
 

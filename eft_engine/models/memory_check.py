@@ -1,4 +1,6 @@
-"""Whether weights fit into memory, before they are read: refused with numbers, instead of being killed while reading."""
+"""Whether weights, and what computing with them takes, fit into memory: refused with numbers before anything is read, instead of
+being killed while reading.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +12,29 @@ from eft_engine.models.planned_network import PlannedNetwork
 from eft_engine.models.process_group import num_ranks
 
 
-def check_memory(networks: Iterable[PlannedNetwork], adapter_bytes: Mapping[str, int] | None = None) -> None:
-    """Count all weights against what is free. A network with a device map counts against all devices that the map may use
-    together, with those that have their place there.
+def check_memory(
+    networks: Iterable[PlannedNetwork], beside: Mapping[str, int] | None = None, *, work_bytes: int = 0
+) -> None:
+    """Count all weights, and the work of a step, against what is free. A network with a device map counts against all devices that
+    the map may use together, with those that have their place there.
 
     Args:
-        networks: all of them.
-        adapter_bytes: what adapters add, by the name of their network.
+        networks: all of them, the one with whose device a step works first.
+        beside: bytes that are held with a network besides its weights, by its name.
+        work_bytes: what the smallest step takes beside weights (see `work_memory`).
 
     Raises:
         LoadOutOfMemoryError: they do not fit.
     """
     placed: dict[tuple[str, ...], list[PlannedNetwork]] = {}
     needed: dict[tuple[str, ...], int] = {}
+    work: dict[tuple[str, ...], int] = {}
     for network in networks:
         devices = _devices(network)
         if devices is not None:
             placed.setdefault(devices, []).append(network)
-            needed[devices] = needed.get(devices, 0) + _bytes(network) + (adapter_bytes or {}).get(network.name, 0)
+            needed[devices] = needed.get(devices, 0) + _bytes(network) + (beside or {}).get(network.name, 0)
+            work.setdefault(devices, work_bytes if not work else 0)
     free: dict[str, int] = {}
     for devices in sorted(needed, key=len):
         inside = [other for other in needed if set(other) <= set(devices)]
@@ -36,9 +43,12 @@ def check_memory(networks: Iterable[PlannedNetwork], adapter_bytes: Mapping[str,
         passing = max(
             own.loading_bytes for other in inside for own in placed[other]
         )  # they are loaded one after another
-        total, available = sum(needed[other] for other in inside) + passing, sum(free[device] for device in devices)
-        if total > available:
-            raise _does_not_fit(devices, [own for other in inside for own in placed[other]], total, available)
+        weights, available = sum(needed[other] for other in inside) + passing, sum(free[device] for device in devices)
+        computing = sum(work[other] for other in inside)
+        if weights + computing > available:
+            raise _does_not_fit(
+                devices, [own for other in inside for own in placed[other]], weights, computing, available
+            )
 
 
 def _devices(network: PlannedNetwork) -> tuple[str, ...] | None:
@@ -54,12 +64,13 @@ def _bytes(network: PlannedNetwork) -> int:
 
 
 def _does_not_fit(
-    devices: Sequence[str], networks: Sequence[PlannedNetwork], needed: int, available: int
+    devices: Sequence[str], networks: Sequence[PlannedNetwork], weights: int, computing: int, available: int
 ) -> LoadOutOfMemoryError:
     where = devices[0] if len(devices) == 1 else f"{', '.join(devices)} together"
+    beside = f", a step of one request works with about {gib(computing)} more" if computing else ""
     return LoadOutOfMemoryError(
-        f"the weights need {gib(needed)} on {where} and {gib(available)} are free; use {advice(networks)}",
-        needed_bytes=needed,
+        f"the weights need {gib(weights)} on {where}{beside}, and {gib(available)} are free; use {advice(networks)}",
+        needed_bytes=weights + computing,
         available_bytes=available,
         device=", ".join(devices),
     )

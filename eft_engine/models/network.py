@@ -15,6 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from eft_engine.models.work_memory import Widths
+
 
 @dataclass(eq=False)
 class KVSlot:
@@ -128,6 +130,10 @@ class Network(ABC):
             Logits `[sum of num_logits, logits_width]`, any float dtype, block after block in the order given; for each block
             those after its last `num_logits` tokens, oldest first.
         """
+
+    def work_bytes(self, *, num_tokens: int, num_logits: int) -> int:
+        """About the most bytes that are alive during a pass, beside weights and caches."""
+        return Widths(self.logits_width).pass_bytes(num_tokens=num_tokens, num_logits=num_logits)
 
     def use_threads(self, number: int) -> None:
         """Compute with so many of `num_threads` from now on; only for networks that have threads of their own."""

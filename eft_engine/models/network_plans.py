@@ -32,6 +32,7 @@ from eft_engine.models.tensor_parallel import why_not_split
 from eft_engine.models.text_model import TextModel, plan_text
 from eft_engine.models.towers import describe_left_out, num_parameters
 from eft_engine.models.weight_plans import plan_gguf_weights, plan_weights
+from eft_engine.models.work_memory import widths_of
 
 TORCH_ONLY = ("device", "device_map", "quantization_config", "quantization", "tensor_parallel")
 """Options of a member that only torch honours: who gives one wants torch."""
@@ -279,6 +280,7 @@ def _plan_torch(
         unsupported=unsupported,
         what_to_do=WHAT_TO_DO if refused else PACKED_ADVICE,
         dtype=weights.dtype,
+        widths=None if unsupported else widths_of(held, weights.dtype),
         gguf=gguf,
         notes=(*notes, *weights.notes, *text.notes),
         adapter=member.adapter if fit.why_own is not None else None,

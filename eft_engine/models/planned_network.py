@@ -16,6 +16,7 @@ from eft_engine.models.gguf_file import GGUFFile
 from eft_engine.models.layers import LayerSummary
 from eft_engine.models.self_check import WHAT_TO_DO
 from eft_engine.models.sources import Source
+from eft_engine.models.work_memory import Widths
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class PlannedNetwork:
     than this, and its room grows: so it is told what makes it take the same ones always. None: there is one kind.
     """
     notes: tuple[str, ...] = ()
+    widths: Widths | None = None
+    """Of what torch computes with; None: llama.cpp computes."""
     adapter: Path | None = None
     """What is merged into it; an adapter that is switched per row is its member's, not the network's."""
     why_merged: str | None = None
@@ -80,6 +83,11 @@ class PlannedNetwork:
                 member=self.name,
                 source=str(self.source),
             )
+
+    def work_bytes(self, *, num_tokens: int, num_logits: int) -> int:
+        """See `Network`."""
+        widths = self.widths or Widths(self.logits_width)
+        return widths.pass_bytes(num_tokens=num_tokens, num_logits=num_logits)
 
     @property
     def is_mapped(self) -> bool:

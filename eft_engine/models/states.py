@@ -55,13 +55,13 @@ class Convolution:
             full = torch.cat([held[..., : self.width].to(new.dtype), new], dim=-1)
             held[..., : self.width] = full[..., -self.width :]
             return full
-        pending = torch.tensor(rows.pending, device=new.device)[:, None]
+        pending = upload(rows.pending, new.device)[:, None]
         before = _along_last(held, pending + torch.arange(self.width, device=new.device))
         full = torch.cat([before.to(new.dtype), new], dim=-1)
         self._make_room(max(rows.pending_after))
         held = self.held[rows.span]
         # What is to be held begins where the settled part ends, in the row's line of held (up to what counts) and new inputs.
-        settled = torch.tensor(rows.settled, device=new.device)[:, None]
+        settled = upload(rows.settled, new.device)[:, None]
         start = torch.where(settled > 0, pending + settled, 0)
         place = start + torch.arange(held.shape[-1], device=new.device)
         counting = self.width + pending

@@ -19,6 +19,7 @@ from eft_engine.models.native.families import (
     norm_weights,
     rotary_type,
 )
+from eft_engine.models.native.huge_pages import WeightMemory
 from eft_engine.models.native.library import Kinds, Modes, OperationStruct, PackedMatrix, Place, apart, interleaved
 from eft_engine.models.native.quantising import GROUP, Kind
 
@@ -136,6 +137,7 @@ class PackedDecoder:
         # From here on nothing is refused, so that weights may go as they are packed.
         drop = drop or _keep
         self.weights: dict[nn.Module, Packed] = {}
+        self._memory = WeightMemory()
         self.layers = [self._pack_layer(layer, own, drop) for layer, own in zip(decoder.layers, norms, strict=True)]
         head: nn.Linear = self._model.lm_head
         embedding = decoder.embed_tokens
@@ -184,7 +186,8 @@ class PackedDecoder:
         return norms
 
     def _pack(self, modules: Sequence[nn.Linear], places: Sequence[Place], *, kind: Kind | None = None) -> PackedMatrix:
-        matrix = PackedMatrix(self.kind if kind is None else kind, modules[0].in_features, places)
+        kind = self.kind if kind is None else kind
+        matrix = PackedMatrix(kind, modules[0].in_features, places, memory=self._memory)
         for index, module in enumerate(modules):
             matrix.put(index, module.weight, module.bias)
             self.weights[module] = Packed(matrix, index)

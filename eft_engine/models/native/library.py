@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from eft_engine.models.native.build import compiled
+from eft_engine.models.native.huge_pages import WeightMemory
 from eft_engine.models.native.quantising import GROUP, Codes, Kind, to_codes
 
 logger = logging.getLogger(__name__)
@@ -194,9 +195,10 @@ class PackedMatrix:
         kind: of its numbers.
         inputs: of each weight.
         places: where the weights come to lie; `apart` and `interleaved` make them.
+        memory: where the numbers come to lie; None: in torch's.
     """
 
-    def __init__(self, kind: Kind, inputs: int, places: Sequence[Place]) -> None:
+    def __init__(self, kind: Kind, inputs: int, places: Sequence[Place], *, memory: WeightMemory | None = None) -> None:
         self.kind, self.inputs, self.places = kind, inputs, tuple(places)
         together = GROUP if kind in _GROUP_BYTES else 2
         self.padded_inputs = -(-inputs // together) * together
@@ -206,7 +208,8 @@ class PackedMatrix:
         else:
             panel_bytes = self.padded_inputs * PANEL * (4 if kind is Kind.F32 else 2)
         self.width = panels * PANEL
-        self._numbers = torch.zeros(panels * panel_bytes, dtype=torch.uint8)
+        num_bytes = panels * panel_bytes
+        self._numbers = torch.zeros(num_bytes, dtype=torch.uint8) if memory is None else memory.zeros(num_bytes)
         self._bias: Tensor | None = None
         self.struct = MatrixStruct(
             numbers=self._numbers.data_ptr(),
