@@ -8,7 +8,8 @@ Two drafters: prompt lookup (in the text itself, then in earlier ones), which co
 log-probabilities at the drafted positions are part of the target anyway and are kept for it; or a copy of it in fewer bits, which
 is read more cheaply, and whose drafts the tuned model then reads in the pass that verifies them. How many tokens to draft is
 decided from measured acceptance and the measured times of a step's parts: first per sequence, then for the step as a whole, since
-the rows of a pass are padded to the longest.
+the rows of a pass are padded to the longest. Where each draft is read as soon as it is drawn, a sequence then goes on for as long
+as its drafter is sure enough that all of its drafts are right, and stops where one more would cost more time than it promises.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -88,6 +89,20 @@ class DraftPolicy:
         """
         return self._best_limit(proposals, num_alike=1)[0]
 
+    def speed(self, proposals: Mapping[GenerationSequence, Proposal], limit: int) -> float:
+        """Expected tokens per second of a step with drafts within `limit`; infinite while times are not known."""
+        streams = {sequence: sequence.next_streams for sequence in proposals}
+        seconds = self._seconds(proposals, streams, limit, 1)
+        tokens = sum(expected_tokens(own.rate, own.within(limit)) for own in proposals.values())
+        return tokens / seconds if seconds else math.inf
+
+    def seconds_of_next(self, proposals: Mapping[GenerationSequence, Proposal], num_drafts: int) -> float:
+        """What another draft of each of these sequences, which have `num_drafts`, adds to a step."""
+        streams = {sequence: sequence.next_streams for sequence in proposals}
+        longer = {sequence: replace(own, number=num_drafts + 1) for sequence, own in proposals.items()}
+        with_it, without = (self._seconds(longer, streams, number, 1) for number in (num_drafts + 1, num_drafts))
+        return max(with_it - without, 0.0)
+
     def _best_limit(self, proposals: Mapping[GenerationSequence, Proposal], *, num_alike: int) -> tuple[int, float]:
         """The limit with most expected tokens per second in a step that has every sequence `num_alike` times, and how many."""
         longest = max(proposal.number for proposal in proposals.values())
@@ -133,6 +148,44 @@ class DraftPolicy:
         return beside + self._costs.estimate_passes(passes)
 
 
+class Prospects:
+    """How sure drafters are of their drafts in one step, and for whom another one pays.
+
+    It pays while all of a sequence's drafts, and the next one, are right often enough: the time that one more takes would give the
+    step as a whole other tokens.
+
+    Args:
+        policy: knows what steps take.
+        proposals: of all sequences of the step.
+        limit: with which it was planned.
+    """
+
+    def __init__(self, policy: DraftPolicy, proposals: Mapping[GenerationSequence, Proposal], limit: int) -> None:
+        self._policy, self._proposals, self._limit = policy, proposals, limit
+        self._chances: dict[GenerationSequence, float] = {}
+        self._speed: float | None = None
+
+    def note(self, sequence: GenerationSequence, confidence: float) -> None:
+        """The sequence has another draft, of which its drafter is so sure."""
+        self._chances[sequence] = self._chances.get(sequence, 1.0) * confidence
+
+    def worth_another(self, active: Seq[GenerationSequence]) -> list[GenerationSequence]:
+        """Those of the active sequences, which have the same number of drafts, that are to draft one more."""
+        choosing = {own: self._proposals[own] for own in active if own.speculation.adaptive}
+        if not choosing:
+            return list(active)
+        if self._speed is None:
+            self._speed = self._policy.speed(self._proposals, self._limit)
+        if math.isinf(self._speed):
+            return list(active)
+        seconds = self._policy.seconds_of_next(choosing, len(active[0].drafts)) / len(choosing)
+        return [
+            own
+            for own in active
+            if own not in choosing or self._chances[own] * choosing[own].rate >= seconds * self._speed
+        ]
+
+
 class Drafter:
     """Fills `drafts` of the sequences of a step. Belongs to the engine's thread.
 
@@ -167,7 +220,13 @@ class Drafter:
                 wanted[sequence] = number
             else:
                 sequence.drafts = sequence.drafts[:number]
-        self._draft_with_tuned(wanted)
+        if self.reads_drafts or any(sequence.needs_drafts_read for sequence in wanted):
+            for sequence in wanted:
+                if proposals[sequence].trimmable and not proposals[sequence].is_due:
+                    wanted[sequence] = sequence.draft_limit  # it stops where another one does not pay
+            self._draft_with_tuned(wanted, Prospects(self._policy, proposals, limit))
+        else:
+            self._draft_with_tuned(wanted, None)
 
     def remember(self, sequence: GenerationSequence) -> None:
         """Let later texts be drafted from one that is complete."""
@@ -247,13 +306,12 @@ class Drafter:
             speed=speed,
         )
 
-    def _draft_with_tuned(self, wanted: dict[GenerationSequence, int]) -> None:
+    def _draft_with_tuned(self, wanted: dict[GenerationSequence, int], prospects: Prospects | None) -> None:
         """Token by token, for all sequences that want another one together.
 
         On an accelerator drafts are left there: reading one would wait for it, and the next pass takes it from where it lies.
         What a copy has read is taken back, as the network itself reads it next.
         """
-        reads = self.reads_drafts or any(sequence.needs_drafts_read for sequence in wanted)
         copies: dict[Stream, Network] = {}
         for sequence in wanted:
             for stream, _ in sequence.drafting_streams:
@@ -265,8 +323,10 @@ class Drafter:
         try:
             while active:
                 with self._runner.timing(Work.DRAW, len(active)):
-                    self._draft_one(active, wanted, copies, reads=reads)
+                    self._draft_one(active, wanted, copies, prospects)
                 active = [sequence for sequence in active if len(sequence.drafts) < wanted[sequence]]
+                if prospects is not None and active:
+                    active = prospects.worth_another(active)
         finally:
             for stream, length in lengths.items():
                 assert stream.slot is not None, "a stream drafts while it holds a slot"
@@ -277,10 +337,9 @@ class Drafter:
         active: Seq[GenerationSequence],
         wanted: dict[GenerationSequence, int],
         copies: Mapping[Stream, Network],
-        *,
-        reads: bool,
+        prospects: Prospects | None,
     ) -> None:
-        """Another token for each of these; `copies` draft for their streams' networks."""
+        """Another token for each of these; `copies` draft for their streams' networks. None: drafts stay where they are."""
         scores = self._next_scores(active, copies)  # [active, width]
         for row, sequence in enumerate(active):
             sequence.drafted_by = sequence.tuned_acceptance
@@ -289,8 +348,8 @@ class Drafter:
             if sequence.grammar is not None:
                 forbid(scores[row : row + 1], sequence.grammar_masks()[-1:])
         token_ids, confidences = self._draw(scores, active)
-        if reads:
-            self._take_read(wanted, active, token_ids.tolist(), confidences.tolist())
+        if prospects is not None:
+            self._take_read(wanted, active, token_ids.tolist(), confidences.tolist(), prospects)
         else:
             for sequence, token_id in zip(active, token_ids.unbind(), strict=True):
                 sequence.add_unread_draft(token_id)
@@ -301,6 +360,7 @@ class Drafter:
         active: Seq[GenerationSequence],
         token_ids: Seq[int],
         confidences: Seq[float],
+        prospects: Prospects,
     ) -> None:
         """Take a draft per sequence; one that its drafter is unsure of, or that ends a grammar's text, is the last one. None where
         nothing may come but tokens that are not drafted.
@@ -312,6 +372,7 @@ class Drafter:
                     sequence.drop_row(stream)
                 continue
             sequence.drafts.append(token_id)
+            prospects.note(sequence, confidence)
             unsure = sequence.speculation.adaptive and confidence < sequence.speculation.min_confidence
             if unsure or (sequence.grammar is not None and sequence.grammar.ends(token_id)):
                 wanted[sequence] = len(sequence.drafts)
