@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from eft_engine.engine.acceptance import Acceptance
-from eft_engine.engine.drafting import Drafter, DraftPolicy, Proposal
+from eft_engine.engine.drafting import Drafter, DraftPolicy, Proposal, Prospects
 from eft_engine.engine.running import StepCosts, Work
 
 
@@ -191,3 +191,62 @@ def test_of_lookup_and_tuned_model_the_one_drafts_that_promises_more(found_rate:
     assert (sequence.drafts, sequence.drafted_by) == (
         ([5, 6, 7, 8], sequence.lookup_acceptance) if by_lookup else ([], None)
     )
+
+
+class Drafting(ToySequence):
+    """One whose drafts are read one by one."""
+
+    def __init__(self, *, adaptive: bool = True) -> None:
+        super().__init__()
+        self.speculation.adaptive = adaptive
+        self.drafts: list[int] = []
+
+    def draft(self, prospects: Prospects, confidence: float) -> None:
+        """Another one, of which its drafter is so sure."""
+        self.drafts.append(0)
+        prospects.note(self, confidence)  # type: ignore[arg-type]
+
+
+def prospects_of(*sequences: Drafting, limit: int = 4, costs: DraftPolicy | None = None) -> Prospects:
+    """Drafts that are right nine times of ten, in passes of a second each but for half a second of the small model's."""
+    seconds: Any = StepCosts()
+    for num_tokens in (1, 2, 4, 8, 16):
+        seconds.note(BASE, num_tokens, 1.0)
+        seconds.note(SMALL, num_tokens, 0.5)
+    given: Any = {own: Proposal(limit, 0.9, (own.streams[1],)) for own in sequences}
+    return Prospects(costs or DraftPolicy(seconds), given, limit)
+
+
+def test_a_draft_pays_while_all_before_it_are_likely_enough() -> None:
+    """4.1 tokens in 1 + 5 * 0.5 seconds: another half second has to promise 0.59 of one."""
+    own: Any = Drafting()
+    prospects = prospects_of(own)
+    for confidence, pays in ((0.99, True), (0.9, True), (0.75, True), (0.9, False)):  # 0.9 * (0.99, 0.89, 0.67, 0.60)
+        own.draft(prospects, confidence)
+        assert prospects.worth_another([own]) == ([own] if pays else [])
+
+
+def test_who_drafts_a_fixed_number_goes_on() -> None:
+    own: Any = Drafting(adaptive=False)
+    prospects = prospects_of(own)
+    own.draft(prospects, 0.01)
+    assert prospects.worth_another([own]) == [own]
+
+
+def test_those_that_go_on_share_a_pass_and_the_step_waits_for_all() -> None:
+    """Two make 8.2 tokens in 3.5 seconds, and half a second for both is worth 0.59 of each again; for one alone it is 1.17."""
+    one: Any = Drafting()
+    two: Any = Drafting()
+    prospects = prospects_of(one, two)
+    one.draft(prospects, 1.0)
+    two.draft(prospects, 0.9)
+    assert prospects.worth_another([one, two]) == [one, two]
+    two.draft(prospects, 0.5)
+    assert prospects.worth_another([one]) == []
+
+
+def test_as_long_as_times_are_not_known_drafts_go_on() -> None:
+    own: Any = Drafting()
+    prospects = prospects_of(own, costs=DraftPolicy(StepCosts()))
+    own.draft(prospects, 0.01)
+    assert prospects.worth_another([own]) == [own]
