@@ -2,7 +2,8 @@
 
     python -m benchmarks.single_request files                        SmolLM2-135M in bfloat16, BF16 and Q4_0, into --folder
     python -m benchmarks.single_request speed --threads 1            tokens per second at batch 1, 8 and 16
-    python -m benchmarks.single_request passes --threads 2           one pass of 1 to 32 tokens in the kernels, wider network
+    python -m benchmarks.single_request passes --threads 2           one pass of 1 to 32 tokens in the kernels, wider network;
+                                                                     beside it --small-pages, without large pages of memory
 
 Needs llama-cpp-python (`make test-llama-cpp` makes an environment with it). A time is that of 65 tokens less that of one, so that
 prompts do not count; rounds take turns, and ratios are medians of each round's.
@@ -26,6 +27,7 @@ from benchmarks.report import finish
 from benchmarks.rounds import clock
 from benchmarks.smollm2 import NO_DRAFTS, QUESTIONS, separate_trio
 from eft_engine import Engine, EngineConfig, SamplingParams
+from eft_engine.models.native.huge_pages import WeightMemory
 from eft_engine.models.native.network import native_network
 from eft_engine.models.network import Block
 from eft_engine.zoo.presets import smollm2
@@ -117,9 +119,12 @@ def passes(
     num_layers: Annotated[int, typer.Option(help="Of a Qwen2 as wide as the 1.5B (which has 28), random weights.")] = 7,
     rounds: Annotated[int, typer.Option(help="Repetitions; the median is reported.")] = 7,
     weights: Annotated[list[str], typer.Option(help="bfloat16, int8 or int4; several times.")] = ["bfloat16", "int4"],  # noqa: B006
+    small_pages: Annotated[bool, typer.Option(help="Weights lie in torch's memory.")] = False,
 ) -> None:
     """What a pass of several tokens costs beside one of a single token."""
     torch.set_num_threads(threads)
+    if small_pages:
+        WeightMemory.zeros = lambda self, num_bytes: torch.zeros(num_bytes, dtype=torch.uint8)  # type: ignore[method-assign]
     torch.manual_seed(0)
     config = Qwen2Config(
         hidden_size=1536,
@@ -159,7 +164,8 @@ def passes(
                 f"{flops / 1e9:.0f}",
             )
     Console().print(table)
-    finish("single_request_passes", {"threads": threads, "num_layers": num_layers, "seconds": result})
+    facts = {"threads": threads, "num_layers": num_layers, "small_pages": small_pages}
+    finish("single_request_passes", {**facts, "seconds": result})
 
 
 def _engine_speed(engine: Engine, prompts: list[str]) -> float:

@@ -414,7 +414,8 @@ class SpeculationOptions(Options):
     max_draft_tokens: int = Field(default=8, ge=1, le=64, description="most tokens drafted per step")
     adaptive: bool = Field(
         default=True,
-        description="draft as many as measured acceptance and times justify, down to none; off: always the most",
+        description="draft as many as measured acceptance, the drafter's confidence and times justify, down to none; off: always "
+        "the most",
     )
     min_confidence: float = Field(
         default=0.3,

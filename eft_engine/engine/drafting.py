@@ -96,12 +96,11 @@ class DraftPolicy:
         tokens = sum(expected_tokens(own.rate, own.within(limit)) for own in proposals.values())
         return tokens / seconds if seconds else math.inf
 
-    def seconds_of_next(self, proposals: Mapping[GenerationSequence, Proposal], num_drafts: int) -> float:
-        """What another draft of each of these sequences, which have `num_drafts`, adds to a step."""
+    def seconds_by_number(self, proposals: Mapping[GenerationSequence, Proposal], most: int) -> list[float]:
+        """Seconds of a step of these sequences with 0, 1, ... `most` drafts each."""
         streams = {sequence: sequence.next_streams for sequence in proposals}
-        longer = {sequence: replace(own, number=num_drafts + 1) for sequence, own in proposals.items()}
-        with_it, without = (self._seconds(longer, streams, number, 1) for number in (num_drafts + 1, num_drafts))
-        return max(with_it - without, 0.0)
+        longest = {sequence: replace(own, number=most) for sequence, own in proposals.items()}
+        return [self._seconds(longest, streams, number, 1) for number in range(most + 1)]
 
     def _best_limit(self, proposals: Mapping[GenerationSequence, Proposal], *, num_alike: int) -> tuple[int, float]:
         """The limit with most expected tokens per second in a step that has every sequence `num_alike` times, and how many."""
@@ -149,10 +148,11 @@ class DraftPolicy:
 
 
 class Prospects:
-    """How sure drafters are of their drafts in one step, and for whom another one pays.
+    """How sure drafters are of their drafts in one step, and for whom more of them pay.
 
-    It pays while all of a sequence's drafts, and the next one, are right often enough: the time that one more takes would give the
-    step as a whole other tokens.
+    More pay where all of a sequence's drafts, and the next ones, are right often enough: the time that they take would give the step
+    as a whole other tokens. One that does not pay by itself may do with those that follow it, since passes of some sizes
+    cost little more than those of the sizes below.
 
     Args:
         policy: knows what steps take.
@@ -164,26 +164,35 @@ class Prospects:
         self._policy, self._proposals, self._limit = policy, proposals, limit
         self._chances: dict[GenerationSequence, float] = {}
         self._speed: float | None = None
+        self._seconds: dict[tuple[GenerationSequence, ...], list[float]] = {}
 
     def note(self, sequence: GenerationSequence, confidence: float) -> None:
         """The sequence has another draft, of which its drafter is so sure."""
         self._chances[sequence] = self._chances.get(sequence, 1.0) * confidence
 
-    def worth_another(self, active: Seq[GenerationSequence]) -> list[GenerationSequence]:
-        """Those of the active sequences, which have the same number of drafts, that are to draft one more."""
-        choosing = {own: self._proposals[own] for own in active if own.speculation.adaptive}
+    def worth_more(self, active: Seq[GenerationSequence]) -> list[GenerationSequence]:
+        """Those of the active sequences, which have the same number of drafts, that are to draft on."""
+        choosing = tuple(own for own in active if own.speculation.adaptive)
         if not choosing:
             return list(active)
         if self._speed is None:
             self._speed = self._policy.speed(self._proposals, self._limit)
         if math.isinf(self._speed):
             return list(active)
-        seconds = self._policy.seconds_of_next(choosing, len(active[0].drafts)) / len(choosing)
-        return [
-            own
-            for own in active
-            if own not in choosing or self._chances[own] * choosing[own].rate >= seconds * self._speed
-        ]
+        if choosing not in self._seconds:
+            most = max(own.draft_limit for own in choosing)
+            own_proposals = {own: self._proposals[own] for own in choosing}
+            self._seconds[choosing] = self._policy.seconds_by_number(own_proposals, most)
+        num_drafts = len(active[0].drafts)
+        costs = [self._speed * seconds / len(choosing) for seconds in self._seconds[choosing][num_drafts:]]
+        return [own for own in active if not own.speculation.adaptive or self._pays(own, costs)]
+
+    def _pays(self, sequence: GenerationSequence, costs: Seq[float]) -> bool:
+        """Whether some number of further drafts promises more tokens than its time is worth: `costs` in tokens, from none more on."""
+        chance, rate = self._chances[sequence], self._proposals[sequence].rate
+        return any(
+            chance * (expected_tokens(rate, more) - 1.0) >= cost - costs[0] for more, cost in enumerate(costs) if more
+        )
 
 
 class Drafter:
@@ -223,7 +232,7 @@ class Drafter:
         if self.reads_drafts or any(sequence.needs_drafts_read for sequence in wanted):
             for sequence in wanted:
                 if proposals[sequence].trimmable and not proposals[sequence].is_due:
-                    wanted[sequence] = sequence.draft_limit  # it stops where another one does not pay
+                    wanted[sequence] = sequence.draft_limit  # it stops where more do not pay
             self._draft_with_tuned(wanted, Prospects(self._policy, proposals, limit))
         else:
             self._draft_with_tuned(wanted, None)
@@ -236,6 +245,7 @@ class Drafter:
     def _propose(self, sequence: GenerationSequence, batch_size: int) -> Proposal:
         """What would pay for this sequence; tokens that need no forward pass are in its `drafts` already."""
         sequence.clear_drafts()
+        sequence.found = None
         proposal = self._forced(sequence) or self._look_up(sequence, batch_size)
         if proposal is not None and not (proposal.trimmable and sequence.speculation.adaptive):
             return proposal
@@ -268,6 +278,7 @@ class Drafter:
             found = sequence.grammar.valid_prefix(found)
         if not found:
             return None
+        sequence.found = (acceptance, found)
         rate = acceptance.rate
         number, speed = self._policy.num_drafts(sequence, rate, drafting=(), batch_size=batch_size, limit=len(found))
         proposal = self._proposal(sequence, number, rate, speed)
@@ -326,7 +337,7 @@ class Drafter:
                     self._draft_one(active, wanted, copies, prospects)
                 active = [sequence for sequence in active if len(sequence.drafts) < wanted[sequence]]
                 if prospects is not None and active:
-                    active = prospects.worth_another(active)
+                    active = prospects.worth_more(active)
         finally:
             for stream, length in lengths.items():
                 assert stream.slot is not None, "a stream drafts while it holds a slot"

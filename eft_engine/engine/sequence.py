@@ -299,6 +299,8 @@ class GenerationSequence(Sequence):
         self.drafts: list[int] = []
         self._unread: list[Tensor] = []
         self.drafted_by: Acceptance | None = None
+        self.found: tuple[Acceptance, list[int]] | None = None
+        """What looking up has found for this step, whoever drafts, and the estimate of how often such tokens are right."""
         self.last_drafted_at = 0
         self.lookup_acceptance = Acceptance(prior=0.6)
         self.history_acceptance = Acceptance(prior=0.5)
@@ -476,6 +478,8 @@ class GenerationSequence(Sequence):
             self.last_drafted_at = len(self.output_ids) + len(token_ids)
             if self.drafted_by is not None:
                 self.drafted_by.note(len(self.drafts), len(token_ids) - 1)
+        if self.found is not None:
+            self._judge_found(*self.found, token_ids)
         if self.lookup is not None:
             self.lookup.extend(token_ids)
         self._race_times.clear()
@@ -484,6 +488,14 @@ class GenerationSequence(Sequence):
             if not self._append(token_id, own):
                 break
         self.rewind()
+
+    def _judge_found(self, acceptance: Acceptance, found: list[int], token_ids: list[int]) -> None:
+        """Learn from tokens that came whether what was found would have been right, where another one drafted."""
+        self.found = None
+        if acceptance is not self.drafted_by:
+            judged = min(len(found), len(token_ids))
+            right = next((place for place in range(judged) if found[place] != token_ids[place]), judged)
+            acceptance.note(judged, right)
 
     def _append(self, token_id: int, logprobs: TokenLogprobs | None) -> bool:
         """Take a token. False where what was drawn behind it does not count."""

@@ -12,6 +12,7 @@ import pytest
 from eft_engine.engine.acceptance import Acceptance
 from eft_engine.engine.drafting import Drafter, DraftPolicy, Proposal, Prospects
 from eft_engine.engine.running import StepCosts, Work
+from eft_engine.engine.sequence import GenerationSequence
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,7 @@ class LookingUp(ToySequence):
         self.last_drafted_at = 0
         self.drafts: list[int] = []
         self.drafted_by: Acceptance | None = None
+        self.found: Any = None
         self.lookup = SimpleNamespace(propose=lambda limit: [5, 6, 7, 8][:limit])
         self.lookup_acceptance, self.tuned_acceptance = Acceptance(found_rate), Acceptance(tuned_rate)
         self.drafting_streams = ((self.streams[1], 1.0),)
@@ -200,6 +202,7 @@ class Drafting(ToySequence):
         super().__init__()
         self.speculation.adaptive = adaptive
         self.drafts: list[int] = []
+        self.draft_limit = 8
 
     def draft(self, prospects: Prospects, confidence: float) -> None:
         """Another one, of which its drafter is so sure."""
@@ -223,14 +226,30 @@ def test_a_draft_pays_while_all_before_it_are_likely_enough() -> None:
     prospects = prospects_of(own)
     for confidence, pays in ((0.99, True), (0.9, True), (0.75, True), (0.9, False)):  # 0.9 * (0.99, 0.89, 0.67, 0.60)
         own.draft(prospects, confidence)
-        assert prospects.worth_another([own]) == ([own] if pays else [])
+        assert prospects.worth_more([own]) == ([own] if pays else [])
+
+
+def test_one_that_does_not_pay_by_itself_may_pay_with_those_that_follow() -> None:
+    """A pass of three tokens takes twice the time of one of two, and one of nine takes no more than that."""
+    seconds: Any = StepCosts()
+    for num_tokens, base_s in ((1, 1.0), (2, 1.0), (3, 2.0), (8, 2.0), (16, 2.0)):
+        seconds.note(BASE, num_tokens, base_s)
+        seconds.note(SMALL, num_tokens, 0.01)
+    own: Any = Drafting()
+    prospects = prospects_of(own, limit=8, costs=DraftPolicy(seconds))
+    own.draft(prospects, 0.9)
+    assert prospects.worth_more([own]) == [own]
+    own.draft_limit = 2
+    short = prospects_of(own, limit=8, costs=DraftPolicy(seconds))
+    short.note(own, 0.9)
+    assert short.worth_more([own]) == []
 
 
 def test_who_drafts_a_fixed_number_goes_on() -> None:
     own: Any = Drafting(adaptive=False)
     prospects = prospects_of(own)
     own.draft(prospects, 0.01)
-    assert prospects.worth_another([own]) == [own]
+    assert prospects.worth_more([own]) == [own]
 
 
 def test_those_that_go_on_share_a_pass_and_the_step_waits_for_all() -> None:
@@ -240,13 +259,29 @@ def test_those_that_go_on_share_a_pass_and_the_step_waits_for_all() -> None:
     prospects = prospects_of(one, two)
     one.draft(prospects, 1.0)
     two.draft(prospects, 0.9)
-    assert prospects.worth_another([one, two]) == [one, two]
+    assert prospects.worth_more([one, two]) == [one, two]
     two.draft(prospects, 0.5)
-    assert prospects.worth_another([one]) == []
+    assert prospects.worth_more([one]) == []
 
 
 def test_as_long_as_times_are_not_known_drafts_go_on() -> None:
     own: Any = Drafting()
     prospects = prospects_of(own, costs=DraftPolicy(StepCosts()))
     own.draft(prospects, 0.01)
-    assert prospects.worth_another([own]) == [own]
+    assert prospects.worth_more([own]) == [own]
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "judged", "right"), [([1, 2, 9, 4], 3, 2), ([1, 2], 2, 2), ([8], 1, 0), ([1, 2, 3, 4], 3, 3)]
+)
+def test_what_was_found_is_judged_by_what_came_though_another_one_drafted(
+    token_ids: list[int], judged: int, right: int
+) -> None:
+    found, expected = Acceptance(0.6), Acceptance(0.6)
+    expected.note(judged, right)
+    sequence: Any = SimpleNamespace(found=(found, [1, 2, 3]), drafted_by=Acceptance(0.7))
+    GenerationSequence._judge_found(sequence, *sequence.found, token_ids)
+    assert (found.rate, found._num_noted, sequence.found) == (expected.rate, 1, None)
+    sequence.drafted_by = found  # it drafted itself, and has been judged
+    GenerationSequence._judge_found(sequence, found, [1, 2, 3], token_ids)
+    assert found._num_noted == 1
