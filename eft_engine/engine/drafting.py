@@ -150,8 +150,8 @@ class DraftPolicy:
 class Prospects:
     """How sure drafters are of their drafts in one step, and for whom more of them pay.
 
-    More pay where all of a sequence's drafts, and the next ones, are right often enough: the time that they take would give the step
-    as a whole other tokens. One that does not pay by itself may do with those that follow it, since passes of some sizes
+    More pay where all of a sequence's drafts, and the next ones, are right often enough: the time that they take would give the
+    step as a whole other tokens. One that does not pay by itself may do with those that follow it, since passes of some sizes
     cost little more than those of the sizes below.
 
     Args:
@@ -188,7 +188,7 @@ class Prospects:
         return [own for own in active if not own.speculation.adaptive or self._pays(own, costs)]
 
     def _pays(self, sequence: GenerationSequence, costs: Seq[float]) -> bool:
-        """Whether some number of further drafts promises more tokens than its time is worth: `costs` in tokens, from none more on."""
+        """Whether some number of further drafts promises more tokens than its time is worth: `costs`, in tokens, from none on."""
         chance, rate = self._chances[sequence], self._proposals[sequence].rate
         return any(
             chance * (expected_tokens(rate, more) - 1.0) >= cost - costs[0] for more, cost in enumerate(costs) if more
