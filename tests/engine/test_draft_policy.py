@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from eft_engine.engine.acceptance import Acceptance
-from eft_engine.engine.drafting import Drafter, DraftPolicy, Proposal, Prospects
+from eft_engine.engine.draft_policy import DraftPolicy, Proposal, Prospects
+from eft_engine.engine.drafting import Drafter
 from eft_engine.engine.running import StepCosts, Work
 from eft_engine.engine.sequence import GenerationSequence
 
