@@ -67,9 +67,9 @@ def _does_not_fit(
     devices: Sequence[str], networks: Sequence[PlannedNetwork], weights: int, computing: int, available: int
 ) -> LoadOutOfMemoryError:
     where = devices[0] if len(devices) == 1 else f"{', '.join(devices)} together"
-    beside = f", a step of one request works with about {gib(computing)} more" if computing else ""
+    beside = f", a step of one request works with about {gib(computing)} more," if computing else ""
     return LoadOutOfMemoryError(
-        f"the weights need {gib(weights)} on {where}{beside}, and {gib(available)} are free; use {advice(networks)}",
+        f"the weights need {gib(weights)} on {where}{beside} and {gib(available)} are free; use {advice(networks)}",
         needed_bytes=weights + computing,
         available_bytes=available,
         device=", ".join(devices),

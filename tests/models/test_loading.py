@@ -34,8 +34,9 @@ from eft_engine.errors import (
 )
 from eft_engine.models import memory_check
 from eft_engine.models.load_errors import loading_error
-from eft_engine.models.planning import plan_trio
+from eft_engine.models.planning import TrioPlan, plan_trio
 from eft_engine.models.sources import Source
+from eft_engine.models.work_memory import step_bytes
 from tests.gguf_files import write_gguf
 from tests.toy import ToyTrio, make_model, make_tokenizer, naive_greedy, save_adapter
 
@@ -282,6 +283,12 @@ def test_other_vocabulary_is_refused_before_weights_are_read(folders: dict[str, 
         Engine.load(folders["base"], pairs={"chat": TunedPair(other, folders["reference"])})
 
 
+def least_work(plan: TrioPlan) -> int:
+    """What a step of one request takes beside weights."""
+    members, width = len(plan.members), plan.vocabulary.width
+    return step_bytes(plan.networks.values(), EngineConfig(), num_members=members, width=width, num_seqs=1)
+
+
 def test_weights_that_do_not_fit_are_refused_with_numbers(
     folders: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,12 +296,14 @@ def test_weights_that_do_not_fit_are_refused_with_numbers(
     with pytest.raises(LoadOutOfMemoryError, match="use a smaller dtype") as caught:
         Engine.load(folders["base"], config=EngineConfig(device="cpu"))
     expected = sum(parameter.nbytes for parameter in make_model("llama", hidden_size=64).parameters())
+    expected += least_work(plan_trio(folders["base"], {}, EngineConfig(device="cpu")))
     assert (caught.value.needed_bytes, caught.value.available_bytes, caught.value.device) == (expected, 1000, "cpu")
 
 
 def test_adapters_are_counted_with_the_weights(folders: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = {"chat": TunedPair(tuned=folders["adapter"], reference=folders["reference"])}
-    total = plan_trio(folders["base"], pairs, EngineConfig(device="cpu")).report().total_bytes
+    plan = plan_trio(folders["base"], pairs, EngineConfig(device="cpu"))
+    total = plan.report().total_bytes + least_work(plan)
     monkeypatch.setattr(memory_check, "available_memory", lambda device: total)
     Engine.load(folders["base"], pairs=pairs, config=EngineConfig(device="cpu")).close()
     monkeypatch.setattr(memory_check, "available_memory", lambda device: total - 1)
