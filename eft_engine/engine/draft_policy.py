@@ -71,9 +71,7 @@ class DraftPolicy:
     def speed(self, proposals: Mapping[GenerationSequence, Proposal], limit: int) -> float:
         """Expected tokens per second of a step with drafts within `limit`; infinite while times are not known."""
         streams = {sequence: sequence.next_streams for sequence in proposals}
-        seconds = self._seconds(proposals, streams, limit, 1)
-        tokens = sum(expected_tokens(own.rate, own.within(limit)) for own in proposals.values())
-        return tokens / seconds if seconds else math.inf
+        return self._speed(proposals, streams, limit, 1)
 
     def seconds_by_number(self, proposals: Mapping[GenerationSequence, Proposal], most: int) -> list[float]:
         """Seconds of a step of these sequences with 0, 1, ... `most` drafts each."""
@@ -87,14 +85,22 @@ class DraftPolicy:
         streams = {sequence: sequence.next_streams for sequence in proposals}
         if longest == 0 or self._seconds(proposals, streams, 0, num_alike) == 0.0:
             return longest, math.inf
-        speeds = [
-            sum(expected_tokens(proposal.rate, proposal.within(limit)) for proposal in proposals.values())
-            / self._seconds(proposals, streams, limit, num_alike)
-            for limit in range(longest + 1)
-        ]
+        speeds = [self._speed(proposals, streams, limit, num_alike) for limit in range(longest + 1)]
         best = max(range(longest + 1), key=speeds.__getitem__)
         best = best if speeds[best] > MARGIN * speeds[0] else 0
         return best, speeds[best]
+
+    def _speed(
+        self,
+        proposals: Mapping[GenerationSequence, Proposal],
+        streams: Mapping[GenerationSequence, Seq[Stream]],
+        limit: int,
+        num_alike: int,
+    ) -> float:
+        """Expected tokens of these sequences by the seconds of a step that has each of them `num_alike` times."""
+        seconds = self._seconds(proposals, streams, limit, num_alike)
+        tokens = sum(expected_tokens(own.rate, own.within(limit)) for own in proposals.values())
+        return tokens / seconds if seconds else math.inf
 
     def _seconds(
         self,

@@ -34,12 +34,9 @@ class LazyZeros:
         if num_bytes == 0 or not is_lazy(like.device):
             self.tensor = like.new_zeros(tuple(shape))
             return
-        try:
-            self._pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        except OSError as error:
-            raise MemoryError(f"no address space for {num_bytes:,} bytes ({error})") from error
-        with suppress(OSError):  # a system without huge pages does not know the word
-            self._pages.madvise(mmap.MADV_NOHUGEPAGE)  # in one of them a written position would take two megabytes
+        self._pages = mapped_pages(
+            num_bytes, mmap.MADV_NOHUGEPAGE
+        )  # in a huge one a written position would take two megabytes
         self.tensor = torch.frombuffer(self._pages, dtype=like.dtype).view(tuple(shape))
 
     @property
@@ -58,6 +55,25 @@ class LazyZeros:
         stop = (first + part.nbytes) // PAGE_BYTES * PAGE_BYTES
         if stop > start:
             self._pages.madvise(mmap.MADV_DONTNEED, start, stop - start)
+
+
+def mapped_pages(num_bytes: int, advice: int) -> mmap.mmap:
+    """Zeros of this process alone that take memory as they are written (Linux).
+
+    Args:
+        num_bytes: how many.
+        advice: `mmap.MADV_HUGEPAGE` or `mmap.MADV_NOHUGEPAGE`.
+
+    Raises:
+        MemoryError: there is no room even for the addresses.
+    """
+    try:
+        pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"no address space for {num_bytes:,} bytes ({error})") from error
+    with suppress(OSError):  # a system without huge pages does not know the word
+        pages.madvise(advice)
+    return pages
 
 
 def is_lazy(device: torch.device) -> bool:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import mmap
 import sys
-from contextlib import suppress
 
 import torch
 from torch import Tensor
+
+from eft_engine.models.lazy_memory import mapped_pages
 
 HUGE_BYTES = 2**21
 """Of a large page on x86-64, and on most of ARM; another size costs nothing but their use."""
@@ -47,12 +48,6 @@ class WeightMemory:
 
 def _mapped(num_bytes: int) -> Tensor:
     """Zeros that begin with a large page and take memory as they are written."""
-    try:
-        pages = mmap.mmap(-1, num_bytes + HUGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except OSError as error:
-        raise MemoryError(f"no address space for {num_bytes:,} bytes ({error})") from error
-    with suppress(OSError):  # a system without large pages does not know the word
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    whole = torch.frombuffer(pages, dtype=torch.uint8)
+    whole = torch.frombuffer(mapped_pages(num_bytes + HUGE_BYTES, mmap.MADV_HUGEPAGE), dtype=torch.uint8)
     first = -whole.data_ptr() % HUGE_BYTES
     return whole[first : first + num_bytes]
